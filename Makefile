@@ -1,0 +1,53 @@
+# Everything starts from a clean clone with Python 3.11+; each target sets up what it needs.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# `gpu` where an NVIDIA driver answers, else `cpu`; `make setup EXTRA=none` gives the core alone.
+EXTRA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+comma := ,
+EXTRAS := dev$(if $(filter none,$(EXTRA)),,$(comma)$(EXTRA))
+STAMP := $(VENV)/.kvlab-$(EXTRA)
+# uv does not read pip's environment; these two let it see the same local wheels and certificates.
+export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
+export SSL_CERT_FILE := $(or $(SSL_CERT_FILE),$(PIP_CERT))
+# Without a local CPU wheel of torch, uv takes torch from PyTorch's own index for this backend.
+LOCAL_TORCH := $(wildcard $(addsuffix /torch-*+cpu*.whl,$(UV_FIND_LINKS)))
+TORCH_BACKEND := $(if $(filter gpu,$(EXTRA)),--torch-backend=auto,$(if $(filter cpu,$(EXTRA)),$(if $(LOCAL_TORCH),,--torch-backend=cpu)))
+ifeq ($(strip $(SSL_CERT_FILE)),)
+unexport SSL_CERT_FILE
+endif
+ifeq ($(strip $(UV_FIND_LINKS)),)
+unexport UV_FIND_LINKS
+endif
+
+.PHONY: help setup demo test lint lab bench clean
+help:
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+setup: $(STAMP) ## make the environment in .venv
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "kvlab needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing (on Debian: apt-get install python3-venv)"; exit 2; }
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_BACKEND) -e '.[$(EXTRAS)]'
+	@rm -f $(VENV)/.kvlab-*; touch $@
+
+demo: setup ## run the token sweep on the embedded engine: real vLLM, real model, no account
+	$(BIN)/kvlab run token_sweep --profile smoke
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+test: setup lint ## lint, unit tests, notebooks on the real engine
+	$(BIN)/python -m pytest
+
+lab: setup ## JupyterLab on notebooks/
+	$(BIN)/jupyter lab notebooks
+
+bench: setup ## the client's own error, against a server whose timing is known
+	$(BIN)/python -m benchmarks
+
+clean: ## remove the environment (never outputs/)
+	rm -rf $(VENV)

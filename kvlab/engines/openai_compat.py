@@ -1,0 +1,94 @@
+"""Any OpenAI-compatible endpoint, one request at a time: measured, then labelled by evidence."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from kvlab.cache_state import Evidence, as_tokens, classify, usage_evidence
+from kvlab.endpoint import Connection, Identity
+from kvlab.records import Recorded
+from kvlab.serving.metrics import ServerView
+from kvlab.timing.client import Measurement
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to make.
+
+    Attributes:
+        request_id: Unique; sent as ``X-Request-Id``.
+        arm: What it is meant to be (its label comes from the evidence alone).
+        prompt: ``{"messages": …}`` or ``{"prompt": …}``.
+        decoding: ``max_tokens``, ``temperature`` and the like.
+        salt: ``cache_salt``, sent only where the server honours it.
+        target_tokens: The planned length of the prompt.
+        shared_tokens: Leading tokens that all prompts of the run share.
+    """
+
+    request_id: str
+    arm: str
+    prompt: Mapping[str, Any]
+    decoding: Mapping[str, Any]
+    salt: str | None = None
+    attempt: int = 1
+    target_tokens: int | None = None
+    shared_tokens: int = 0
+    measured: bool = True
+
+
+class OpenAICompat:
+    """The measuring engine of an endpoint, for concurrency 1."""
+
+    def __init__(self, connection: Connection, identity: Identity) -> None:
+        self.connection, self.identity = connection, identity
+
+    def ask(self, call: Call) -> Recorded:
+        """Make one request, with a scrape of the server's counters on either side of it."""
+        path = "/chat/completions" if "messages" in call.prompt else "/completions"
+        body = {
+            "model": self.connection.model,
+            **call.prompt,
+            **call.decoding,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if call.salt is not None and self.identity.can("salt"):
+            body["cache_salt"] = call.salt
+        metrics = self.connection.metrics if self.identity.can("metrics") else None
+        before = metrics.scrape() if metrics else None
+        sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
+        measurement = self._redacted(self.connection.client.measure(path, body, call.request_id))
+        server = ServerView(reason="the server has no vLLM metrics")
+        if metrics and measurement.failure is None:
+            server = metrics.view(before)
+        evidence = self._evidence(measurement, server)
+        return Recorded(
+            request_id=call.request_id,
+            arm=call.arm,
+            attempt=call.attempt,
+            prompt=call.prompt,
+            decoding=call.decoding,
+            target_tokens=call.target_tokens,
+            sent_utc=sent_utc,
+            measurement=measurement,
+            server=server,
+            evidence=evidence,
+            label=classify(evidence, self.identity.block_size, call.shared_tokens),
+            shared_tokens=call.shared_tokens,
+            measured=call.measured,
+        )
+
+    def _evidence(self, measurement: Measurement, server: ServerView) -> Evidence:
+        generation = measurement.generation
+        if generation is None:
+            return Evidence()
+        prompt_tokens, cached = usage_evidence(generation.usage)
+        return Evidence(prompt_tokens, cached, server.cached_tokens, as_tokens(generation.field_value))
+
+    def _redacted(self, measurement: Measurement) -> Measurement:
+        """Servers echo keys in their error messages; they must not reach a database."""
+        if measurement.failure is None:
+            return measurement
+        message = self.connection.settings.redact(measurement.failure.message)
+        return replace(measurement, failure=replace(measurement.failure, message=message))

@@ -1,0 +1,78 @@
+"""What an experiment is. A new one is a module here with an ``EXPERIMENT``, a notebook and a params folder."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from kvlab.endpoint import Identity
+from kvlab.params import Params
+from kvlab.prompts.counter import Prompt
+from kvlab.records import Recorded, Trial
+from kvlab.summary import Summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from kvlab.experiments.lab import Lab
+
+P = TypeVar("P", bound=Params)
+
+
+class Experiment(ABC, Generic[P]):
+    """One question that can be put to a serving system.
+
+    Attributes:
+        name: Also its notebook's ending, its folder under ``params/``, and part of a run's name.
+        title: One line for people.
+        needs: The facts of an endpoint without which the verdict is INVALID.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ("cached_tokens",)
+    Params: type[P]
+
+    @abstractmethod
+    def template_hash(self) -> str:
+        """Return a hash of what makes its prompts."""
+
+    @abstractmethod
+    def samples(self, params: P) -> tuple[Prompt, Prompt]:
+        """Return two prompts that differ in nothing but their marker, to see what all prompts share."""
+
+    @abstractmethod
+    def check(self, params: P, max_model_len: int | None) -> None:
+        """Refuse, before anything is written, what cannot work on this model.
+
+        Raises:
+            InputError: Naming the parameter.
+        """
+
+    @abstractmethod
+    def plan(self, params: P) -> list[Trial]:
+        """Return the trials in the order of measuring: the same for the same parameters."""
+
+    @abstractmethod
+    def warm_up(self, lab: "Lab[P]") -> list[Recorded]:
+        """Make the unmeasured requests that come first."""
+
+    @abstractmethod
+    def attempt(self, lab: "Lab[P]", trial: Trial, attempt: int) -> list[Recorded]:
+        """Measure a trial once, from its beginning; stop at the first failure."""
+
+    @abstractmethod
+    def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
+        """Return one line about a trial that is done."""
+
+    @abstractmethod
+    def summarize(self, frame: "pd.DataFrame", params: P, profile: str, identity: Identity | None) -> Summary:
+        """Return what ``frame`` (`kvlab.store.frames.requests`) says. No clock, no unseeded draw."""
+
+    @abstractmethod
+    def draw(self, frame: "pd.DataFrame", summary: Summary, params: P) -> "dict[str, Figure]":
+        """Return the figures of ``summary.figures``, by name."""
+
+    def facts(self, params: P) -> dict[str, Any]:
+        """Return what running it will cost, printed before anything is measured."""
+        return {"trials": len(self.plan(params))}

@@ -1,0 +1,264 @@
+"""The bench that a notebook works at: one experiment, one endpoint, one run folder."""
+
+import atexit
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import pandas as pd
+import stamina
+
+from kvlab import endpoint, experiments, manifest, paths, probe, status
+from kvlab.endpoint import Connection, Identity
+from kvlab.engines.openai_compat import OpenAICompat
+from kvlab.errors import KvlabError
+from kvlab.experiments.base import Experiment
+from kvlab.params import Params, env_layers
+from kvlab.progress import Steps
+from kvlab.prompts.counter import Counter, shared_prefix
+from kvlab.records import Recorded, Trial
+from kvlab.report import build, day
+from kvlab.run import Run, new_folder
+from kvlab.settings import Settings, load_settings
+from kvlab.store import frames
+from kvlab.summary import Summary
+from kvlab.taxonomy import RETRYABLE, ErrorType
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from matplotlib.figure import Figure
+
+P = TypeVar("P", bound=Params)
+
+
+class _FailedError(Exception):
+    """A trial has no result; the others may."""
+
+
+class _TryAgainError(_FailedError):
+    """An attempt failed in a way that another may not."""
+
+
+class Lab(Generic[P]):
+    """An experiment under way.
+
+    Attributes:
+        params: The checked parameters.
+        identity: What answers, and what it can prove.
+        engine: Makes and labels requests.
+        counter: Counts the tokens of a prompt.
+        shared_tokens: Leading tokens that all prompts share, before the marker.
+        run: The run folder and its database.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment[P],
+        params: P,
+        connection: Connection,
+        identity: Identity,
+        counter: Counter,
+        run: Run,
+    ) -> None:
+        self.experiment, self.params, self.connection = experiment, params, connection
+        self.identity, self.counter, self.run = identity, counter, run
+        self.engine = OpenAICompat(connection, identity)
+        self.trials = experiment.plan(params)
+        self.shared_tokens = shared_prefix(counter, *experiment.samples(params))
+        self._steps: Steps | None = None
+        self._drawn: tuple[int, dict[str, Figure]] | None = None
+        run.database.plan(run.run_id, self.trials)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.run.folder
+
+    def tag(self, trial: Trial, attempt: int) -> str:
+        """Return what no other attempt of any session shares; markers and request ids carry it."""
+        return f"{trial.trial_id}.s{self.run.session_id}.a{attempt}"
+
+    def warm_up(self) -> list[Recorded]:
+        """Make the requests that are not measured; they are stored, and in no figure.
+
+        Raises:
+            KvlabError: One fails: then nothing else would succeed either.
+        """
+        rows = self.experiment.warm_up(self)
+        self.run.database.record_attempt(self.run.run_id, None, 0, rows, "done")
+        for row in rows:
+            if (failure := row.measurement.failure) is not None:
+                raise KvlabError(f"the warm-up failed: {failure.error_type}: {failure.message}")
+        return rows
+
+    def pending(self) -> Iterator[Trial]:
+        """Yield the trials that are still to be measured, in order, with progress."""
+        state = self.run.database.trial_state()
+        left = [trial for trial in self.trials if state[trial.trial_id][0] != "done"]
+        if len(left) < len(self.trials):
+            print(f"{len(self.trials) - len(left)} of {len(self.trials)} are measured already", flush=True)
+        self._steps = Steps(len(left), "trial")
+        yield from self._steps.over(left)
+
+    def measure(self, trial: Trial) -> list[Recorded]:
+        """Measure one trial and store it, durably, before saying so. Returns its requests.
+
+        A failed attempt is stored too; where another may succeed, the trial starts again from its
+        beginning, with a prompt that no cache can know, after a pause that grows.
+
+        Raises:
+            KvlabError: The server refuses the request itself: nothing else would succeed either.
+        """
+        first = self.run.database.trial_state()[trial.trial_id][1] + 1
+        attempts = self.params.max_attempts
+        rows: list[Recorded] = []
+        try:
+            for context in stamina.retry_context(
+                _TryAgainError, attempts=attempts, wait_max=30.0, timeout=None
+            ):
+                with context:
+                    number = first + context.num - 1
+                    rows = self._attempt(trial, number, last=context.num == attempts)
+        except _FailedError as error:
+            self._say(f"{trial.trial_id} failed: {error}")
+            return []
+        self._say(f"{trial.trial_id} done: {self.experiment.line(trial, rows)}")
+        return rows
+
+    def _attempt(self, trial: Trial, number: int, *, last: bool) -> list[Recorded]:
+        rows = self.experiment.attempt(self, trial, number)
+        failure = next((row.measurement.failure for row in rows if row.measurement.failure), None)
+        again = failure is not None and failure.error_type in RETRYABLE
+        outcome = "done" if failure is None else "planned" if again and not last else "failed"
+        self.run.database.record_attempt(self.run.run_id, trial.trial_id, number, rows, outcome)
+        if failure is None:
+            return rows
+        text = f"{failure.error_type}: {failure.message}"
+        if failure.error_type is ErrorType.REFUSED_INPUT:
+            raise KvlabError(f"{trial.trial_id}: {text}")
+        raise _TryAgainError(f"{text} (attempt {number})") if again else _FailedError(text)
+
+    def _say(self, line: str) -> None:
+        if self._steps is not None:
+            self._steps.step(line)
+
+    def frame(self) -> pd.DataFrame:
+        """Return every measured request so far (`kvlab.store.frames.requests`)."""
+        return frames.requests(self.run.database.sql)
+
+    def summary(self) -> Summary:
+        """Return what the requests so far say."""
+        profile = self.run.profile
+        return self.experiment.summarize(self.frame(), self.params, profile, self.identity)
+
+    def picture(self, name: str) -> "Image":
+        """Return one of the report's figures, for display in the notebook."""
+        from IPython.display import Image  # only in a notebook
+
+        from kvlab.figures import png
+
+        frame = self.frame()
+        if self._drawn is None or self._drawn[0] != len(frame):
+            self._drawn = len(frame), self.experiment.draw(frame, self.summary(), self.params)
+        return Image(png(self._drawn[1][name]), width=720)  # type: ignore[no-untyped-call]
+
+    def finish(self) -> Summary:
+        """Write the summary, the tables, the plots and the report; give the endpoint back.
+
+        Raises:
+            KvlabError: Not a single trial could be measured. The report says so too.
+        """
+        states = [state for state, _ in self.run.database.trial_state().values()]
+        self.run.close()
+        self.connection.close()
+        summary = build.rebuild(self.folder, self.experiment)
+        if "done" not in states:
+            raise KvlabError("no trial could be measured; the failures are in requests.csv")
+        if self._owns_status:
+            status.end(self.folder, status.Status.COMPLETED)
+            atexit.unregister(self._abandon)
+        day.write_index(self.folder.parent)
+        print(f"{summary.verdict}: {summary.headline}")
+        return summary
+
+    _owns_status = False
+
+    def own_status(self) -> None:
+        """Keep ``status.json``, as the runner would: this notebook was opened without it."""
+        self._owns_status = True
+        status.begin(self.folder, owner="notebook")
+        atexit.register(self._abandon)
+
+    def _abandon(self) -> None:
+        status.end(self.folder, status.Status.INTERRUPTED, reason="the notebook ended before its last cell")
+
+
+def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
+    """Open an experiment from a notebook: check its parameters, connect, make or resume the run folder.
+
+    Args:
+        name: The experiment's name.
+        namespace: The notebook's ``globals()``, in which its ``parameters`` cell has left the
+            parameters, ``profile`` and ``run_dir`` (set by the runner; empty: a new run folder).
+
+    Raises:
+        InputError: A parameter, a setting or the endpoint is wrong; nothing has been written.
+        ServerError: The embedded server did not start.
+    """
+    experiment = experiments.get(name)
+    settings = load_settings()
+    run_dir = str(namespace.get("run_dir") or "")
+    context = json.loads(os.environ.get("KVLAB_HEADLESS", "{}"))  # what else the runner knows
+    params, sources = _parameters(experiment, namespace, None if run_dir else settings)
+    sources |= context.get("sources", {})
+    connection = endpoint.connect(settings)
+    try:
+        identity = endpoint.identify(connection)
+        experiment.check(params, identity.max_model_len)
+        identity = probe.probe(connection, identity)
+        counter = probe.counter(connection, identity)
+        profile = str(namespace.get("profile") or "custom")
+        folder = Path(run_dir) if run_dir else new_folder(paths.outputs_dir(), name, profile)
+        contract = manifest.contract(
+            experiment=name,
+            params=params.model_dump(mode="json"),
+            identity=identity,
+            settings=settings,
+            template_hash=experiment.template_hash(),
+            counter=counter.source,
+        )
+        run = Run.start(
+            folder,
+            experiment=name,
+            profile=profile,
+            contract=contract,
+            sources=sources,
+            identity=identity,
+            isolation_id=params.isolation_id,
+            force=bool(context.get("force")),
+        )
+    except BaseException:
+        connection.close()
+        raise
+    lab = Lab(experiment, params, connection, identity, counter, run)
+    if not run_dir:
+        lab.own_status()
+    return lab
+
+
+def _parameters(
+    experiment: Experiment[Any], namespace: Mapping[str, Any], settings: Settings | None
+) -> tuple[Any, dict[str, str]]:
+    """Return the checked parameters, and where each came from.
+
+    The runner has resolved everything; a notebook by hand still has to hear the tuning keys.
+    """
+    kind = experiment.Params
+    values = kind.collect(namespace)
+    sources = dict.fromkeys(values, "notebook")
+    for source, layer in env_layers(kind, settings):
+        values |= layer
+        sources |= dict.fromkeys(layer, source)
+    return kind.check(values, sources), sources

@@ -1,0 +1,118 @@
+"""The pictures of a token sweep."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from kvlab import figures
+from kvlab.experiments.token_sweep.analysis import has_split
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from kvlab.experiments.token_sweep.params import TokenSweepParams
+
+_ARMS = (("cold", figures.COLD, "cold"), ("hit", figures.HIT, "cache hit"))
+
+
+def draw(table: pd.DataFrame, params: "TokenSweepParams") -> "dict[str, Figure]":
+    """Return the figures by name, from the pairs (`analysis.pairs`)."""
+    table = table.assign(axis_tokens=table["cold_prompt_tokens"].fillna(table["target_tokens"]).astype(float))
+    drawn = {
+        "ttft_vs_tokens": _against_tokens(table, "ttft_ms", "TTFT against prompt length", "TTFT (ms)"),
+        "latency_vs_tokens": _against_tokens(
+            table, "latency_ms", "Latency against prompt length", "latency (ms)"
+        ),
+        "ttft_reduction_vs_tokens": _reduction(table, params.ttft_min_reduction_fraction),
+    }
+    if has_split(table):
+        drawn["ttft_split"] = _split(table[table["valid"]])
+    return drawn
+
+
+def _against_tokens(table: pd.DataFrame, column: str, title: str, label: str) -> "Figure":
+    figure, axes = figures.new(title, "prompt tokens, as the server counts them", label)
+    valid, rest = table[table["valid"]], table[~table["valid"]]
+    for arm, colour, name in _ARMS:
+        y = f"{arm}_{column}"
+        axes.plot(valid["axis_tokens"], valid[y].astype(float), "o", color=colour, alpha=0.45, markersize=5)
+        if len(rest):
+            axes.plot(
+                rest["axis_tokens"],
+                rest[y].astype(float),
+                "x",
+                color=colour,
+                label=f"{name}, state not proven",
+            )
+        middle = valid.groupby("target_tokens")[["axis_tokens", y]].median().astype(float)
+        axes.plot(middle["axis_tokens"], middle[y], "-", color=colour, linewidth=2, label=f"{name}, median")
+        if len(middle):
+            _label_last(axes, middle["axis_tokens"].iloc[-1], middle[y].iloc[-1], colour)
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper left")
+    return figure
+
+
+def _label_last(axes: "Axes", x: float, y: float, colour: str) -> None:
+    axes.annotate(f"{y:,.0f} ms", (x, y), xytext=(0, 7), textcoords="offset points", color=colour, ha="right")
+
+
+def _reduction(table: pd.DataFrame, margin: float) -> "Figure":
+    figure, axes = figures.new(
+        "TTFT saved by the cache", "prompt tokens, as the server counts them", "TTFT reduction (%)"
+    )
+    valid, rest = table[table["valid"]], table[~table["valid"]]
+    axes.plot(
+        valid["axis_tokens"], 100 * valid["ttft_reduction"].astype(float), "o", color=figures.HIT, alpha=0.45
+    )
+    middle = valid.groupby("target_tokens")[["axis_tokens", "ttft_reduction"]].median().astype(float)
+    axes.plot(
+        middle["axis_tokens"],
+        100 * middle["ttft_reduction"],
+        "-",
+        color=figures.HIT,
+        linewidth=2,
+        label="median",
+    )
+    if len(rest):
+        x, y = rest["axis_tokens"], 100 * rest["ttft_reduction"].astype(float)
+        axes.plot(x, y, "x", color=figures.OTHER, label="state not proven")
+    axes.axhline(
+        100 * margin, color=figures.MARGIN, linestyle="--", linewidth=1, label=f"margin {margin:.0%}"
+    )
+    axes.set_ylim(min(0.0, *axes.get_ylim()), 102)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def _split(valid: pd.DataFrame) -> "Figure":
+    figure, axes = figures.new(
+        "Where the first token's time goes", "prompt tokens (target)", "median time (ms)"
+    )
+    targets = sorted(valid["target_tokens"].unique())
+    places = np.arange(len(targets))
+    parts = (("queue", figures.OTHER), ("prefill", figures.COLD), ("rest", figures.MARGIN))
+    for offset, (arm, _, name) in zip((-0.2, 0.2), _ARMS, strict=True):
+        bottom = np.zeros(len(targets))
+        for part, colour in parts:
+            height = np.array(
+                [_part(valid[valid["target_tokens"] == target], arm, part) for target in targets]
+            )
+            label: Any = part if arm == "cold" else None
+            axes.bar(places + offset, height, 0.36, bottom=bottom, color=colour, label=label)
+            bottom += height
+        for x, y in zip(places, bottom, strict=True):
+            axes.annotate(
+                name, (x + offset, y), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8
+            )
+    axes.set_xticks(places, [f"{target:,}" for target in targets])
+    axes.legend(loc="upper left")
+    return figure
+
+
+def _part(group: pd.DataFrame, arm: str, part: str) -> float:
+    queue, prefill = group[f"{arm}_server_queue_ms"], group[f"{arm}_server_prefill_ms"]
+    values = {"queue": queue, "prefill": prefill, "rest": group[f"{arm}_ttft_ms"] - queue - prefill}
+    return float(values[part].astype(float).median())

@@ -1,0 +1,1 @@
+"""Prompts of an exact token length, isolated from one another."""

@@ -1,0 +1,67 @@
+"""Everything in a run folder that follows from its database, written anew and the same each time."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from kvlab.files import write_atomic, write_json
+from kvlab.report import render
+from kvlab.run import SUMMARY, identity_of, stored_experiment
+from kvlab.store import frames
+from kvlab.store.connect import FILE_NAME as DATABASE
+from kvlab.store.database import Database
+from kvlab.summary import Summary
+
+
+class Reporter(Protocol):
+    """What a report needs of an experiment (`kvlab.experiments.base.Experiment` has it)."""
+
+    @property
+    def title(self) -> str:
+        """One line for people."""
+
+    @property
+    def Params(self) -> Any:  # noqa: ANN401, N802 - the experiment's own class
+        """Its parameters' class."""
+
+    def summarize(self, frame: pd.DataFrame, params: Any, profile: str, identity: Any) -> Summary:  # noqa: ANN401
+        """Return what the requests say."""
+
+    def draw(self, frame: pd.DataFrame, summary: Summary, params: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return the figures."""
+
+
+def rebuild(folder: Path, experiment: Reporter) -> Summary:
+    """Write requests.csv, the tables, plots/, summary.json and the reports of a run folder.
+
+    The database is the only source, and there is no clock in it: the same database gives the same
+    bytes. Each file is replaced as a whole.
+
+    Raises:
+        InputError: The folder is not a run folder.
+    """
+    from kvlab.figures import png  # with matplotlib, only where pictures are drawn
+
+    stored = stored_experiment(folder)
+    identity = identity_of(folder)
+    with Database(folder / DATABASE) as database:
+        frame = frames.requests(database.sql)
+        broken = frames.integrity(database.sql)
+    params = experiment.Params.check(stored["params"])
+    summary = experiment.summarize(frame, params, stored["profile"], identity)
+    summary.limitations.extend(f"The database is not sound: {line}." for line in broken)
+    write_atomic(folder / "requests.csv", frame.to_csv(index=False, float_format="%.6f"))
+    for table in summary.tables:
+        write_atomic(
+            folder / f"{table.name}.csv", pd.DataFrame(table.rows, columns=table.columns).to_csv(index=False)
+        )
+    pictures = {name: png(figure) for name, figure in experiment.draw(frame, summary, params).items()}
+    (folder / "plots").mkdir(exist_ok=True)
+    for name, data in pictures.items():
+        write_atomic(folder / "plots" / f"{name}.png", data)
+    write_json(folder / SUMMARY, summary.as_json())
+    text = render.markdown(experiment.title, summary, stored, identity)
+    write_atomic(folder / "report.md", text)
+    write_atomic(folder / "report.html", render.html(experiment.title, text, pictures))
+    return summary

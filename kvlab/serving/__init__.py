@@ -1,0 +1,1 @@
+"""The embedded vLLM server: the packaged model, the process, and what its /metrics say."""

@@ -1,0 +1,196 @@
+"""Writing a run's database: one transaction a trial, and nothing is acknowledged before it commits."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from kvlab.errors import KvlabError
+from kvlab.records import Recorded, Trial
+from kvlab.store.connect import open_database
+from kvlab.timing.clock import Anchor
+
+
+def to_json(value: object) -> str:
+    """Return the one text of a JSON value (sorted keys), so that equal values are equal bytes."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+
+
+class Database:
+    """The database of one run folder."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        self.sql = open_database(path, create=create)
+        self._session: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file, so that it can be copied alone, and close."""
+        self.sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.sql.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, durable on return."""
+        self.sql.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.sql.execute("ROLLBACK")
+            raise
+        self.sql.execute("COMMIT")
+
+    def insert(self, table: str, **row: Any) -> None:  # noqa: ANN401 - column values
+        """Insert one row. ``table`` and the column names are this package's own, never a user's."""
+        names, marks = ", ".join(row), ", ".join("?" * len(row))
+        self.sql.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
+
+    def begin_session(
+        self, experiment_id: str, started_utc: str, pid: int, forced: Sequence[str] = ()
+    ) -> None:
+        """Record a start or resume, with the anchor of this process's clock."""
+        anchor = Anchor.take()
+        with self.transaction():
+            self.insert(
+                "sessions",
+                experiment_id=experiment_id,
+                started_utc=started_utc,
+                anchor_perf_ns=anchor.perf_ns,
+                anchor_unix_ns=anchor.unix_ns,
+                pid=pid,
+                forced_json=to_json(list(forced)),
+            )
+        self._session = int(self.sql.execute("SELECT max(session_id) FROM sessions").fetchone()[0])
+
+    def plan(self, run_id: str, trials: Sequence[Trial]) -> None:
+        """Store the plan. A plan that is there already must be the same one.
+
+        Raises:
+            KvlabError: It differs.
+        """
+        stored = {row["trial_id"]: row["planned_json"] for row in self.sql.execute("SELECT * FROM trials")}
+        planned = {trial.trial_id: to_json(trial.planned) for trial in trials}
+        if stored and stored != planned:
+            raise KvlabError("the plan of this run differs from the one in its database; start a new run")
+        if stored:
+            return
+        with self.transaction():
+            for trial in trials:
+                self.insert(
+                    "trials",
+                    trial_id=trial.trial_id,
+                    run_id=run_id,
+                    ordinal=trial.ordinal,
+                    point=trial.point,
+                    repeat=trial.repeat,
+                    planned_json=planned[trial.trial_id],
+                )
+
+    def trial_state(self) -> dict[str, tuple[str, int]]:
+        """Return the status and the number of attempts of every planned trial."""
+        rows = self.sql.execute("SELECT trial_id, status, attempts FROM trials")
+        return {row["trial_id"]: (row["status"], row["attempts"]) for row in rows}
+
+    def record_attempt(
+        self, run_id: str, trial_id: str | None, attempt: int, rows: Sequence[Recorded], status: str
+    ) -> None:
+        """Record all requests of one attempt and the trial's new status, in one transaction.
+
+        Args:
+            run_id: The engine setting that they ran under.
+            trial_id: ``None`` for a warm-up.
+            attempt: From 1, over all sessions.
+            rows: The requests; each becomes a row with its response or failure.
+            status: ``done``, ``failed``, or ``planned`` where another attempt follows.
+        """
+        with self.transaction():
+            for row in rows:
+                self._insert_request(run_id, trial_id, row)
+            if trial_id is not None:
+                self.sql.execute(
+                    "UPDATE trials SET status = ?, attempts = ? WHERE trial_id = ?",
+                    (status, attempt, trial_id),
+                )
+
+    def _insert_request(self, run_id: str, trial_id: str | None, row: Recorded) -> None:
+        body = to_json(row.prompt)
+        sha = hashlib.sha256(body.encode()).hexdigest()
+        self.sql.execute("INSERT OR IGNORE INTO prompts VALUES (?, ?)", (sha, body))
+        self.insert(
+            "requests",
+            request_id=row.request_id,
+            run_id=run_id,
+            session_id=self._session,
+            trial_id=trial_id,
+            attempt=row.attempt,
+            arm=row.arm,
+            measured=int(row.measured),
+            prompt_sha256=sha,
+            target_tokens=row.target_tokens,
+            decoding_json=to_json(row.decoding),
+            sent_utc=row.sent_utc,
+        )
+        self._insert_telemetry(row)
+        if row.measurement.failure is not None:
+            failure = row.measurement.failure
+            self.insert(
+                "failures",
+                request_id=row.request_id,
+                error_type=str(failure.error_type),
+                http_status=failure.http_status,
+                message=failure.message,
+            )
+        else:
+            self._insert_response(row)
+
+    def _insert_telemetry(self, row: Recorded) -> None:
+        stamps, server = row.measurement.stamps, row.server
+        self.insert(
+            "telemetry",
+            request_id=row.request_id,
+            sent_ns=stamps.sent_ns,
+            first_byte_ns=stamps.first_byte_ns,
+            first_token_ns=stamps.first_token_ns,
+            first_content_ns=stamps.first_content_ns,
+            last_token_ns=stamps.last_token_ns,
+            done_ns=stamps.done_ns,
+            token_ns_json=to_json(stamps.token_ns),
+            server_queue_ms=server.queue_ms,
+            server_prefill_ms=server.prefill_ms,
+            server_decode_ms=server.decode_ms,
+            server_ttft_ms=server.server_ttft_ms,
+            server_reason=server.reason,
+        )
+
+    def _insert_response(self, row: Recorded) -> None:
+        generation, label = row.measurement.generation, row.label
+        if generation is None:
+            raise KvlabError(f"request {row.request_id} has neither an answer nor a failure")
+        usage: Mapping[str, Any] = generation.usage or {}
+        self.insert(
+            "responses",
+            request_id=row.request_id,
+            text=generation.text,
+            reasoning=generation.reasoning,
+            finish_reason=generation.finish_reason,
+            http_status=row.measurement.http_status,
+            usage_json=None if generation.usage is None else to_json(usage),
+            prompt_tokens=row.evidence.prompt_tokens,
+            completion_tokens=usage.get("completion_tokens"),
+            cached_tokens=label.cached_tokens,
+            predicted_cached_tokens=label.predicted_tokens,
+            shared_tokens=row.shared_tokens,
+            cache_state=str(label.state),
+            cache_source=label.source,
+            cache_reason=label.reason,
+            evidence_json=to_json(asdict(row.evidence)),
+        )

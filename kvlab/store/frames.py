@@ -1,0 +1,76 @@
+"""Reading a run's database into pandas, with the derived times."""
+
+import sqlite3
+
+import pandas as pd
+
+#: The columns of ``requests.csv``, the same for every experiment; empty where unknown.
+REQUEST_COLUMNS = (
+    "request_id", "trial_id", "arm", "point", "repeat", "prompt_tokens", "completion_tokens",
+    "cached_tokens", "cache_state", "ttft_ms", "latency_ms", "status", "error_type",
+    "sent_ns", "first_token_ns", "done_ns",
+    "attempt", "used", "target_tokens", "predicted_cached_tokens", "shared_tokens", "cache_source",
+    "cache_reason", "tpot_ms", "server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms",
+    "finish_reason", "first_byte_ns", "first_content_ns", "last_token_ns", "events", "sent_utc", "session_id",
+    "error_message",
+)  # fmt: skip
+
+_QUERY = """
+SELECT r.*, t.point, t.repeat, t.ordinal,
+       t.status = 'done' AND t.attempts = r.attempt AS used,
+       CASE WHEN f.request_id IS NULL THEN 'ok' ELSE 'failed' END AS status,
+       f.error_type, f.message AS error_message,
+       p.prompt_tokens, p.completion_tokens, p.cached_tokens, p.predicted_cached_tokens, p.shared_tokens,
+       p.cache_state, p.cache_source, p.cache_reason, p.finish_reason,
+       m.sent_ns, m.first_byte_ns, m.first_token_ns, m.first_content_ns, m.last_token_ns, m.done_ns,
+       m.server_queue_ms, m.server_prefill_ms, m.server_decode_ms, m.server_ttft_ms,
+       json_array_length(m.token_ns_json) AS events
+FROM requests r
+JOIN telemetry m USING (request_id)
+LEFT JOIN trials t USING (trial_id)
+LEFT JOIN responses p USING (request_id)
+LEFT JOIN failures f USING (request_id)
+WHERE r.measured = 1
+ORDER BY m.sent_ns + (SELECT anchor_unix_ns - anchor_perf_ns FROM sessions s WHERE s.session_id = r.session_id)
+"""
+
+_INTEGERS = (
+    "prompt_tokens", "completion_tokens", "cached_tokens", "predicted_cached_tokens", "shared_tokens",
+    "target_tokens", "repeat", "first_byte_ns", "first_token_ns", "first_content_ns", "last_token_ns", "done_ns",
+)  # fmt: skip
+
+
+def requests(sql: sqlite3.Connection) -> pd.DataFrame:
+    """Return every measured request, in the order of sending: `REQUEST_COLUMNS`, missing as NA.
+
+    ``used`` says whether a row is of the attempt that its trial's result comes from. ``ttft_ms``
+    is sent to first token, ``latency_ms`` sent to done, ``tpot_ms`` the mean gap between the
+    tokens after the first: (last - first) / (completion_tokens - 1).
+    """
+    rows = [dict(row) for row in sql.execute(_QUERY)]
+    frame = pd.DataFrame(rows, columns=None if rows else [*REQUEST_COLUMNS, "ordinal"])
+    frame = frame.astype(dict.fromkeys(_INTEGERS, "Int64"))
+    frame["used"] = frame["used"].fillna(0).astype(bool)
+    frame["ttft_ms"] = _ms(frame, "sent_ns", "first_token_ns")
+    frame["latency_ms"] = _ms(frame, "sent_ns", "done_ns")
+    gaps = (frame["completion_tokens"] - 1).astype("Float64")
+    frame["tpot_ms"] = _ms(frame, "first_token_ns", "last_token_ns") / gaps.where(gaps > 0)
+    return frame[[*REQUEST_COLUMNS]]
+
+
+def _ms(frame: pd.DataFrame, start: str, end: str) -> "pd.Series[float]":
+    return (frame[end].astype("Int64") - frame[start].astype("Int64")).astype("Float64") / 1e6
+
+
+def integrity(sql: sqlite3.Connection) -> list[str]:
+    """Return what is wrong with the database; empty: every request has one answer or one failure."""
+    checks = {
+        "requests with neither a response nor a failure": """SELECT count(*) FROM requests r WHERE
+            NOT EXISTS (SELECT 1 FROM responses p WHERE p.request_id = r.request_id) AND
+            NOT EXISTS (SELECT 1 FROM failures f WHERE f.request_id = r.request_id)""",
+        "requests with both": "SELECT count(*) FROM responses JOIN failures USING (request_id)",
+        "requests without telemetry": """SELECT count(*) FROM requests r WHERE
+            NOT EXISTS (SELECT 1 FROM telemetry m WHERE m.request_id = r.request_id)""",
+    }
+    counts = {name: int(sql.execute(query).fetchone()[0]) for name, query in checks.items()}
+    return [f"{count} {name}" for name, count in counts.items() if count]

@@ -1,0 +1,1 @@
+"""The clock, the stamps, and the streaming client that takes them."""

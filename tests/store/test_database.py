@@ -1,0 +1,154 @@
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from kvlab.cache_state import Evidence, classify
+from kvlab.errors import InputError, KvlabError
+from kvlab.records import Recorded, Trial
+from kvlab.serving.metrics import ServerView
+from kvlab.store import frames
+from kvlab.store.connect import migrate, open_database
+from kvlab.store.database import Database
+from kvlab.taxonomy import ErrorType
+from kvlab.timing.client import Failure, Measurement
+from kvlab.timing.stamps import Stamps
+from kvlab.timing.stream import Generation
+
+TRIALS = [Trial(f"t{i}", i, "300", i + 1, {"target_tokens": 300}) for i in range(3)]
+
+
+def recorded(request_id, arm="cold", attempt=1, failure=None, cached=0):
+    stamps = Stamps(1_000_000, 2_000_000, 3_000_000, 3_000_000, 7_000_000, 8_000_000, (3_000_000, 7_000_000))
+    usage = {"prompt_tokens": 300, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": cached}}
+    generation = None if failure else Generation(text="x", usage=usage, ended=True)
+    evidence = Evidence() if failure else Evidence(300, cached)
+    return Recorded(
+        request_id=request_id, arm=arm, attempt=attempt, prompt={"prompt": "p"}, decoding={"max_tokens": 3},
+        target_tokens=300, sent_utc="2026-01-01T00:00:00+00:00",
+        measurement=Measurement(stamps, generation, failure, 200), server=ServerView(), evidence=evidence,
+        label=classify(evidence, 16),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def database(tmp_path):
+    with Database(tmp_path / "run.sqlite", create=True) as found:
+        fill(found)
+        yield found
+
+
+def fill(found):
+    with found.transaction():
+        found.insert("experiments", experiment_id="e", name="n", profile="p", params_json="{}", sources_json="{}",
+                     contract_json="{}", isolation_id="i", created_utc="now")  # fmt: skip
+        found.insert("runs", run_id="r", experiment_id="e", engine_name="x", base_url="u", model_name="m",
+                     prompt_template_version="v")  # fmt: skip
+    found.begin_session("e", "now", 1)
+    found.plan("r", TRIALS)
+
+
+FAILED = Failure(ErrorType.TIMEOUT, "slow", None)
+
+
+def test_it_is_durable(database):
+    assert database.sql.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert database.sql.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert database.sql.execute("PRAGMA foreign_keys").fetchone()[0] == 1
+
+
+def test_a_trial_is_all_or_nothing(database):
+    with pytest.raises(sqlite3.IntegrityError):
+        database.record_attempt("r", "t0", 1, [recorded("a"), recorded("a", arm="hit")], "done")
+    assert database.sql.execute("SELECT count(*) FROM requests").fetchone()[0] == 0
+    assert database.trial_state()["t0"] == ("planned", 0)
+
+
+def test_frame_derives_times_and_marks_the_attempt_that_counts(database):
+    database.record_attempt("r", "t0", 1, [recorded("a"), recorded("b", "hit", failure=FAILED)], "planned")
+    database.record_attempt(
+        "r", "t0", 2, [recorded("c", attempt=2), recorded("d", "hit", 2, cached=288)], "done"
+    )
+    database.record_attempt("r", None, 0, [replace(recorded("w", "warmup", 0), measured=False)], "done")
+    frame = frames.requests(database.sql).set_index("request_id")
+    assert sorted(frame.index) == ["a", "b", "c", "d"]
+    assert list(frame.loc[["a", "b", "c", "d"], "used"]) == [False, False, True, True]
+    assert frame.loc["d", ["ttft_ms", "latency_ms", "tpot_ms"]].tolist() == [2.0, 7.0, 2.0]
+    assert frame.loc["d", "cache_state"] == "hit"
+    assert frame.loc["b", "error_type"] == "TIMEOUT"
+    assert frame["prompt_tokens"].isna()["b"]
+    assert frames.integrity(database.sql) == []
+
+
+def test_a_request_never_has_both_an_answer_and_a_failure(database):
+    database.record_attempt("r", "t0", 1, [recorded("a")], "done")
+    database.record_attempt("r", "t1", 1, [recorded("b", failure=FAILED)], "failed")
+    for table, row in (("failures", {"request_id": "a", "error_type": "X", "message": "m"}),
+                       ("responses", {"request_id": "b", "text": "", "reasoning": "", "shared_tokens": 0,
+                                      "cache_state": "cold", "cache_reason": "", "evidence_json": "{}"})):  # fmt: skip
+        with pytest.raises(sqlite3.IntegrityError, match="this request"):
+            database.insert(table, **row)
+
+
+def test_a_request_with_neither_is_refused_and_would_be_found(database):
+    broken = recorded("a")
+    broken = replace(broken, measurement=Measurement(broken.measurement.stamps, None, None, 200))
+    with pytest.raises(KvlabError, match="neither"):
+        database.record_attempt("r", "t0", 1, [broken], "done")
+    database.record_attempt("r", "t0", 1, [recorded("b")], "done")
+    database.sql.execute("DELETE FROM responses")
+    assert frames.integrity(database.sql) == ["1 requests with neither a response nor a failure"]
+
+
+def test_another_plan_is_refused(database):
+    database.plan("r", TRIALS)
+    with pytest.raises(KvlabError, match="differs"):
+        database.plan("r", TRIALS[:2])
+
+
+def test_an_empty_database_has_an_empty_frame(database):
+    frame = frames.requests(database.sql)
+    assert list(frame.columns) == list(frames.REQUEST_COLUMNS)
+    assert len(frame) == 0
+
+
+@pytest.mark.parametrize("content", [None, b"not a database at all, but long enough to look like one" * 20])
+def test_what_is_no_database_is_one_line(tmp_path, content):
+    path = tmp_path / "run.sqlite"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="run folder"):
+        open_database(path)
+    assert path.exists() == bool(content)
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    path = tmp_path / "run.sqlite"
+    with Database(path, create=True) as database:
+        newest = migrate(database.sql)
+        database.sql.execute(f"PRAGMA user_version={newest + 1}")
+    with pytest.raises(InputError, match="newer"):
+        open_database(path)
+
+
+def test_what_was_acknowledged_survives_sigkill(tmp_path):
+    path = tmp_path / "run.sqlite"
+    code = (
+        "import sys; from pathlib import Path; from kvlab.store.database import Database\n"
+        "from tests.store.test_database import fill, recorded\n"
+        f"d = Database(Path({str(path)!r}), create=True); fill(d)\n"
+        "for i in range(3):\n"
+        "    d.record_attempt('r', f't{i}', 1, [recorded(f'q{i}')], 'done'); print(i, flush=True)\n"
+        "import time; time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seen = [int(process.stdout.readline()) for _ in range(3)]
+        os.kill(process.pid, signal.SIGKILL)
+    with Database(path) as database:
+        assert len(frames.requests(database.sql)) == len(seen) == 3
+        assert frames.integrity(database.sql) == []

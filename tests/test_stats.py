@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from kvlab.stats import MIN_BOOTSTRAP_N, bootstrap_median
+
+
+def test_the_same_seed_gives_the_same_interval():
+    values = list(np.random.default_rng(0).normal(size=30))
+    assert bootstrap_median(values, seed=1) == bootstrap_median(values, seed=1)
+
+
+@pytest.mark.parametrize("n", range(MIN_BOOTSTRAP_N))
+def test_below_the_floor_there_is_no_interval_and_a_reason(n):
+    interval = bootstrap_median([0.5] * n, seed=1)
+    assert (interval.low, interval.high) == (None, None)
+    assert interval.reason
+    assert interval.estimate == (0.5 if n else None)
+
+
+def test_equal_values_have_a_point_for_an_interval():
+    interval = bootstrap_median([0.5] * 8, seed=1)
+    assert (interval.low, interval.high) == (0.5, 0.5)
+
+
+def test_it_covers_the_median_about_as_often_as_it_says():
+    draw = np.random.default_rng(7)
+    hits = 0
+    for i in range(200):
+        interval = bootstrap_median(list(draw.normal(size=25)), seed=i, resamples=500)
+        assert interval.low is not None
+        assert interval.high is not None
+        hits += interval.low <= 0 <= interval.high
+    # 95 % nominal; the standard error of 200 draws is 1.5 points, the bootstrap of a median errs a little
+    assert hits / 200 > 0.88
