@@ -1,10 +1,11 @@
 """Every test has an environment of its own: no .env, no endpoint, no outputs of the user's."""
 
-import os
 from pathlib import Path
 
 import pytest
 
+from kvlab import paths
+from kvlab.serving import embedded
 from kvlab.settings import Settings
 from tests.fakes.process import FakeServer
 
@@ -40,6 +41,13 @@ def point_at(monkeypatch):
     return point
 
 
+@pytest.fixture(scope="session")
+def engine():
+    """The embedded server, held for all tests that need it: it takes a minute to start."""
+    with embedded.acquire(cache_dir=paths.cache_dir()) as lease:
+        yield lease
+
+
 def pytest_runtest_logreport(report):
     if report.when == "call" and report.passed and "engine" in report.keywords:
         _engine_tests.append(report.nodeid)
@@ -47,8 +55,3 @@ def pytest_runtest_logreport(report):
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"{len(_engine_tests)} tests ran on the real engine (vLLM, packaged model)")
-
-
-def subprocess_env(**extra: str) -> dict[str, str]:
-    """The environment that a child process of a test should have."""
-    return {**os.environ, **extra}

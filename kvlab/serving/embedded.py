@@ -76,9 +76,7 @@ def lease_server(
         raise ServerError(f"another process has held {home.lock} for {timeout_s:.0f} s") from error
     try:
         doing = "joining" if joined else "starting"
-        say(
-            f"{doing} the embedded server: {spec.model.served_name} on {spec.engine_version} (log: {home.log})"
-        )
+        say(f"{doing} the embedded server: {spec.model.served_name} on {spec.engine_version}")
         ready = _await_ready(connection, home, say, deadline)
         state = home.read()
         if state is None:

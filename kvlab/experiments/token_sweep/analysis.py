@@ -237,7 +237,7 @@ def _by_target(table: pd.DataFrame, params: "TokenSweepParams") -> Table:
         rows.append(
             [
                 target,
-                _median(every["cold_prompt_tokens"]),
+                _whole(_median(every["cold_prompt_tokens"])),
                 f"{len(group)}/{params.repeats}",
                 cold,
                 hit,
@@ -286,6 +286,10 @@ def _split_table(valid: pd.DataFrame) -> list[Table]:
 
 def _difference(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else round(a - b, 3)
+
+
+def _whole(value: float | None) -> float | int | None:
+    return int(value) if value is not None and value.is_integer() else value
 
 
 def _percent(value: float | None) -> float | None:

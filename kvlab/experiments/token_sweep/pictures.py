@@ -50,7 +50,7 @@ def _against_tokens(table: pd.DataFrame, column: str, title: str, label: str) ->
         axes.plot(middle["axis_tokens"], middle[y], "-", color=colour, linewidth=2, label=f"{name}, median")
         if len(middle):
             _label_last(axes, middle["axis_tokens"].iloc[-1], middle[y].iloc[-1], colour)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     axes.legend(loc="upper left")
     return figure
 

@@ -1,0 +1,69 @@
+"""``python -m benchmarks``: all benchmarks, a table each, and ``benchmarks/results.json``."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import client_error
+from kvlab import manifest
+from kvlab.files import write_json
+from kvlab.status import utc_now
+
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    plan = {"rounds": 1, "plan": ((1, 3), (200, 1))} if options.quick else {}
+    print("client error: |TTFT measured - TTFT emitted|, fake server, one client process", flush=True)
+    rows = client_error.run(**plan)
+    Console(width=140).print(_table(rows))
+    write_json(
+        options.output,
+        {
+            "measured_utc": utc_now(),
+            "quick": options.quick,
+            "machine": manifest.machine(),
+            "packages": manifest.packages(),
+            "client_error": rows,
+        },
+    )
+    print(f"written: {options.output}")
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(
+        "client",
+        "requests/s",
+        "n",
+        "error p50 ms",
+        "error p99 ms",
+        "p50 by round",
+        "lag p50 ms",
+        "lag p99 ms",
+    )
+    for row in rows:
+        error, lag = row["ttft_error_ms"], row["send_lag_ms"]
+        rounds = ", ".join(f"{value:.2f}" for value in row["ttft_error_p50_ms_by_round"])
+        cells = [
+            row["client"],
+            f"{row['rate_per_s']:g}",
+            row["requests"],
+            error["p50"],
+            error["p99"],
+            rounds,
+            lag["p50"],
+            lag["p99"],
+        ]
+        table.add_row(*("–" if cell is None else str(cell) for cell in cells))
+    return table
+
+
+if __name__ == "__main__":
+    main()
