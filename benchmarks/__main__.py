@@ -43,25 +43,23 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         "requests/s",
         "n",
         "error p50 ms",
-        "error p99 ms",
+        "p99 ms",
         "p50 by round",
+        "there + back p50 ms",
         "lag p50 ms",
-        "lag p99 ms",
     )
     for row in rows:
-        error, lag = row["ttft_error_ms"], row["send_lag_ms"]
-        rounds = ", ".join(f"{value:.2f}" for value in row["ttft_error_p50_ms_by_round"])
-        cells = [
+        error = row["ttft_error_ms"]
+        table.add_row(
             row["client"],
             f"{row['rate_per_s']:g}",
-            row["requests"],
-            error["p50"],
-            error["p99"],
-            rounds,
-            lag["p50"],
-            lag["p99"],
-        ]
-        table.add_row(*("–" if cell is None else str(cell) for cell in cells))
+            str(row["requests"]),
+            f"{error['p50']:.2f}",
+            "–" if error["p99"] is None else f"{error['p99']:.2f}",
+            ", ".join(f"{value:.2f}" for value in row["ttft_error_p50_ms_by_round"]),
+            f"{row['there_ms']['p50']:.2f} + {row['back_ms']['p50']:.2f}",
+            f"{row['send_lag_ms']['p50']:.2f}",
+        )
     return table
 
 

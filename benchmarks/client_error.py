@@ -5,26 +5,26 @@ the first token, on the same clock (CLOCK_MONOTONIC) as the client. The error of
 
     (first_token - sent) by the client  -  (first token written - request read) by the server
 
-so it holds both ways through the loopback, both event loops, and all that the client adds. Three
-clients send the same requests at the same planned moments: kvlab's, the openai SDK's raw bytes, and
-the SDK's parsed stream, which is what most benchmarks time. They alternate, so that a noisy machine
+so it holds both ways through the loopback, both event loops, and all that the client adds. The
+clients send the same requests at the same planned moments: kvlab's two, the openai SDK's raw bytes,
+and the SDK's parsed stream, which is what most benchmarks time. They alternate, so that a noisy machine
 is noisy for all.
 """
 
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 import openai
 
-from kvlab.timing.client import Target, measure
+from kvlab.timing.client import Client
 from kvlab.timing.clock import now_ns
-from kvlab.timing.connection import Connection
+from kvlab.timing.connection import Connection, measure
+from kvlab.timing.request import Measurement, Target
 from tests.fakes.process import FakeServer
 
 TOKENS = 16
@@ -47,14 +47,18 @@ class Load:
     lag_ms: list[float] = field(default_factory=list)  # sent after the planned moment
     failed: int = 0
 
-
-Send = Callable[[str, Load], Awaitable[None]]
+    def record(self, request_id: str, measured: Measurement) -> None:
+        if measured.failure is not None or measured.stamps.first_token_ns is None:
+            self.failed += 1
+            return
+        self.sent_ns[request_id] = measured.stamps.sent_ns
+        self.first_ns[request_id] = measured.stamps.first_token_ns
 
 
 class Kvlab:
-    """kvlab's client on a pool of open connections."""
+    """kvlab's client for many requests at once: a pool of open connections on an event loop."""
 
-    name = "kvlab"
+    name = "kvlab, event loop"
 
     def __init__(self, base_url: str) -> None:
         self.target = Target(base_url)
@@ -67,15 +71,28 @@ class Kvlab:
         connection = self.idle.pop() if self.idle else await Connection.open(urlsplit(self.target.base_url))
         measured = await measure(self.target, connection, request)
         self.idle.append(connection)
-        if measured.failure is not None or measured.stamps.first_token_ns is None:
-            load.failed += 1
-            return
-        load.sent_ns[request_id] = measured.stamps.sent_ns
-        load.first_ns[request_id] = measured.stamps.first_token_ns
+        load.record(request_id, measured)
 
     async def close(self) -> None:
         for connection in self.idle:
             connection.close()
+
+
+class KvlabOneAtATime:
+    """The client that the experiments use at concurrency 1: it blocks, so the loop has nothing else to do."""
+
+    name = "kvlab, one at a time"
+    max_rate_per_s = 5.0
+
+    def __init__(self, base_url: str) -> None:
+        self.client = Client(Target(base_url))
+
+    async def send(self, request_id: str, load: Load) -> None:
+        measured = self.client.measure("/chat/completions", BODY, request_id)
+        load.record(request_id, measured)
+
+    async def close(self) -> None:
+        self.client.close()
 
 
 class SdkBytes:
@@ -124,7 +141,7 @@ class SdkParsed(SdkBytes):
         load.sent_ns[request_id] = sent
 
 
-CLIENTS = (Kvlab, SdkBytes, SdkParsed)
+CLIENTS = (KvlabOneAtATime, Kvlab, SdkBytes, SdkParsed)
 
 
 async def _offer(client: Any, tag: str, rate_per_s: float, seconds: float) -> Load:
@@ -144,10 +161,20 @@ async def _offer(client: Any, tag: str, rate_per_s: float, seconds: float) -> Lo
     return load
 
 
-def _errors_ms(load: Load, truth: list[dict[str, Any]]) -> list[float]:
-    emitted = {t["request_id"]: t["first_token_emit_ns"] - t["received_ns"] for t in truth}
+class Error(NamedTuple):
+    """The two halves of one request's error, in ms: until the server had it, and back."""
+
+    there_ms: float
+    back_ms: float
+
+
+def _errors(load: Load, truth: list[dict[str, Any]]) -> list[Error]:
+    by_id = {record["request_id"]: record for record in truth}
     return [
-        (first - load.sent_ns[request_id] - emitted[request_id]) / 1e6
+        Error(
+            there_ms=(by_id[request_id]["received_ns"] - load.sent_ns[request_id]) / 1e6,
+            back_ms=(first - by_id[request_id]["first_token_emit_ns"]) / 1e6,
+        )
         for request_id, first in load.first_ns.items()
     ]
 
@@ -168,12 +195,13 @@ def run(rounds: int = 3, plan: tuple[tuple[float, float], ...] = ((1, 34), (200,
     rows = []
     with FakeServer(base_ms=50, itl_ms=5, output_tokens=TOKENS, role_chunk_lead_ms=30) as server:
         for rate, seconds in plan:
-            loads: dict[str, list[tuple[list[float], Load]]] = {kind.name: [] for kind in CLIENTS}
+            kinds = [kind for kind in CLIENTS if rate <= getattr(kind, "max_rate_per_s", rate)]
+            loads: dict[str, list[tuple[list[Error], Load]]] = {kind.name: [] for kind in kinds}
             for turn in range(rounds):
-                for kind in CLIENTS:
+                for kind in kinds:
                     server.clear_truth()
                     load = asyncio.run(_one(kind, server.base_url, f"{rate:g}-{turn}", rate, seconds))
-                    loads[kind.name].append((_errors_ms(load, server.truth()), load))
+                    loads[kind.name].append((_errors(load, server.truth()), load))
                     print(
                         f"  {rate:g}/s, round {turn + 1}, {kind.name}: {len(load.first_ns)} requests",
                         flush=True,
@@ -190,14 +218,18 @@ async def _one(kind: Any, base_url: str, tag: str, rate: float, seconds: float) 
         await client.close()
 
 
-def _row(name: str, rate: float, found: list[tuple[list[float], Load]]) -> dict[str, Any]:
-    errors = [abs(error) for values, _ in found for error in values]
+def _row(name: str, rate: float, found: list[tuple[list[Error], Load]]) -> dict[str, Any]:
+    errors = [error for values, _ in found for error in values]
     return {
         "client": name,
         "rate_per_s": rate,
         "requests": len(errors),
         "failed": sum(load.failed for _, load in found),
-        "ttft_error_ms": _quantiles(errors),
-        "ttft_error_p50_ms_by_round": [_quantiles([abs(e) for e in values])["p50"] for values, _ in found],
+        "ttft_error_ms": _quantiles([abs(sum(error)) for error in errors]),
+        "ttft_error_p50_ms_by_round": [
+            _quantiles([abs(sum(e)) for e in values])["p50"] for values, _ in found
+        ],
+        "there_ms": _quantiles([error.there_ms for error in errors]),
+        "back_ms": _quantiles([error.back_ms for error in errors]),
         "send_lag_ms": _quantiles([lag for _, load in found for lag in load.lag_ms]),
     }

@@ -15,7 +15,8 @@ from kvlab import paths
 from kvlab.errors import InputError, KvlabError
 from kvlab.serving.metrics import Metrics, Scrape
 from kvlab.settings import Settings
-from kvlab.timing.client import Client, Target
+from kvlab.timing.client import Client
+from kvlab.timing.request import Target
 
 
 class Fact(BaseModel):

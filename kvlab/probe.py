@@ -12,7 +12,7 @@ from kvlab.endpoint import Connection, Fact, Identity
 from kvlab.errors import InputError
 from kvlab.prompts.counter import CalibratedCounter, Counter, Prompt, ServerCounter
 from kvlab.taxonomy import ErrorType
-from kvlab.timing.client import Measurement
+from kvlab.timing.request import Measurement
 
 _WORDS = "A prefix cache keeps the keys and values of tokens that it has seen before . "
 

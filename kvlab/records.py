@@ -6,7 +6,7 @@ from typing import Any
 
 from kvlab.cache_state import CacheLabel, CacheState, Evidence
 from kvlab.serving.metrics import ServerView
-from kvlab.timing.client import Measurement
+from kvlab.timing.request import Measurement
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from kvlab import endpoint, errors, experiments, paths, status
+from kvlab import engines, errors, experiments, paths, status
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.base import Experiment
 from kvlab.files import read_json, write_atomic
@@ -64,7 +64,8 @@ def run(request: Request, say: Callable[[str], None] = print) -> Outcome:
     notebook = experiments.notebook(request.experiment)
     profile, resolved = _parameters(request, experiment, settings)
     experiment.check(resolved.params, None)
-    with _stop_on_sigterm(), _endpoint(settings, experiment, resolved.params):
+    hold = engines.module(experiment.engine).hold
+    with _stop_on_sigterm(), hold(settings, lambda length: experiment.check(resolved.params, length)):
         folder = request.resume or new_folder(
             request.outputs or paths.outputs_dir(), experiment.name, profile
         )
@@ -108,19 +109,6 @@ def _parameters(request: Request, experiment: Experiment[Any], settings: Setting
     if status.reconcile(request.resume).get("status") == Status.RUNNING:
         raise InputError("--resume", str(request.resume), "is still running; wait for it, or stop it")
     return stored["profile"], Resolved(experiment.Params.check(stored["params"]), stored["sources"])
-
-
-@contextmanager
-def _endpoint(settings: Settings, experiment: Experiment[Any], params: Any) -> Iterator[None]:  # noqa: ANN401
-    """Hold the endpoint while the notebook uses it, after refusing what cannot work on it."""
-    if not settings.is_remote:
-        from kvlab.serving.model import resolve_model  # only where it is needed: it looks for an engine
-
-        model = resolve_model(settings.kvlab_model, cache_dir=paths.cache_dir(), say=print)
-        experiment.check(params, model.max_model_len)
-    with endpoint.connect(settings) as connection:
-        experiment.check(params, endpoint.identify(connection).max_model_len)
-        yield
 
 
 def _next_notebook(folder: Path) -> Path:

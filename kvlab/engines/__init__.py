@@ -1,1 +1,42 @@
-"""Engines: what turns a prompt into a generation, with the evidence for its cache state."""
+"""Engines: what turns a prompt into a generation, with the evidence for its cache state.
+
+Each module here has ``open_engine(settings, check)``, used by a notebook, and ``hold(settings,
+check)``, used by the command that runs one.
+"""
+
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol, cast
+
+from kvlab.endpoint import Identity
+from kvlab.prompts.counter import Counter
+from kvlab.settings import Settings
+
+#: Told the longest context in tokens, or ``None`` where that is unknown; raises for what does not fit.
+Check = Callable[[int | None], None]
+
+
+class Engine(Protocol):
+    """What a lab needs of every engine; how it is asked is between it and the experiment."""
+
+    identity: Identity
+    counter: Counter
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+class EngineModule(Protocol):
+    """What a module of this package has."""
+
+    def open_engine(self, settings: Settings, check: Check) -> Engine:
+        """Open it for measuring."""
+
+    def hold(self, settings: Settings, check: Check) -> AbstractContextManager[None]:
+        """Refuse what cannot work, and keep up what a notebook in another process will use."""
+
+
+def module(name: str) -> EngineModule:
+    """Return an engine's module by its name."""
+    return cast(EngineModule, importlib.import_module(f"{__name__}.{name}"))

@@ -1,15 +1,19 @@
 """Any OpenAI-compatible endpoint, one request at a time: measured, then labelled by evidence."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from kvlab import endpoint, paths, probe
 from kvlab.cache_state import Evidence, as_tokens, classify, usage_evidence
 from kvlab.endpoint import Connection, Identity
+from kvlab.prompts.counter import Counter
 from kvlab.records import Recorded
 from kvlab.serving.metrics import ServerView
-from kvlab.timing.client import Measurement
+from kvlab.settings import Settings
+from kvlab.timing.request import Measurement
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,19 @@ class Call:
 
 
 class OpenAICompat:
-    """The measuring engine of an endpoint, for concurrency 1."""
+    """The measuring engine of an endpoint, for concurrency 1.
 
-    def __init__(self, connection: Connection, identity: Identity) -> None:
-        self.connection, self.identity = connection, identity
+    Attributes:
+        identity: What answers, and what it can prove.
+        counter: Counts the tokens of a prompt.
+    """
+
+    def __init__(self, connection: Connection, identity: Identity, counter: Counter) -> None:
+        self.connection, self.identity, self.counter = connection, identity, counter
+
+    def close(self) -> None:
+        """Give the endpoint back."""
+        self.connection.close()
 
     def ask(self, call: Call) -> Recorded:
         """Make one request, with a scrape of the server's counters on either side of it."""
@@ -92,3 +105,37 @@ class OpenAICompat:
             return measurement
         message = self.connection.settings.redact(measurement.failure.message)
         return replace(measurement, failure=replace(measurement.failure, message=message))
+
+
+def open_engine(settings: Settings, check: Callable[[int | None], None]) -> OpenAICompat:
+    """Connect to the configured endpoint, or the embedded server, and find out what it can prove.
+
+    Args:
+        settings: Which endpoint.
+        check: Told the longest context in tokens, if it is known; raises for what does not fit.
+
+    Raises:
+        InputError: The endpoint, the key or the model is wrong.
+        ServerError: The embedded server did not start.
+    """
+    connection = endpoint.connect(settings)
+    try:
+        identity = endpoint.identify(connection)
+        check(identity.max_model_len)
+        identity = probe.probe(connection, identity)
+        return OpenAICompat(connection, identity, probe.counter(connection, identity))
+    except BaseException:
+        connection.close()
+        raise
+
+
+@contextmanager
+def hold(settings: Settings, check: Callable[[int | None], None]) -> Iterator[None]:
+    """Keep the endpoint up for a notebook in another process, after refusing what cannot work on it."""
+    if not settings.is_remote:
+        from kvlab.serving.model import resolve_model  # only where it is needed: it looks for an engine
+
+        check(resolve_model(settings.kvlab_model, cache_dir=paths.cache_dir(), say=print).max_model_len)
+    with endpoint.connect(settings) as connection:
+        check(endpoint.identify(connection).max_model_len)
+        yield

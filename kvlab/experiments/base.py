@@ -25,11 +25,13 @@ class Experiment(ABC, Generic[P]):
     Attributes:
         name: Also its notebook's ending, its folder under ``params/``, and part of a run's name.
         title: One line for people.
+        engine: Which module of `kvlab.engines` it measures with.
         needs: The facts of an endpoint without which the verdict is INVALID.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    engine: ClassVar[str] = "openai_compat"
     needs: ClassVar[tuple[str, ...]] = ("cached_tokens",)
     Params: type[P]
 

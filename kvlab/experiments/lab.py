@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import pandas as pd
 import stamina
 
-from kvlab import endpoint, experiments, manifest, paths, probe, status
-from kvlab.endpoint import Connection, Identity
-from kvlab.engines.openai_compat import OpenAICompat
+from kvlab import engines, experiments, manifest, paths, status
+from kvlab.endpoint import Identity
 from kvlab.errors import KvlabError
 from kvlab.experiments.base import Experiment
 from kvlab.params import Params, env_layers
@@ -57,16 +56,14 @@ class Lab(Generic[P]):
         self,
         experiment: Experiment[P],
         params: P,
-        connection: Connection,
-        identity: Identity,
-        counter: Counter,
+        engine: Any,  # noqa: ANN401 - the experiment knows which one it has asked for
         run: Run,
     ) -> None:
-        self.experiment, self.params, self.connection = experiment, params, connection
-        self.identity, self.counter, self.run = identity, counter, run
-        self.engine = OpenAICompat(connection, identity)
+        self.experiment, self.params, self.engine, self.run = experiment, params, engine, run
+        self.identity: Identity = engine.identity
+        self.counter: Counter = engine.counter
         self.trials = experiment.plan(params)
-        self.shared_tokens = shared_prefix(counter, *experiment.samples(params))
+        self.shared_tokens = shared_prefix(self.counter, *experiment.samples(params))
         self._steps: Steps | None = None
         self._drawn: tuple[int, dict[str, Figure]] | None = None
         run.database.plan(run.run_id, self.trials)
@@ -172,7 +169,7 @@ class Lab(Generic[P]):
         """
         states = [state for state, _ in self.run.database.trial_state().values()]
         self.run.close()
-        self.connection.close()
+        self.engine.close()
         summary = build.rebuild(self.folder, self.experiment)
         if "done" not in states:
             raise KvlabError("no trial could be measured; the failures are in requests.csv")
@@ -213,21 +210,19 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
     context = json.loads(os.environ.get("KVLAB_HEADLESS", "{}"))  # what else the runner knows
     params, sources = _parameters(experiment, namespace, None if run_dir else settings)
     sources |= context.get("sources", {})
-    connection = endpoint.connect(settings)
+    engine = engines.module(experiment.engine).open_engine(
+        settings, lambda max_model_len: experiment.check(params, max_model_len)
+    )
     try:
-        identity = endpoint.identify(connection)
-        experiment.check(params, identity.max_model_len)
-        identity = probe.probe(connection, identity)
-        counter = probe.counter(connection, identity)
         profile = str(namespace.get("profile") or "custom")
         folder = Path(run_dir) if run_dir else new_folder(paths.outputs_dir(), name, profile)
         contract = manifest.contract(
             experiment=name,
             params=params.model_dump(mode="json"),
-            identity=identity,
+            identity=engine.identity,
             settings=settings,
             template_hash=experiment.template_hash(),
-            counter=counter.source,
+            counter=engine.counter.source,
         )
         run = Run.start(
             folder,
@@ -235,14 +230,14 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
             profile=profile,
             contract=contract,
             sources=sources,
-            identity=identity,
+            identity=engine.identity,
             isolation_id=params.isolation_id,
             force=bool(context.get("force")),
         )
+        lab = Lab(experiment, params, engine, run)
     except BaseException:
-        connection.close()
+        engine.close()
         raise
-    lab = Lab(experiment, params, connection, identity, counter, run)
     if not run_dir:
         lab.own_status()
     return lab

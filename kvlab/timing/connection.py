@@ -1,4 +1,4 @@
-"""One keep-alive HTTP/1.1 connection on asyncio, with a stamp on each read before anything else.
+"""Many requests at once: keep-alive HTTP/1.1 connections on asyncio, each read stamped before all else.
 
 Nagle's algorithm is off (asyncio's default), there is no proxy, no redirect, no retry, no
 decompression and no timeout but the caller's: each of these would be inside the measured time.
@@ -9,7 +9,9 @@ import ssl
 from typing import cast
 from urllib.parse import SplitResult
 
+from kvlab.taxonomy import ErrorType
 from kvlab.timing.clock import now_ns
+from kvlab.timing.request import Failure, Measurement, Target, interpret
 from kvlab.timing.wire import ResponseReader, WireError
 
 
@@ -103,3 +105,22 @@ class Connection(asyncio.Protocol):
             self._done.set_result(None)
         else:
             self._done.set_exception(error)
+
+
+async def measure(target: Target, connection: Connection, request: bytes) -> Measurement:
+    """Send one encoded request on an open connection and measure its streamed answer.
+
+    Never raises for what a server or network can do: that is a `Failure` with partial stamps.
+    """
+    reader = ResponseReader()
+    connection.sent_ns = now_ns()  # for the case that the request never gets out
+    failure = None
+    try:
+        async with asyncio.timeout(target.timeout_s):
+            await connection.exchange(request, reader)
+    except TimeoutError:
+        message = f"no complete answer within {target.timeout_s:g} s"
+        failure = Failure(ErrorType.TIMEOUT, message, reader.status)
+    except (OSError, WireError) as error:
+        failure = Failure(ErrorType.ENGINE_ERROR, str(error), reader.status)
+    return interpret(target, connection.sent_ns, reader, failure)

@@ -46,6 +46,7 @@ class Connection(asyncio.Protocol):
         self._server = f"server: {server_name}\r\n" if server_name else ""
         self._buffer = bytearray()
         self._busy = False
+        self._arrived_ns = 0
         self._keep_alive = True
         self.on_lost: Callable[[], None] | None = None
         self.transport: asyncio.Transport
@@ -61,6 +62,8 @@ class Connection(asyncio.Protocol):
             self.on_lost()
 
     def data_received(self, data: bytes) -> None:
+        if data:  # without any, a request that had arrived before is looked at again
+            self._arrived_ns = time.perf_counter_ns()
         self._buffer += data
         if not self._busy:
             self._next_request()
@@ -111,7 +114,7 @@ class Connection(asyncio.Protocol):
         body_end = self._body_end(end + 4, headers)
         if body_end is None:
             return
-        received_ns = time.perf_counter_ns()
+        received_ns = self._arrived_ns
         body = bytes(self._buffer[end + 4 : body_end])
         del self._buffer[:body_end]
         if "transfer-encoding" in headers:

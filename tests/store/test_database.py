@@ -15,7 +15,7 @@ from kvlab.store import frames
 from kvlab.store.connect import migrate, open_database
 from kvlab.store.database import Database
 from kvlab.taxonomy import ErrorType
-from kvlab.timing.client import Failure, Measurement
+from kvlab.timing.request import Failure, Measurement
 from kvlab.timing.stamps import Stamps
 from kvlab.timing.stream import Generation
 

@@ -1,11 +1,18 @@
 """The client against a server whose stamps are known. No time is asserted against a limit of the machine."""
 
+import asyncio
+import contextlib
+import socket
+import ssl
 import threading
 
 import pytest
+import trustme
 
 from kvlab.taxonomy import ErrorType
-from kvlab.timing.client import Client, Target
+from kvlab.timing.client import Client
+from kvlab.timing.connection import Connection, measure
+from kvlab.timing.request import Target
 from tests.fakes.process import FakeServer
 
 BODY = {"model": "fake", "messages": [{"role": "user", "content": "one two three"}], "stream": True,
@@ -105,7 +112,87 @@ def test_the_servers_own_field():
     assert (first.generation.field_value, again.generation.field_value > 0) == (0, True)
 
 
-def test_a_closed_client_leaves_no_thread():
-    with FakeServer() as server:
-        ask(server)
-    assert not [thread for thread in threading.enumerate() if thread.name == "kvlab-client"]
+def test_a_connection_that_the_server_dropped_is_opened_anew_before_the_clock():
+    with FakeServer() as server, Client(Target(server.base_url)) as client:
+        assert client.measure("/chat/completions", BODY, "a").failure is None
+        client._socket.shutdown(socket.SHUT_RD)
+        assert client.measure("/chat/completions", BODY, "b").failure is None
+
+
+class TlsFront:
+    """TLS before a plain server, as a reverse proxy is; counts its connections."""
+
+    def __init__(self, port, folder):
+        authority = trustme.CA()
+        self.roots = folder / "roots.pem"
+        authority.cert_pem.write_to_path(self.roots)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(self._context)
+        self._behind, self.connections = port, 0
+
+    def __enter__(self):
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._listener.close()
+
+    def _serve(self):
+        while True:
+            try:
+                front = self._context.wrap_socket(self._listener.accept()[0], server_side=True)
+            except ssl.SSLError:
+                continue
+            except OSError:
+                return
+            self.connections += 1
+            back = socket.create_connection(("127.0.0.1", self._behind))
+            for source, sink in ((front, back), (back, front)):
+                threading.Thread(target=self._pipe, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pipe(source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+
+
+def test_https_is_verified_and_its_connection_is_reused(tmp_path, monkeypatch):
+    with FakeServer() as server, TlsFront(server.port, tmp_path) as front:
+        url = f"https://127.0.0.1:{front.port}/v1"
+        with Client(Target(url)) as client:
+            unknown = client.measure("/chat/completions", BODY, "a")
+        assert "certificate" in unknown.failure.message.lower()
+        monkeypatch.setenv("SSL_CERT_FILE", str(front.roots))
+        with Client(Target(url)) as client:
+            assert [client.measure("/chat/completions", BODY, f"b{i}").failure for i in range(3)] == [
+                None
+            ] * 3
+    assert front.connections == 1, "TLS 1.3's session tickets are no sign of a closed connection"
+
+
+async def several(target, count):
+    connections = [await Connection.open(target.url) for _ in range(count)]
+    requests = [target.encode("/chat/completions", BODY, {"X-Request-Id": f"c{i}"}) for i in range(count)]
+    work = [
+        measure(target, connection, request)
+        for connection, request in zip(connections, requests, strict=True)
+    ]
+    found = await asyncio.gather(*work)
+    for connection in connections:
+        connection.close()
+    return found
+
+
+@pytest.mark.parametrize("fault", [None, "disconnect_mid", "stall_before", "status_500"])
+def test_many_at_once(fault):
+    with FakeServer(base_ms=20, faults={"3": fault} if fault else {}) as server:
+        found = asyncio.run(several(Target(server.base_url, timeout_s=1.5), 8))
+        truth = {record["request_id"]: record for record in server.truth()}
+    assert [m.failure is None for m in found].count(False) == (1 if fault else 0)
+    for i, measured in enumerate(found):
+        if measured.failure is None:
+            assert measured.stamps.sent_ns < truth[f"c{i}"]["received_ns"]
+            assert truth[f"c{i}"]["first_token_emit_ns"] < measured.stamps.first_token_ns

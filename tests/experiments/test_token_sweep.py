@@ -1,0 +1,157 @@
+import pandas as pd
+import pytest
+
+from kvlab.cache_state import full_hit_tokens
+from kvlab.endpoint import Fact, Identity
+from kvlab.errors import InputError
+from kvlab.experiments import get
+from kvlab.experiments.token_sweep.analysis import pairs
+from kvlab.experiments.token_sweep.params import TokenSweepParams
+from kvlab.store.frames import REQUEST_COLUMNS
+
+SWEEP = get("token_sweep")
+
+
+def params(**changes):
+    return TokenSweepParams(**{"token_targets": [300, 600], "repeats": 5, **changes})
+
+
+def frame(params, cold_ms=100.0, hit_ms=10.0, change=None):
+    """A sweep in which every cold takes `cold_ms`, every hit `hit_ms`, but for what `change(row)` does."""
+    rows = []
+    for trial in SWEEP.plan(params):
+        target = trial.planned["target_tokens"]
+        for arm, ttft, cached in (("cold", cold_ms, 0), ("hit", hit_ms, full_hit_tokens(target, 16))):
+            row = dict.fromkeys(REQUEST_COLUMNS)
+            row |= {"request_id": f"{trial.trial_id}/{arm}", "trial_id": trial.trial_id, "arm": arm, "point": trial.point,
+                    "repeat": trial.repeat, "prompt_tokens": target, "target_tokens": target, "cached_tokens": cached,
+                    "predicted_cached_tokens": full_hit_tokens(target, 16), "cache_state": arm, "ttft_ms": ttft,
+                    "latency_ms": ttft + 50, "status": "ok", "used": True, "cache_reason": "said so", "shared_tokens": 0}  # fmt: skip
+            rows.append(change(row) if change else row)
+    integers = ("prompt_tokens", "target_tokens", "cached_tokens", "predicted_cached_tokens", "repeat")
+    found = pd.DataFrame(rows, columns=list(REQUEST_COLUMNS)).astype(dict.fromkeys(integers, "Int64"))
+    times = ("ttft_ms", "latency_ms", "server_queue_ms", "server_prefill_ms")
+    return found.astype(dict.fromkeys(times, "Float64"))
+
+
+def judge(chosen=None, identity=None, **kwargs):
+    chosen = chosen or params()
+    return SWEEP.summarize(frame(chosen, **kwargs), chosen, "test", identity)
+
+
+def test_the_plan_is_the_same_every_time_and_each_repeat_has_every_length():
+    chosen = params(order="random", token_targets=list(range(100, 1100, 100)), repeats=3)
+    plan = SWEEP.plan(chosen)
+    assert plan == SWEEP.plan(chosen)
+    assert [t.planned["target_tokens"] for t in plan] != sorted(t.planned["target_tokens"] for t in plan)
+    for repeat in (1, 2, 3):
+        assert sorted(t.planned["target_tokens"] for t in plan if t.repeat == repeat) == chosen.token_targets
+    assert len({t.trial_id for t in plan}) == 30
+
+
+def test_the_scenarios_order_is_ascending():
+    plan = SWEEP.plan(params(token_targets=[900, 300, 600], repeats=1, order="ascending"))
+    assert [t.planned["target_tokens"] for t in plan] == [300, 600, 900]
+
+
+def test_a_length_beyond_the_context_is_refused_with_the_longest_that_fits():
+    with pytest.raises(InputError, match="longest target that fits is 936"):
+        SWEEP.check(params(token_targets=[1000], max_tokens=64), 1000)
+    SWEEP.check(params(token_targets=[936], max_tokens=64), 1000)
+    SWEEP.check(params(token_targets=[10**6]), None)
+
+
+def test_pass_has_the_reduction_within_the_pair():
+    summary = judge()
+    assert summary.verdict == "PASS"
+    assert summary.results["median_ttft_reduction"] == 0.9
+    assert (summary.results["pairs_valid"], summary.results["pairs_planned"]) == (10, 10)
+    assert all(check.holds for check in summary.checks)
+
+
+def test_too_small_a_saving_fails():
+    summary = judge(hit_ms=95.0)
+    assert summary.verdict == "FAIL"
+    assert "median TTFT reduction" in summary.reasons[0]
+
+
+def test_a_slower_hit_fails():
+    assert judge(hit_ms=120.0).verdict == "FAIL"
+
+
+def test_too_few_pairs_are_underpowered_and_no_pass():
+    summary = judge(params(repeats=2))
+    assert summary.verdict == "INVALID"
+    assert "underpowered" in summary.reasons[0]
+
+
+def test_an_interval_across_the_margin_is_underpowered():
+    slow = {1: 99.0, 2: 99.0}
+    summary = judge(
+        change=lambda row: {**row, "ttft_ms": slow.get(row["repeat"], 60.0) if row["arm"] == "hit" else 100.0}
+    )
+    assert summary.results["median_ttft_reduction"] == 0.4
+    assert summary.verdict == "INVALID"
+
+
+@pytest.mark.parametrize(
+    ("arm", "state"), [("cold", "hit"), ("cold", "partial"), ("hit", "cold"), ("hit", "unverified")]
+)
+def test_unproven_states_give_no_verdict_however_good_the_times(arm, state):
+    summary = judge(change=lambda row: {**row, "cache_state": state} if row["arm"] == arm else row)
+    assert summary.verdict == "INVALID"
+    assert summary.results["median_ttft_reduction"] is None
+    assert summary.results["unverified_median_ttft_reduction"] == 0.9
+
+
+def test_one_contaminated_pair_is_left_out_and_named():
+    def contaminate(row):
+        return (
+            {**row, "cache_state": "partial", "ttft_ms": 1.0}
+            if row["request_id"] == "000300-r02/cold"
+            else row
+        )
+
+    summary = judge(change=contaminate)
+    assert (summary.verdict, summary.results["pairs_valid"]) == ("PASS", 9)
+    assert any("000300-r02 is left out" in reason for reason in summary.reasons)
+    assert summary.results["median_ttft_cold_ms"] == 100.0
+
+
+def test_a_failed_pair_counts_against_the_plan():
+    def fail(row):
+        lost = row["repeat"] <= 2 and row["arm"] == "hit"
+        return {**row, "status": "failed", "ttft_ms": None, "used": False} if lost else row
+
+    summary = judge(change=fail)
+    assert summary.verdict == "INVALID"
+    assert summary.results["pairs_complete"] == 6
+    assert any("4 of 10 planned pairs" in reason for reason in summary.reasons)
+
+
+def test_earlier_attempts_are_not_results():
+    chosen = params()
+    found = frame(chosen)
+    again = found[found["trial_id"] == "000300-r01"].assign(used=False, ttft_ms=5000.0, request_id="old")
+    assert len(pairs(pd.concat([found, again]))) == 10
+
+
+def test_nothing_measured_is_no_answer_and_no_crash():
+    chosen = params()
+    summary = SWEEP.summarize(frame(chosen).iloc[:0], chosen, "test", None)
+    assert summary.verdict == "INVALID"
+    assert summary.results["pairs_complete"] == 0
+    assert SWEEP.draw(frame(chosen).iloc[:0], summary, chosen)
+
+
+def test_what_is_not_proven_is_a_limitation():
+    identity = Identity(url="u", model="m", facts={"salt": Fact(holds=False, why="ignored")})
+    assert any("salt (ignored)" in line for line in judge(identity=identity).limitations)
+
+
+def test_the_split_is_there_only_where_the_server_tells():
+    assert "ttft_split" not in [figure.name for figure in judge().figures]
+    told = judge(change=lambda row: {**row, "server_queue_ms": 1.0, "server_prefill_ms": row["ttft_ms"] - 3})
+    assert "ttft_split" in [figure.name for figure in told.figures]
+    table = next(table for table in told.tables if table.name == "ttft_split")
+    assert [row[2:] for row in table.rows[:2]] == [[100.0, 1.0, 97.0, 2.0], [10.0, 1.0, 7.0, 2.0]]
