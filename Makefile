@@ -3,8 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# `gpu` where an NVIDIA driver answers, else `cpu`; `make setup EXTRA=none` gives the core alone.
-EXTRA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+# `gpu` where an NVIDIA driver answers, else `cpu`; `none` (the core, for a remote endpoint) where
+# there is no embedded engine for the system. `make setup EXTRA=…` chooses.
+EXTRA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || { test "$$(uname -s)" = Linux && echo cpu || echo none; })
 comma := ,
 EXTRAS := dev$(if $(filter none,$(EXTRA)),,$(comma)$(EXTRA))
 STAMP := $(VENV)/.kvlab-$(EXTRA)
@@ -41,7 +42,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 test: setup lint ## lint, unit tests, notebooks on the real engine
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(filter none,$(EXTRA)),-m "not engine")
 
 lab: setup ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks

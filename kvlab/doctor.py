@@ -50,7 +50,8 @@ def _can_run(findings: list[Finding]) -> bool:
 
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding("python", sys.version_info >= (3, 11), version, "kvlab needs 3.11 or newer")
+    well = sys.version_info >= (3, 11)
+    return Finding("python", well, version, "" if well else "kvlab needs 3.11 or newer")
 
 
 def _engine() -> Finding:

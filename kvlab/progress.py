@@ -40,5 +40,5 @@ class Steps:
             self._bar.write(text)
             self._bar.update()
         else:
-            rest = f", about {left:.0f} s left" if self.done < self.total else ""
+            rest = f" · {left:.0f} s left" if self.done < self.total else ""
             print(text + rest, flush=True)

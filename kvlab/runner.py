@@ -26,7 +26,7 @@ from kvlab.run import SUMMARY, new_folder, stored_experiment
 from kvlab.settings import Settings, load_settings
 from kvlab.status import Status
 from kvlab.store.connect import FILE_NAME as DATABASE
-from kvlab.watch import watch
+from kvlab.watch import done_trials, watch
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _supervise(folder: Path, job: dict[str, Any], *, trials: int, say: Callable[
     if code == errors.EXIT_OK:
         status.end(folder, Status.COMPLETED, exit_code=code)
         return Outcome(folder, code, Status.COMPLETED)
-    if code == errors.EXIT_BAD_INPUT:
+    if code == errors.EXIT_BAD_INPUT and not (before is None and done_trials(folder / DATABASE)):
         _leave_nothing(folder, before)
         raise NotebookInputError(error.get("message", "the notebook refused its input"))
     reason = f"{error['type']}: {error['message']}" if error else f"the notebook's process ended with {code}"

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -51,7 +52,7 @@ def watch(
             TimeRemainingColumn(),
         )
         progress = Progress(*columns, console=Console())
-        say = progress.console.print
+        say = partial(progress.console.print, markup=False, highlight=False)  # "[1/8]" is no markup
     reader = threading.Thread(target=_relay, args=(process, say), daemon=True)
     reader.start()
     if progress is None:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -31,6 +33,20 @@ def folders(outputs: Path) -> list[Path]:
 
 def status(folder: Path) -> str:
     return str(json.loads((folder / "status.json").read_text())["status"])
+
+
+def read(folder: Path, query: str) -> list[tuple[Any, ...]]:
+    """Ask a run's database; nothing while it is being made."""
+    try:
+        with sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True) as sql:
+            return sql.execute(query).fetchall()
+    except sqlite3.OperationalError:
+        return []
+
+
+def done(folder: Path) -> set[str]:
+    """The trials that are done, durably."""
+    return {row[0] for row in read(folder, "SELECT trial_id FROM trials WHERE status = 'done'")}
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 60) -> None:

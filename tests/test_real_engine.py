@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 
 import pytest
 
 from kvlab.cache_state import full_hit_tokens
-from tests.command import alive, family, folders, kvlab, start, status, until
+from tests.command import alive, done, family, folders, kvlab, read, start, status, until
 
 SWEEP = [
     "run",
@@ -23,11 +22,6 @@ SWEEP = [
     "max_tokens=4",
 ]
 pytestmark = pytest.mark.engine
-
-
-def read(folder, query):
-    with sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True) as sql:
-        return sql.execute(query).fetchall()
 
 
 def test_cold_is_cold_and_hit_is_a_full_hit(engine, outputs):
@@ -66,8 +60,7 @@ def test_a_killed_command_leaves_no_server_behind(outputs, tmp_path_factory):
     try:
         until(lambda: bool(folders(outputs)), 300)
         (folder,) = folders(outputs)
-        until(lambda: (folder / "run.sqlite").exists(), 60)
-        until(lambda: read(folder, "SELECT count(*) FROM trials WHERE status = 'done'")[0][0] >= 1, 60)
+        until(lambda: bool(done(folder)), 120)
         (server,) = json.loads(kvlab_servers(runtime))
         everyone = family(process.pid) + family(server["supervisor_pid"]) + family(server["pid"])
         assert len(alive(everyone)) >= 5, "command, papermill, kernel, supervisor, vLLM"

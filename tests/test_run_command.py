@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 
 import psutil
 import pytest
 
-from tests.command import SWEEP, alive, family, folders, kvlab, start, status, until
+from tests.command import SWEEP, alive, done, family, folders, kvlab, read, start, status, until
 from tests.fakes.process import FakeServer
 
 KEY = "sk-canary-3141592653589793"
@@ -33,17 +32,8 @@ def sweep(targets="[300,500]", repeats=3, *more):
     return [*SWEEP, "--set", f"token_targets={targets}", "--set", f"repeats={repeats}", *more]
 
 
-def rows(folder, query):
-    with sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True) as sql:
-        return sql.execute(query).fetchall()
-
-
 def printed(text):
     return {line.split()[1] for line in text.splitlines() if line.startswith("[") and " done: " in line}
-
-
-def done(folder):
-    return {row[0] for row in rows(folder, "SELECT trial_id FROM trials WHERE status = 'done'")}
 
 
 def canary_is_nowhere(folder, *texts):
@@ -57,9 +47,12 @@ def canary_is_nowhere(folder, *texts):
         assert USER not in text
 
 
-def test_a_whole_run_its_report_anew_and_the_list(outputs):
+def test_a_whole_run_its_report_anew_and_the_list(outputs, tmp_path):
+    """The settings come from a .env file here, as a user's do."""
+    file = tmp_path / ".env"
     with FakeServer(base_ms=5, itl_ms=1, ms_per_uncached_token=0.05, require_key=KEY) as server:
-        result = kvlab(*sweep(), "--strict", **env(server))
+        file.write_text("".join(f"{name}={value}\n" for name, value in env(server).items()))
+        result = kvlab(*sweep(), "--strict", KVLAB_ENV_FILE=str(file))
     assert result.returncode == 0, result
     (folder,) = folders(outputs)
     assert {path.name for path in folder.iterdir()} == FILES
@@ -118,9 +111,9 @@ def test_a_failed_attempt_has_its_own_row_and_its_pair_starts_again_cold(outputs
         result = kvlab(*sweep("[300]", 5), **env(server))
     assert result.returncode == 0, result
     (folder,) = folders(outputs)
-    attempts = rows(folder, "SELECT trial_id, attempts FROM trials WHERE attempts > 1")
+    attempts = read(folder, "SELECT trial_id, attempts FROM trials WHERE attempts > 1")
     assert attempts, "the faults must have struck a measured request"
-    assert rows(folder, "SELECT count(*) FROM failures WHERE error_type = 'RATE_LIMITED'") != [(0,)]
+    assert read(folder, "SELECT count(*) FROM failures WHERE error_type = 'RATE_LIMITED'") != [(0,)]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["results"]["cache_states"] == {"cold": {"cold": 5}, "hit": {"hit": 5}}
 
@@ -150,7 +143,7 @@ def find(process, mark):
 def test_sigkill_mid_sweep_loses_nothing_leaves_nothing_and_resumes(outputs, victim):
     with FakeServer(base_ms=60, itl_ms=20) as server:
         process = start(*sweep("[300,400,500]", 3), **env(server))
-        until(lambda: bool(folders(outputs)) and (folders(outputs)[0] / "run.sqlite").exists())
+        until(lambda: bool(folders(outputs)))
         (folder,) = folders(outputs)
         until(lambda: len(done(folder)) >= 2)
         everyone = family(process.pid)
@@ -163,13 +156,13 @@ def test_sigkill_mid_sweep_loses_nothing_leaves_nothing_and_resumes(outputs, vic
         survived = done(folder)
         assert printed(output) <= survived
         assert len(survived) < 9, "it was to be killed in the middle"
-        kept = rows(folder, "SELECT request_id, sent_ns FROM telemetry ORDER BY 1")
+        kept = read(folder, "SELECT request_id, sent_ns FROM telemetry ORDER BY 1")
         resumed = kvlab("run", "token_sweep", "--resume", str(folder), **env(server))
     assert resumed.returncode == 0, resumed
     assert status(folder) == "completed"
     assert len(done(folder)) == 9
     assert printed(resumed.stdout) == done(folder) - survived, "only what was missing"
-    assert set(kept) <= set(rows(folder, "SELECT request_id, sent_ns FROM telemetry"))
+    assert set(kept) <= set(read(folder, "SELECT request_id, sent_ns FROM telemetry"))
     assert rows(
         folder,
         "SELECT count(*) FROM (SELECT 1 FROM requests WHERE measured GROUP BY trial_id HAVING count(*) != 2)",
@@ -184,7 +177,7 @@ def test_sigkill_mid_sweep_loses_nothing_leaves_nothing_and_resumes(outputs, vic
 def test_a_stop_is_an_interruption(outputs, number):
     with FakeServer(base_ms=60, itl_ms=20) as server:
         process = start(*sweep("[300,400,500]", 3), **env(server))
-        until(lambda: bool(folders(outputs)) and (folders(outputs)[0] / "run.sqlite").exists())
+        until(lambda: bool(folders(outputs)))
         (folder,) = folders(outputs)
         until(lambda: len(done(folder)) >= 1)
         everyone = family(process.pid)
@@ -201,7 +194,7 @@ def test_a_stop_is_an_interruption(outputs, number):
 def test_a_run_whose_every_process_was_killed_is_found_interrupted(outputs):
     with FakeServer(base_ms=60, itl_ms=20) as server:
         process = start(*sweep("[300,400,500]", 3), **env(server))
-        until(lambda: bool(folders(outputs)) and (folders(outputs)[0] / "run.sqlite").exists())
+        until(lambda: bool(folders(outputs)))
         (folder,) = folders(outputs)
         until(lambda: len(done(folder)) >= 1)
         for member in family(process.pid):
@@ -237,7 +230,7 @@ def test_a_server_that_echoes_the_key_leaks_nothing(outputs):
     """Accepted by /models of another persona, refused with the key in its message at the first chat."""
     with FakeServer(base_ms=1, itl_ms=0) as server:
         process = start(*sweep("[300,400,500]", 3), **env(server))
-        until(lambda: bool(folders(outputs)) and (folders(outputs)[0] / "run.sqlite").exists())
+        until(lambda: bool(folders(outputs)))
         (folder,) = folders(outputs)
         until(lambda: len(done(folder)) >= 1)
         server.control(require_key="another-key-altogether", base_ms=50)

@@ -51,13 +51,21 @@ class Experiment(ABC, Generic[P]):
             InputError: Naming the parameter.
         """
 
+    def check_engine(self, params: P, engine: Any) -> None:  # noqa: ANN401 - its own engine
+        """Refuse, before anything is written, what only the open engine can know to be wrong.
+
+        Raises:
+            InputError: Naming the parameter.
+        """
+        return
+
     @abstractmethod
     def plan(self, params: P) -> list[Trial]:
         """Return the trials in the order of measuring: the same for the same parameters."""
 
     @abstractmethod
-    def warm_up(self, lab: "Lab[P]") -> list[Recorded]:
-        """Make the unmeasured requests that come first."""
+    def warm_up(self, lab: "Lab[P]", attempt: int) -> list[Recorded]:
+        """Make the unmeasured requests that come first; ``attempt`` counts from 1."""
 
     @abstractmethod
     def attempt(self, lab: "Lab[P]", trial: Trial, attempt: int) -> list[Recorded]:

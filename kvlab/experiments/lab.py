@@ -3,7 +3,7 @@
 import atexit
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -12,7 +12,7 @@ import stamina
 
 from kvlab import engines, experiments, manifest, paths, status
 from kvlab.endpoint import Identity
-from kvlab.errors import KvlabError
+from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.base import Experiment
 from kvlab.params import Params, env_layers
 from kvlab.progress import Steps
@@ -83,12 +83,21 @@ class Lab(Generic[P]):
         Raises:
             KvlabError: One fails: then nothing else would succeed either.
         """
-        rows = self.experiment.warm_up(self)
-        self.run.database.record_attempt(self.run.run_id, None, 0, rows, "done")
-        for row in rows:
-            if (failure := row.measurement.failure) is not None:
-                raise KvlabError(f"the warm-up failed: {failure.error_type}: {failure.message}")
+        rows: list[Recorded] = []
+        try:
+            for context in self._attempts():
+                with context:
+                    rows = self.experiment.warm_up(self, context.num)
+                    self.run.database.record_attempt(self.run.run_id, None, context.num, rows, "done")
+                    _check(rows, "the warm-up")
+        except _FailedError as error:
+            raise KvlabError(f"the warm-up failed: {error}") from None
         return rows
+
+    def _attempts(self) -> "Iterator[stamina.Attempt]":
+        """Return as many attempts as the parameters allow, with pauses that grow, with jitter."""
+        attempts = self.params.max_attempts
+        yield from stamina.retry_context(_TryAgainError, attempts=attempts, wait_max=30.0, timeout=None)
 
     def pending(self) -> Iterator[Trial]:
         """Yield the trials that are still to be measured, in order, with progress."""
@@ -109,15 +118,12 @@ class Lab(Generic[P]):
             KvlabError: The server refuses the request itself: nothing else would succeed either.
         """
         first = self.run.database.trial_state()[trial.trial_id][1] + 1
-        attempts = self.params.max_attempts
         rows: list[Recorded] = []
         try:
-            for context in stamina.retry_context(
-                _TryAgainError, attempts=attempts, wait_max=30.0, timeout=None
-            ):
+            for context in self._attempts():
                 with context:
-                    number = first + context.num - 1
-                    rows = self._attempt(trial, number, last=context.num == attempts)
+                    last = context.num == self.params.max_attempts
+                    rows = self._attempt(trial, first + context.num - 1, last=last)
         except _FailedError as error:
             self._say(f"{trial.trial_id} failed: {error}")
             return []
@@ -130,12 +136,8 @@ class Lab(Generic[P]):
         again = failure is not None and failure.error_type in RETRYABLE
         outcome = "done" if failure is None else "planned" if again and not last else "failed"
         self.run.database.record_attempt(self.run.run_id, trial.trial_id, number, rows, outcome)
-        if failure is None:
-            return rows
-        text = f"{failure.error_type}: {failure.message}"
-        if failure.error_type is ErrorType.REFUSED_INPUT:
-            raise KvlabError(f"{trial.trial_id}: {text}")
-        raise _TryAgainError(f"{text} (attempt {number})") if again else _FailedError(text)
+        _check(rows, trial.trial_id)
+        return rows
 
     def _say(self, line: str) -> None:
         if self._steps is not None:
@@ -192,6 +194,17 @@ class Lab(Generic[P]):
         status.end(self.folder, status.Status.INTERRUPTED, reason="the notebook ended before its last cell")
 
 
+def _check(rows: Sequence[Recorded], what: str) -> None:
+    """Raise for the first failure among ``rows``: in the way that says whether to go on, and how."""
+    for row in rows:
+        if (failure := row.measurement.failure) is None:
+            continue
+        text = f"{failure.error_type}: {failure.message} (attempt {row.attempt})"
+        if failure.error_type is ErrorType.REFUSED_INPUT:
+            raise KvlabError(f"{what}: {text}")
+        raise _TryAgainError(text) if failure.error_type in RETRYABLE else _FailedError(text)
+
+
 def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
     """Open an experiment from a notebook: check its parameters, connect, make or resume the run folder.
 
@@ -207,6 +220,10 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
     experiment = experiments.get(name)
     settings = load_settings()
     run_dir = str(namespace.get("run_dir") or "")
+    if run_dir and not Path(run_dir).is_dir():
+        raise InputError(
+            "run_dir", run_dir, "is not there; name a run folder, or leave it empty for a new one"
+        )
     context = json.loads(os.environ.get("KVLAB_HEADLESS", "{}"))  # what else the runner knows
     params, sources = _parameters(experiment, namespace, None if run_dir else settings)
     sources |= context.get("sources", {})
@@ -214,6 +231,7 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
         settings, lambda max_model_len: experiment.check(params, max_model_len)
     )
     try:
+        experiment.check_engine(params, engine)
         profile = str(namespace.get("profile") or "custom")
         folder = Path(run_dir) if run_dir else new_folder(paths.outputs_dir(), name, profile)
         contract = manifest.contract(
@@ -238,7 +256,7 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
     except BaseException:
         engine.close()
         raise
-    if not run_dir:
+    if "KVLAB_HEADLESS" not in os.environ:
         lab.own_status()
     return lab
 

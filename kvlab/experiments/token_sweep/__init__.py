@@ -17,7 +17,7 @@ from kvlab.errors import InputError
 from kvlab.experiments.base import Experiment
 from kvlab.experiments.token_sweep.params import TokenSweepParams
 from kvlab.prompts import exact, manual
-from kvlab.prompts.counter import Prompt
+from kvlab.prompts.counter import Counter, Prompt
 from kvlab.records import Recorded, Trial
 from kvlab.summary import Summary
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from kvlab.engines.openai_compat import OpenAICompat
     from kvlab.experiments.lab import Lab
 
 ARMS = ("cold", "hit")
@@ -57,6 +58,11 @@ class TokenSweep(Experiment[TokenSweepParams]):
             )
             raise InputError("token_targets", longest, fix)
 
+    def check_engine(self, params: TokenSweepParams, engine: "OpenAICompat") -> None:
+        """Refuse lengths that the document cannot reach, or that the prompt without it exceeds."""
+        for target in {min(params.token_targets), max(params.token_targets)}:
+            self._prompt(params, engine.counter, target, manual.marker("check", str(target)))
+
     def plan(self, params: TokenSweepParams) -> list[Trial]:
         """Return one pair for each repeat of each length."""
         draw = random.Random(params.seed)  # noqa: S311 - an order, not a secret
@@ -82,19 +88,21 @@ class TokenSweep(Experiment[TokenSweepParams]):
             "generated tokens, at most": 2 * len(params.token_targets) * params.repeats * params.max_tokens,
         }
 
-    def warm_up(self, lab: "Lab[TokenSweepParams]") -> list[Recorded]:
+    def warm_up(self, lab: "Lab[TokenSweepParams]", attempt: int) -> list[Recorded]:
         """Make one unmeasured request of the shortest length, with a document of its own."""
         trial = Trial("warmup", -1, "warmup", 0)
         target = min(lab.params.token_targets)
-        mark = manual.marker(lab.run.isolation_id, lab.tag(trial, 0))
-        prompt = self._prompt(lab, target, mark)
-        return [lab.engine.ask(self._call(lab, trial, 0, "warmup", prompt, mark, target, measured=False))]
+        mark = manual.marker(lab.run.isolation_id, lab.tag(trial, attempt))
+        prompt = self._prompt(lab.params, lab.counter, target, mark)
+        return [
+            lab.engine.ask(self._call(lab, trial, attempt, "warmup", prompt, mark, target, measured=False))
+        ]
 
     def attempt(self, lab: "Lab[TokenSweepParams]", trial: Trial, attempt: int) -> list[Recorded]:
         """Ask the same tokens twice: cold, then hit."""
         target = int(trial.planned["target_tokens"])
         mark = manual.marker(lab.run.isolation_id, lab.tag(trial, attempt))
-        prompt = self._prompt(lab, target, mark)
+        prompt = self._prompt(lab.params, lab.counter, target, mark)
         rows: list[Recorded] = []
         for arm in ARMS:
             rows.append(lab.engine.ask(self._call(lab, trial, attempt, arm, prompt, mark, target)))
@@ -102,10 +110,9 @@ class TokenSweep(Experiment[TokenSweepParams]):
                 break
         return rows
 
-    def _prompt(self, lab: "Lab[TokenSweepParams]", target: int, mark: str) -> Prompt:
-        params = lab.params
+    def _prompt(self, params: TokenSweepParams, counter: Counter, target: int, mark: str) -> Prompt:
         text = manual.manual(params.manual_seed, params.manual_sections, mark)
-        return exact.fit(lambda cut: self._build(params, mark, cut), text, target, lab.counter)
+        return exact.fit(lambda cut: self._build(params, mark, cut), text, target, counter)
 
     @staticmethod
     def _build(params: TokenSweepParams, mark: str, cut: str) -> Prompt:
@@ -139,9 +146,7 @@ class TokenSweep(Experiment[TokenSweepParams]):
 
     def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
         """Return the pair's times with the evidence behind them."""
-        return ", ".join(
-            f"{row.arm} {row.measurement.stamps.ttft_ms:.0f} ms ({_cached(row)})" for row in rows
-        )
+        return "; ".join(f"{row.arm} {row.measurement.stamps.ttft_ms:.0f} ms, {_cached(row)}" for row in rows)
 
     def summarize(
         self, frame: "pd.DataFrame", params: TokenSweepParams, profile: str, identity: Identity | None
@@ -159,10 +164,12 @@ class TokenSweep(Experiment[TokenSweepParams]):
 
 
 def _cached(row: Recorded) -> str:
+    """Return the evidence, and the label where it is not what the arm was meant to be."""
     if row.state is CacheState.UNVERIFIED:
-        return f"unverified: {row.label.reason}"
-    of = "" if row.label.predicted_tokens is None else f" of {row.label.predicted_tokens}"
-    return f"{row.state}, {row.label.cached_tokens}{of} tokens cached"
+        return f"unverified ({row.label.reason})"
+    of = "" if row.label.predicted_tokens is None else f"/{row.label.predicted_tokens}"
+    surprise = "" if row.state == row.arm else f" ({row.state}!)"
+    return f"{row.label.cached_tokens}{of} cached{surprise}"
 
 
 EXPERIMENT = TokenSweep()

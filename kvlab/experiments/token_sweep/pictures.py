@@ -56,7 +56,9 @@ def _against_tokens(table: pd.DataFrame, column: str, title: str, label: str) ->
 
 
 def _label_last(axes: "Axes", x: float, y: float, colour: str) -> None:
-    axes.annotate(f"{y:,.0f} ms", (x, y), xytext=(0, 7), textcoords="offset points", color=colour, ha="right")
+    axes.annotate(
+        f"{y:,.0f} ms", (x, y), xytext=(-8, 7), textcoords="offset points", color=colour, ha="right"
+    )
 
 
 def _reduction(table: pd.DataFrame, margin: float) -> "Figure":
