@@ -163,7 +163,7 @@ def test_sigkill_mid_sweep_loses_nothing_leaves_nothing_and_resumes(outputs, vic
     assert len(done(folder)) == 9
     assert printed(resumed.stdout) == done(folder) - survived, "only what was missing"
     assert set(kept) <= set(read(folder, "SELECT request_id, sent_ns FROM telemetry"))
-    assert rows(
+    assert read(
         folder,
         "SELECT count(*) FROM (SELECT 1 FROM requests WHERE measured GROUP BY trial_id HAVING count(*) != 2)",
     ) == [(0,)]
