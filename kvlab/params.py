@@ -18,7 +18,7 @@ from kvlab.settings import Settings
 
 
 class Params(BaseModel):
-    """Base of every experiment's parameters: frozen, no unknown keys, finite numbers only.
+    """Base of every experiment's parameters: frozen, strict (``true`` is no number), no unknown keys, finite.
 
     Attributes:
         isolation_id: Goes into every prompt's marker; ``None``: a fresh one for each run.
@@ -26,7 +26,7 @@ class Params(BaseModel):
         seed: Of the order of trials and of all resampling.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     isolation_id: str | None = Field(default=None, pattern=r"^[\w.-]{1,64}$")
     max_attempts: int = Field(default=3, ge=1, le=20)

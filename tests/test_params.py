@@ -36,6 +36,7 @@ def test_precedence_profile_environment_set(monkeypatch):
     ("override", "says"),
     [
         ("repeats=0", "repeats: 0"),
+        ("repeats=true", "repeats: True"),
         ("repeat=3", "did you mean repeats?"),
         ("repeats", "must be key=value"),
         ("token_targets=[]", "token_targets"),
