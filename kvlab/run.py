@@ -21,6 +21,20 @@ MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
 
 
+def check_outputs(outputs: Path) -> None:
+    """Refuse early what `new_folder` would refuse after a server has been started for nothing.
+
+    Raises:
+        InputError: No folder can be made there.
+    """
+    nearest = next(path for path in (outputs, *outputs.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        why = "not writable" if nearest.is_dir() else "not a folder"
+        raise InputError(
+            "--outputs", str(outputs), f"cannot hold run folders ({nearest} is {why}); name another"
+        )
+
+
 def new_folder(outputs: Path, experiment: str, profile: str) -> Path:
     """Create and return ``outputs/YYYY-MM-DD/HHMMSS_<experiment>_<profile>/``, new in every case.
 

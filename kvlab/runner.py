@@ -22,7 +22,7 @@ from kvlab.files import read_json, write_atomic
 from kvlab.headless import ERROR
 from kvlab.params import Resolved, resolve
 from kvlab.report import day
-from kvlab.run import SUMMARY, new_folder, stored_experiment
+from kvlab.run import SUMMARY, check_outputs, new_folder, stored_experiment
 from kvlab.settings import Settings, load_settings
 from kvlab.status import Status
 from kvlab.store.connect import FILE_NAME as DATABASE
@@ -64,6 +64,7 @@ def run(request: Request, say: Callable[[str], None] = print) -> Outcome:
     notebook = experiments.notebook(request.experiment)
     profile, resolved = _parameters(request, experiment, settings)
     experiment.check(resolved.params, None)
+    check_outputs(request.resume or request.outputs or paths.outputs_dir())
     hold = engines.module(experiment.engine).hold
     with _stop_on_sigterm(), hold(settings, lambda length: experiment.check(resolved.params, length)):
         folder = request.resume or new_folder(

@@ -32,6 +32,7 @@ CASES = {
     "tuning key out of range": (RUN, {"MAX_TOKENS": "0"}, "max_tokens: 0"),
     "resume of nothing": ([*RUN, "--resume", "nowhere"], {}, "run folder"),
     "resume with other params": ([*RUN, "--resume", ".", "--set", "repeats=3"], {}, "--set"),
+    "outputs in a file": ([*RUN, "--outputs", __file__], {}, "--outputs"),
     "force without resume": ([*RUN, "--force"], {}, "--force"),
     "model folder that is none": (RUN, {"KVLAB_MODEL": "/tmp"}, "KVLAB_MODEL"),
     "model folder not there": (RUN, {"KVLAB_MODEL": "./no/such/model"}, "KVLAB_MODEL"),
