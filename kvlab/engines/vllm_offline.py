@@ -68,8 +68,7 @@ class OfflineEngine:
 
     def __init__(self, engine: InProcess, identity: Identity) -> None:
         self._engine = engine
-        tokenizer = engine.llm.get_tokenizer()
-        self.counter = TokenizerCounter(tokenizer, f"the engine's own {type(tokenizer).__name__}")
+        self.counter = TokenizerCounter(engine.llm.get_tokenizer(), "the engine's own tokenizer")
         self.identity = identity
         self._seen: set[tuple[int, ...]] = set()
 

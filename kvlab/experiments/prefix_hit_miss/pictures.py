@@ -41,9 +41,8 @@ def _by_trial(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure":
             place.set(title=f"{_TITLES[procedure]}: A {size_a:,}, B {size_b:,}", ylabel="TTFT (ms)")
             place.set_xlabel("trial of its condition")
             place.xaxis.set_major_locator(MaxNLocator(integer=True))
-        top = max(place.get_ylim()[1] for place in row)
-        for place in row:
-            place.set_ylim(0, 1.12 * top)
+        here = (table["size_a"] == size_a) & (table["size_b"] == size_b)
+        _scale(row, table[here]["ttft_ms"].dropna().astype(float))
     figure.colorbar(
         ScalarMappable(cmap=_COLOURS), ax=axes, label="share of the prompt read from the cache", pad=0.01
     )
@@ -51,24 +50,37 @@ def _by_trial(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure":
     return figure
 
 
+def _scale(row: "list[Axes]", times: "pd.Series[float]") -> None:
+    """Give panels that are compared one logarithmic axis: a hit and a miss differ by a factor."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    for axes in row if len(times) else ():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(times.min() / 1.5, times.max() * 1.5)
+
+
 def _points(axes: "Axes", found: pd.DataFrame) -> None:
     from matplotlib import colormaps
 
-    for condition, (marker, _) in _MARKERS.items():
+    for shift, (condition, (marker, _)) in zip((-0.12, 0.0, 0.12), _MARKERS.items(), strict=True):
         group = found[found["condition"] == condition]
+        group = group.assign(place=group["index"] + shift)
         axes.plot(
-            group["index"], group["ttft_ms"].astype(float), "-", color=figures.OTHER, alpha=0.4, linewidth=1
+            group["place"], group["ttft_ms"].astype(float), "-", color=figures.OTHER, alpha=0.4, linewidth=1
         )
         for row in group.to_dict("records"):
             share = row["cached_fraction"]
             colour: Any = figures.OTHER if pd.isna(share) else colormaps[_COLOURS](float(share))
             axes.plot(
-                row["index"],
+                row["place"],
                 float(row["ttft_ms"]),
                 marker,
                 markersize=8,
                 markerfacecolor="none" if row["discarded"] else colour,
-                markeredgecolor=colour,
+                markeredgecolor=colour if row["discarded"] else "#444444",
                 markeredgewidth=2 if row["discarded"] else 0.5,
             )
 
@@ -97,6 +109,7 @@ def _degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure"
         )
         if procedure in params.procedures
     ]
+    named: set[str] = set()
     for offset, (procedure, other, colour, label) in zip((-0.22, 0, 0.22), series, strict=False):
         for index, config in enumerate(params.configs):
             found = analysis.degradation(table, config, procedure, params, other)
@@ -110,8 +123,9 @@ def _degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure"
                 fmt="o",
                 capsize=4,
                 color=colour,
-                label=label if index == 0 else None,
+                label=None if label in named else label,
             )
+            named.add(label)
             axes.annotate(
                 f"{found.estimate:+,.0f}%", (index + offset, found.estimate), xytext=(8, 0),
                 textcoords="offset points", color=colour, fontsize=9, va="center",
@@ -119,6 +133,6 @@ def _degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure"
     axes.axhline(0, color="#444444", linewidth=1)
     axes.set_xticks(range(len(params.configs)), [f"A {a:,}\nB {b:,}" for a, b in params.configs])
     axes.set_xlim(-0.6, len(params.configs) - 0.4)
-    if series:
+    if named:
         axes.legend(loc="best")
     return figure

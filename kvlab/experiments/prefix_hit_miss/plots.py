@@ -137,6 +137,7 @@ def draw(configs: Mapping[Config, Result], phase_label: str) -> "Figure":
         place.set(title=title, ylabel=unit)
         place.set_xticks(range(len(ordered)), [f"A {a:,}\nB {b:,}" for a, b in ordered])
         place.margins(y=0.12)
+        place.set_ylim(bottom=0)  # a spread may reach below, a time cannot
     axes[0].legend(loc="best")
     return figure
 

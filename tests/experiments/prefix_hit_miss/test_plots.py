@@ -66,7 +66,7 @@ def test_bars_have_the_means():
     ("name", "content", "reason"),
     [
         ("results_phase2_a512_b256.json", "{", "cannot be read"),
-        ("results_phase2_a512_b256.json", "[1]", "no JSON object"),
+        ("results_phase2_a512_b256.json", "[1]", "holds no JSON object"),
         ("results_phase2_a512_b256.json", "[" * 100_000, "cannot be read"),
         ("results_phase2_a512_b128.json", HAND, "its config says [512, 256]"),
         ("results_phase2_a512_b256.json", changed(config=None), "its config says"),
