@@ -127,7 +127,7 @@ def _degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure"
             )
             named.add(label)
             axes.annotate(
-                f"{found.estimate:+,.0f}%", (index + offset, found.estimate), xytext=(8, 0),
+                f"{found.estimate:+,.0f}%", (index + offset, found.estimate), xytext=(8, 7),
                 textcoords="offset points", color=colour, fontsize=9, va="center",
             )  # fmt: skip
     axes.axhline(0, color="#444444", linewidth=1)
