@@ -26,8 +26,8 @@ FIGURES = [
         name="degradation",
         title="How much longer a miss takes",
         caption=(
-            "ttft_degradation_pct with its interval. Above 0: a miss takes longer than a hit. As written, most "
-            "misses are hits; verified, none is; same length: nothing but the cache differs."
+            "ttft_degradation_pct with its interval. Above 0: a miss takes longer than a hit. As written, a miss "
+            "may be a hit (the table says how many are); verified, none is; same length: only the cache differs."
         ),
     ),
 ]
@@ -195,10 +195,15 @@ def _belief(results: dict[str, Any], verdict: Verdict) -> list[str]:
             "Believe the verified figure: every state in it was shown by the engine; there is no other arm."
         ]
     if flagged:
+        every = (
+            "every miss"
+            if results["verified_proven"] == results["verified_planned"]
+            else "every miss that counts"
+        )
         return [
             f"Believe the verified figure: as written, {flagged} of {misses} misses read from the cache "
             f"({share:.0%} of their tokens, in the median), so that arm compares hits with hits; in the verified arm "
-            "every miss read 0 tokens and every hit exactly its primed prefix."
+            f"{every} read 0 tokens and every hit exactly its primed prefix."
         ]
     return [
         "Believe the verified figure: the as-written misses read nothing from the cache either, but their prompts are "
