@@ -31,12 +31,15 @@ class Evidence:
         usage_tokens: ``usage.prompt_tokens_details.cached_tokens``.
         metrics_tokens: Difference of the server's own counters over this request alone.
         field_tokens: The value of ``KV_METRIC_RESPONSE_FIELD``; it replaces the usage figure.
+        reset: What the engine answered when it was told, just before, to empty its prefix cache;
+            ``None``: it was not told to. It never makes a label, it only stands beside one.
     """
 
     prompt_tokens: int | None = None
     usage_tokens: int | None = None
     metrics_tokens: int | None = None
     field_tokens: int | None = None
+    reset: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ def full_hit_tokens(prompt_tokens: int, block_size: int) -> int:
     return max(0, (prompt_tokens - 1) // block_size * block_size)
 
 
-def classify(evidence: Evidence, block_size: int | None, shared_tokens: int = 0) -> CacheLabel:
+def classify(
+    evidence: Evidence, block_size: int | None, shared_tokens: int = 0, prefix_tokens: int | None = None
+) -> CacheLabel:
     """Label one request.
 
     Args:
@@ -75,10 +80,15 @@ def classify(evidence: Evidence, block_size: int | None, shared_tokens: int = 0)
         block_size: Tokens a block; ``None`` where unknown.
         shared_tokens: Leading tokens that every prompt shares (the template's own), which may be
             in the cache of a request that is cold in all that is its own.
+        prefix_tokens: How many leading tokens were put into the cache, where that is less than the
+            prompt: then a hit reads their whole blocks, ``floor(prefix / block) * block``.
+            ``None``: the whole prompt was.
     """
-    predicted = None
+    full = predicted = None
     if evidence.prompt_tokens is not None and block_size is not None:
-        predicted = full_hit_tokens(evidence.prompt_tokens, block_size)
+        full = predicted = full_hit_tokens(evidence.prompt_tokens, block_size)
+        if prefix_tokens is not None:
+            predicted = min(full, prefix_tokens // block_size * block_size)
 
     def label(state: CacheState, reason: str) -> CacheLabel:
         known = state is not CacheState.UNVERIFIED
@@ -96,20 +106,27 @@ def classify(evidence: Evidence, block_size: int | None, shared_tokens: int = 0)
     limit = evidence.prompt_tokens
     if cached < 0 or (limit is not None and cached > limit):
         return label(CacheState.UNVERIFIED, f"{cached} cached tokens of a prompt of {limit} is impossible")
-    return label(*_state(cached, predicted, limit, block_size, shared_tokens))
+    return label(*_state(cached, predicted, full, limit, block_size, shared_tokens))
 
 
 def _state(
-    cached: int, predicted: int | None, prompt_tokens: int | None, block_size: int | None, shared_tokens: int
+    cached: int,
+    predicted: int | None,
+    full: int | None,
+    prompt_tokens: int | None,
+    block_size: int | None,
+    shared_tokens: int,
 ) -> tuple[CacheState, str]:
     shared = shared_tokens // block_size * block_size if block_size else 0
     if cached == 0:
         return CacheState.COLD, "0 cached tokens"
-    if predicted is not None and cached > predicted:
-        text = f"{cached} cached tokens, more than the {predicted} that whole blocks allow"
+    if full is not None and cached > full:
+        text = f"{cached} cached tokens, more than the {full} that whole blocks allow"
         return CacheState.UNVERIFIED, f"{text}: the block size is not {block_size}"
     if cached == predicted and predicted > shared:
         return CacheState.HIT, f"{cached} cached tokens, as predicted for a full hit"
+    if predicted is not None and cached > predicted > shared:
+        return CacheState.HIT, f"{cached} cached tokens, beyond the {predicted} of the prefix"
     if cached <= shared:
         return CacheState.COLD, f"{cached} cached tokens, the template's own shared blocks"
     if predicted is not None:

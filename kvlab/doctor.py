@@ -97,7 +97,14 @@ def _experiments(identity: Identity | None) -> Table:
     """What each experiment can prove: known of a remote endpoint, which was asked just now."""
     table = Table("experiment", "what it can prove here", box=None, pad_edge=False)
     for name, experiment in sorted(experiments.registry().items()):
-        if identity is None:
+        if experiment.engine != "openai_compat":
+            here = _engine()
+            text = (
+                f"cache states, by the cached tokens of {here.seen}, loaded into the notebook's process"
+                if here.well
+                else "nothing: it runs inside vLLM, which is not installed (make setup)"
+            )
+        elif identity is None:
             text = "cache states, by cached tokens and counters (the embedded vLLM reports both)"
         elif missing := [fact for fact in experiment.needs if not identity.can(fact)]:
             whys = "; ".join(f"{fact}: {identity.facts[fact].why}" for fact in missing)

@@ -34,6 +34,19 @@ def new(title: str, x: str, y: str) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
+def panels(
+    rows: int, columns: int, *, width: float = 4.6, height: float = 3.4
+) -> "tuple[Figure, list[Axes]]":
+    """Return an empty figure of ``rows`` × ``columns`` axes, row by row; the size in inches is a panel's."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(axes.flat)
+
+
 def png(figure: "Figure") -> bytes:
     """Return a figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()

@@ -5,6 +5,7 @@ import pytest
 from tests.command import kvlab
 from tests.fakes.process import FakeServer
 
+PREFIX = ["run", "prefix_hit_miss", "--profile", "smoke"]
 RUN = ["run", "token_sweep", "--profile", "smoke"]
 HERE = {
     "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
@@ -36,6 +37,11 @@ CASES = {
     "force without resume": ([*RUN, "--force"], {}, "--force"),
     "model folder that is none": (RUN, {"KVLAB_MODEL": "/tmp"}, "KVLAB_MODEL"),
     "model folder not there": (RUN, {"KVLAB_MODEL": "./no/such/model"}, "KVLAB_MODEL"),
+    "zero trials": ([*PREFIX, "--set", "num_trials=0"], {}, "num_trials: 0"),
+    "one size of two": ([*PREFIX, "--set", "size_a=128"], {}, "size_b: size_a is set without size_b"),
+    "sizes beyond the context": ([*PREFIX, "--set", "sizes=[[8000,256]]"], {}, "sizes: [8000, 256]"),
+    "contexts and a folder that is no model": (PREFIX, {"KVLAB_MODEL": "/tmp"}, "KVLAB_MODEL"),
+    "contexts and a model not there": (PREFIX, {"KVLAB_MODEL": "./no/such/model"}, "KVLAB_MODEL"),
     "report of nothing": (["report", "nowhere"], {}, "run folder"),
 }  # fmt: skip
 

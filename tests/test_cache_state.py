@@ -45,6 +45,24 @@ def test_labels(evidence, block, shared, state):
     assert (label.cached_tokens is None) == (state is UNVERIFIED)
 
 
+@pytest.mark.parametrize(
+    ("evidence", "prefix", "state", "predicted"),
+    [
+        (Evidence(100, 64), 70, HIT, 64),  # the prefix's whole blocks
+        (Evidence(100, 48), 70, PARTIAL, 64),
+        (Evidence(100, 80), 70, HIT, 64),  # and some of what follows, which was not primed
+        (Evidence(100, 112), 70, UNVERIFIED, 64),  # more than the prompt has
+        (Evidence(100, 0), 70, COLD, 64),
+        (Evidence(100, 0), 10, COLD, 0),  # a prefix of less than a block cannot be hit
+        (Evidence(64, 48), 64, HIT, 48),  # a prefix that is the whole prompt: its last token is computed
+        (Evidence(100, None), 70, UNVERIFIED, 64),
+    ],
+)
+def test_a_prefix_that_ends_before_the_prompt_is_a_hit_by_its_own_blocks(evidence, prefix, state, predicted):
+    label = classify(evidence, 16, prefix_tokens=prefix)
+    assert (label.state, label.predicted_tokens) == (state, predicted), label
+
+
 @given(
     st.integers(1, 5000), st.one_of(st.none(), st.integers(0, 6000)), st.sampled_from([None, 1, 16, 32, 128])
 )

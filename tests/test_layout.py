@@ -34,7 +34,18 @@ def test_the_store_knows_no_other_room_but_what_it_stores():
         assert not [n for n in imports(path) if n.startswith("kvlab") and not n.startswith(allowed)], path
 
 
-@pytest.mark.parametrize("module", ["kvlab", "kvlab.cli", "kvlab.runner", "kvlab.experiments.token_sweep"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "kvlab",
+        "kvlab.cli",
+        "kvlab.runner",
+        "kvlab.experiments.token_sweep",
+        "kvlab.experiments.prefix_hit_miss",
+        "kvlab.experiments.prefix_hit_miss.plots",
+        "kvlab.engines.vllm_offline",
+    ],
+)
 def test_importing_brings_no_engine_and_no_plots(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'vllm', 'transformers', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

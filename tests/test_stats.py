@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kvlab.stats import MIN_BOOTSTRAP_N, bootstrap_median
+from kvlab.stats import MIN_BOOTSTRAP_N, bootstrap_increase, bootstrap_median
 
 
 def test_the_same_seed_gives_the_same_interval():
@@ -32,3 +32,25 @@ def test_it_covers_the_median_about_as_often_as_it_says():
         hits += interval.low <= 0 <= interval.high
     # 95 % nominal; the standard error of 200 draws is 1.5 points, the bootstrap of a median errs a little
     assert hits / 200 > 0.88
+
+
+def test_the_increase_of_a_mean_has_its_sign_and_an_interval():
+    found = bootstrap_increase([10.0] * 6, [15.0] * 6, seed=1, paired=True)
+    assert (found.estimate, found.low, found.high, found.n) == (50.0, 50.0, 50.0, 6)
+    assert bootstrap_increase([10.0] * 5, [5.0] * 5, seed=1, paired=False).estimate == -50.0
+
+
+def test_pairs_that_drift_together_have_a_narrower_interval_than_two_groups():
+    base = [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
+    other = [2 * value for value in base]
+    paired, apart = (bootstrap_increase(base, other, seed=3, paired=how) for how in (True, False))
+    assert (paired.low, paired.high) == (100.0, 100.0)
+    assert apart.low < 100.0 < apart.high
+    assert apart == bootstrap_increase(base, other, seed=3, paired=False)
+
+
+def test_an_increase_of_too_few_values_has_no_interval():
+    assert bootstrap_increase([], [], seed=1, paired=True).estimate is None
+    few = bootstrap_increase([10.0] * 4, [20.0] * 4, seed=1, paired=True)
+    assert (few.estimate, few.low, few.high) == (100.0, None, None)
+    assert few.reason

@@ -1,7 +1,7 @@
 """What an experiment is. A new one is a module here with an ``EXPERIMENT``, a notebook and a params folder."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from kvlab.endpoint import Identity
@@ -63,9 +63,9 @@ class Experiment(ABC, Generic[P]):
     def plan(self, params: P) -> list[Trial]:
         """Return the trials in the order of measuring: the same for the same parameters."""
 
-    @abstractmethod
     def warm_up(self, lab: "Lab[P]", attempt: int) -> list[Recorded]:
-        """Make the unmeasured requests that come first; ``attempt`` counts from 1."""
+        """Make the unmeasured requests that come first (``attempt`` counts from 1); none, where the plan has its own."""
+        return []
 
     @abstractmethod
     def attempt(self, lab: "Lab[P]", trial: Trial, attempt: int) -> list[Recorded]:
@@ -82,6 +82,24 @@ class Experiment(ABC, Generic[P]):
     @abstractmethod
     def draw(self, frame: "pd.DataFrame", summary: Summary, params: P) -> "dict[str, Figure]":
         """Return the figures of ``summary.figures``, by name."""
+
+    def exports(
+        self,
+        frame: "pd.DataFrame",
+        params: P,
+        stored: Mapping[str, Any],
+        identity: Identity | None,
+    ) -> dict[str, str | bytes]:
+        """Return further files of the run folder, by name: formats that others read.
+
+        Args:
+            frame: Every measured request (`kvlab.store.frames.requests`).
+            params: The parameters.
+            stored: What the database says of the run (`kvlab.run.stored_experiment`): its start, too,
+                so that a file that carries a date is the same each time.
+            identity: What answered.
+        """
+        return {}
 
     def facts(self, params: P) -> dict[str, Any]:
         """Return what running it will cost, printed before anything is measured."""

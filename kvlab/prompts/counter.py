@@ -53,6 +53,24 @@ class ServerCounter:
         return list(tokens)
 
 
+@dataclass
+class TokenizerCounter:
+    """Counts with the engine's own tokenizer."""
+
+    tokenizer: Any
+    source: str
+    exact: bool = True
+
+    def __call__(self, prompt: Prompt) -> int:
+        """Return the number of tokens of ``{"prompt_token_ids": …}`` or of ``{"prompt": text}``."""
+        ids = prompt.get("prompt_token_ids")
+        return len(self.encode(str(prompt["prompt"])) if ids is None else ids)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of ``text``, without the special tokens that a whole prompt may get."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+
 def shared_prefix(counter: Counter, first: Prompt, second: Prompt) -> int:
     """Return how many leading tokens two prompts share; 0 where the tokens cannot be seen.
 

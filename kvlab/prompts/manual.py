@@ -72,4 +72,9 @@ def template_hash() -> str:
         for api in ("chat", "completions")
         for role in ("system", "user")
     ]
-    return hashlib.sha256(repr((shapes, manual(0, 3, "MARK"))).encode()).hexdigest()[:16]
+    return digest(shapes, manual(0, 3, "MARK"))
+
+
+def digest(*parts: object) -> str:
+    """Return the 16 hexadecimal digits that name what prompts are made of in a manifest."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,5 +1,6 @@
 """Everything in a run folder that follows from its database, written anew and the same each time."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,9 +32,18 @@ class Reporter(Protocol):
     def draw(self, frame: pd.DataFrame, summary: Summary, params: Any) -> dict[str, Any]:  # noqa: ANN401
         """Return the figures."""
 
+    def exports(
+        self,
+        frame: pd.DataFrame,
+        params: Any,  # noqa: ANN401
+        stored: Mapping[str, Any],
+        identity: Any,  # noqa: ANN401
+    ) -> dict[str, str | bytes]:
+        """Return further files by name."""
+
 
 def rebuild(folder: Path, experiment: Reporter) -> Summary:
-    """Write requests.csv, the tables, plots/, summary.json and the reports of a run folder.
+    """Write requests.csv, the tables, plots/, exports, summary.json and the reports of a run folder.
 
     The database is the only source, and there is no clock in it: the same database gives the same
     bytes. Each file is replaced as a whole.
@@ -60,6 +70,8 @@ def rebuild(folder: Path, experiment: Reporter) -> Summary:
     (folder / "plots").mkdir(exist_ok=True)
     for name, data in pictures.items():
         write_atomic(folder / "plots" / f"{name}.png", data)
+    for name, content in experiment.exports(frame, params, stored, identity).items():
+        write_atomic(folder / name, content)
     write_json(folder / SUMMARY, summary.as_json())
     text = render.markdown(experiment.title, summary, stored, identity)
     write_atomic(folder / "report.md", text)

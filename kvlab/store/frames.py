@@ -12,7 +12,7 @@ REQUEST_COLUMNS = (
     "attempt", "used", "target_tokens", "predicted_cached_tokens", "shared_tokens", "cache_source",
     "cache_reason", "tpot_ms", "server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms",
     "finish_reason", "first_byte_ns", "first_content_ns", "last_token_ns", "events", "sent_utc", "session_id",
-    "error_message",
+    "error_message", "cache_reset", "completion_token_ids",
 )  # fmt: skip
 
 _QUERY = """
@@ -24,7 +24,9 @@ SELECT r.*, t.point, t.repeat, t.ordinal,
        p.cache_state, p.cache_source, p.cache_reason, p.finish_reason,
        m.sent_ns, m.first_byte_ns, m.first_token_ns, m.first_content_ns, m.last_token_ns, m.done_ns,
        m.server_queue_ms, m.server_prefill_ms, m.server_decode_ms, m.server_ttft_ms,
-       json_array_length(m.token_ns_json) AS events
+       json_array_length(m.token_ns_json) AS events,
+       json_extract(p.evidence_json, '$.reset') AS cache_reset,
+       json_extract(p.usage_json, '$.completion_token_ids') AS completion_token_ids
 FROM requests r
 JOIN telemetry m USING (request_id)
 LEFT JOIN trials t USING (trial_id)
@@ -45,12 +47,15 @@ def requests(sql: sqlite3.Connection) -> pd.DataFrame:
 
     ``used`` says whether a row is of the attempt that its trial's result comes from. ``ttft_ms``
     is sent to first token, ``latency_ms`` sent to done, ``tpot_ms`` the mean gap between the
-    tokens after the first: (last - first) / (completion_tokens - 1).
+    tokens after the first: (last - first) / (completion_tokens - 1). ``cache_reset`` is what the
+    engine answered when told to empty its cache just before; ``completion_token_ids`` is a JSON list,
+    where the engine gives token ids.
     """
     rows = [dict(row) for row in sql.execute(_QUERY)]
     frame = pd.DataFrame(rows, columns=None if rows else [*REQUEST_COLUMNS, "ordinal"])
     frame = frame.astype(dict.fromkeys(_INTEGERS, "Int64"))
     frame["used"] = frame["used"].fillna(0).astype(bool)
+    frame["cache_reset"] = frame["cache_reset"].astype("boolean")
     frame["ttft_ms"] = _ms(frame, "sent_ns", "first_token_ns")
     frame["latency_ms"] = _ms(frame, "sent_ns", "done_ns")
     gaps = (frame["completion_tokens"] - 1).astype("Float64")
