@@ -41,9 +41,12 @@ def point_at(monkeypatch):
     return point
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine():
-    """The embedded server, held for all tests that need it: it takes a minute to start."""
+    """The embedded server, held for a module's tests: it takes a minute to start.
+
+    Not for longer: its threads would share the cores with an engine inside another test's process.
+    """
     with embedded.acquire(cache_dir=paths.cache_dir()) as lease:
         yield lease
 

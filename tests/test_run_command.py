@@ -142,7 +142,7 @@ def find(process, mark):
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_sigkill_mid_sweep_loses_nothing_leaves_nothing_and_resumes(outputs, victim):
     with FakeServer(base_ms=60, itl_ms=20) as server:
-        process = start(*sweep("[300,400,500]", 3), **env(server))
+        process = start(*sweep("[300,400,500]", 6), **env(server))
         until(lambda: bool(folders(outputs)))
         (folder,) = folders(outputs)
         until(lambda: len(done(folder)) >= 2)
@@ -155,12 +155,12 @@ def test_sigkill_mid_sweep_loses_nothing_leaves_nothing_and_resumes(outputs, vic
         assert status(folder) == ("interrupted" if victim == "command" else "failed")
         survived = done(folder)
         assert printed(output) <= survived
-        assert len(survived) < 9, "it was to be killed in the middle"
+        assert len(survived) < 18, "it was to be killed in the middle"
         kept = read(folder, "SELECT request_id, sent_ns FROM telemetry ORDER BY 1")
         resumed = kvlab("run", "token_sweep", "--resume", str(folder), **env(server))
     assert resumed.returncode == 0, resumed
     assert status(folder) == "completed"
-    assert len(done(folder)) == 9
+    assert len(done(folder)) == 18
     assert printed(resumed.stdout) == done(folder) - survived, "only what was missing"
     assert set(kept) <= set(read(folder, "SELECT request_id, sent_ns FROM telemetry"))
     assert read(
@@ -168,7 +168,7 @@ def test_sigkill_mid_sweep_loses_nothing_leaves_nothing_and_resumes(outputs, vic
         "SELECT count(*) FROM (SELECT 1 FROM requests WHERE measured GROUP BY trial_id HAVING count(*) != 2)",
     ) == [(0,)]
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["results"]["cache_states"] == {"cold": {"cold": 9}, "hit": {"hit": 9}}
+    assert summary["results"]["cache_states"] == {"cold": {"cold": 18}, "hit": {"hit": 18}}
     assert (folder / "notebook.1.ipynb").exists()
     canary_is_nowhere(folder, output, resumed.stdout)
 
