@@ -1,10 +1,14 @@
 """From ``params/<experiment>/<profile>.yaml`` to an experiment's typed parameters.
 
 Precedence, weakest first: the model's own defaults, ``default.yaml``, the profile (or a file of the
-user's), the tuning keys of the environment, ``--set``. Where each value came from is kept.
+user's), the tuning keys of the environment, ``--set``. Groups of parameters (mappings) are merged key
+by key, ``--set`` reaches into them with dots, and ``${NAME}`` in a file stands for that variable of
+the environment. Where each value came from is kept.
 """
 
 import difflib
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -14,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvlab import paths
 from kvlab.errors import InputError
-from kvlab.settings import Settings
+from kvlab.settings import SECRET_KEYS, Settings
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
 class Params(BaseModel):
@@ -95,8 +101,24 @@ def resolve(
     for source, layer in layers:
         for key, value in layer.items():
             _check_known(kind, key, source)
-            values[key], sources[key] = value, source
+            values[key] = _merged(values.get(key), value)
+            sources |= {key: source, **dict.fromkeys(_dotted(key, value), source)}
     return Resolved(kind.check(values, sources), sources)
+
+
+def _merged(old: Any, new: Any) -> Any:  # noqa: ANN401 - YAML
+    """Return ``new`` over ``old``; a mapping keeps what ``new`` does not name."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+
+
+def _dotted(prefix: str, value: Any) -> list[str]:  # noqa: ANN401 - YAML
+    """Return the dotted names of the leaves of a group of parameters."""
+    if not isinstance(value, Mapping):
+        return []
+    inner = [(f"{prefix}.{key}", content) for key, content in value.items()]
+    return [leaf for name, content in inner for leaf in (_dotted(name, content) or [name])]
 
 
 def env_layers(kind: type[Params], settings: Settings | None) -> list[tuple[str, dict[str, Any]]]:
@@ -137,7 +159,29 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError("--params", str(path), "must hold `name: value` lines") from None
-    return content
+    return {key: _expanded(value, key, path) for key, value in content.items()}
+
+
+def _expanded(value: Any, name: str, path: Path) -> Any:  # noqa: ANN401 - YAML
+    """Return ``value`` with each ``${NAME}`` replaced; a value that is nothing else is read as YAML.
+
+    Raises:
+        InputError: The variable is not set, or is a secret: parameters are written into notebooks.
+    """
+    if isinstance(value, dict):
+        return {key: _expanded(content, f"{name}.{key}", path) for key, content in value.items()}
+    if isinstance(value, list):
+        return [_expanded(content, name, path) for content in value]
+    if not isinstance(value, str) or not _VARIABLE.search(value):
+        return value
+    for variable in _VARIABLE.findall(value):
+        if variable in SECRET_KEYS:
+            fix = f"would put a secret into {path.name}'s parameters; secrets stay in the environment"
+            raise InputError(name, f"${{{variable}}}", fix)
+        if not os.environ.get(variable):
+            raise InputError(name, f"${{{variable}}}", f"is not set ({path.name}); export {variable}")
+    text = _VARIABLE.sub(lambda found: os.environ[found[1]], value)
+    return yaml.safe_load(text) if _VARIABLE.fullmatch(value) else text
 
 
 def _parse_override(text: str) -> dict[str, Any]:
@@ -145,9 +189,12 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise InputError("--set", text, "must be key=value, for example --set repeats=3")
     try:
-        return {key.strip(): yaml.safe_load(value)}
+        content = yaml.safe_load(value)
     except yaml.YAMLError:
         raise InputError("--set", text, "has a value that is not YAML; quote it") from None
+    for part in reversed(key.strip().split(".")):
+        content = {part: content}
+    return dict(content)
 
 
 def _check_known(kind: type[Params], key: str, source: str) -> None:

@@ -29,8 +29,40 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class KVKept:
+    """What the KV cache of one answer held.
+
+    Attributes:
+        policy_id: The policy with its parameters.
+        budget: Which fraction of the context's entries was asked for.
+        n_context: Entries of the whole context, a layer.
+        n_planned: Entries to keep, a layer.
+        n_kept: Entries that were kept, by layer: read from the cache, or from the endpoint's answer.
+        cache_bytes: Of keys and values, with what was kept and what the question added.
+        evidence: Where ``n_kept`` comes from.
+    """
+
+    policy_id: str
+    budget: float
+    n_context: int
+    n_planned: int
+    n_kept: tuple[int, ...]
+    evidence: str
+    cache_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    memory_reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Recorded:
-    """One request that was made, with its answer or failure and the evidence."""
+    """One request that was made, with its answer or failure and the evidence.
+
+    Attributes:
+        run_id: The engine setting that it ran under, where that is not the run's own.
+        example_id: The dataset's example that it asked, if it is one.
+        phase: What the request is for, where an arm is measured for more than one end.
+        kv: What the cache held, where a KV budget was applied.
+    """
 
     request_id: str
     arm: str
@@ -45,6 +77,10 @@ class Recorded:
     label: CacheLabel
     shared_tokens: int = 0
     measured: bool = True
+    run_id: str | None = None
+    example_id: str | None = None
+    phase: str | None = None
+    kv: KVKept | None = None
 
     @property
     def ok(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from kvlab import engines, errors, experiments, paths, status
+from kvlab import errors, experiments, paths, status
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.base import Experiment
 from kvlab.files import read_json, write_atomic
@@ -65,8 +65,10 @@ def run(request: Request, say: Callable[[str], None] = print) -> Outcome:
     profile, resolved = _parameters(request, experiment, settings)
     experiment.check(resolved.params, None)
     check_outputs(request.resume or request.outputs or paths.outputs_dir())
-    hold = engines.module(experiment.engine).hold
-    with _stop_on_sigterm(), hold(settings, lambda length: experiment.check(resolved.params, length)):
+    hold = experiment.hold(
+        resolved.params, settings, lambda length: experiment.check(resolved.params, length)
+    )
+    with _stop_on_sigterm(), hold:
         folder = request.resume or new_folder(
             request.outputs or paths.outputs_dir(), experiment.name, profile
         )

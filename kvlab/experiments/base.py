@@ -1,14 +1,20 @@
 """What an experiment is. A new one is a module here with an ``EXPERIMENT``, a notebook and a params folder."""
 
+import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from kvlab import engines
 from kvlab.endpoint import Identity
 from kvlab.params import Params
 from kvlab.prompts.counter import Prompt
 from kvlab.records import Recorded, Trial
+from kvlab.settings import Settings
+from kvlab.store.database import Database
 from kvlab.summary import Summary
+from kvlab.timing.request import Failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +40,18 @@ class Experiment(ABC, Generic[P]):
     engine: ClassVar[str] = "openai_compat"
     needs: ClassVar[tuple[str, ...]] = ("cached_tokens",)
     Params: type[P]
+
+    def open_engine(self, params: P, settings: Settings, check: engines.Check) -> Any:  # noqa: ANN401 - its own engine
+        """Open what this experiment measures with (`kvlab.engines`)."""
+        return engines.module(self.engine).open_engine(settings, check)
+
+    def hold(self, params: P, settings: Settings, check: engines.Check) -> AbstractContextManager[None]:
+        """Keep up what a notebook in another process will measure with."""
+        return engines.module(self.engine).hold(settings, check)
+
+    def contract(self, params: P) -> dict[str, Any]:
+        """Return fields of the reproducibility contract that only this experiment knows."""
+        return {}
 
     @abstractmethod
     def template_hash(self) -> str:
@@ -71,13 +89,25 @@ class Experiment(ABC, Generic[P]):
     def attempt(self, lab: "Lab[P]", trial: Trial, attempt: int) -> list[Recorded]:
         """Measure a trial once, from its beginning; stop at the first failure."""
 
+    def failed(self, rows: Sequence[Recorded]) -> Failure | None:
+        """Return why an attempt has failed: the first failure, unless failures are results here."""
+        return next((row.measurement.failure for row in rows if row.measurement.failure), None)
+
     @abstractmethod
     def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
         """Return one line about a trial that is done."""
 
+    def derive(self, database: Database, params: P) -> None:
+        """Bring the tables that follow from the answers up to date; none, where there are no such tables."""
+        return
+
+    def load(self, sql: sqlite3.Connection, requests: "pd.DataFrame") -> "pd.DataFrame":
+        """Return the frame that `summarize` and `draw` are given: every measured request, as a rule."""
+        return requests
+
     @abstractmethod
     def summarize(self, frame: "pd.DataFrame", params: P, profile: str, identity: Identity | None) -> Summary:
-        """Return what ``frame`` (`kvlab.store.frames.requests`) says. No clock, no unseeded draw."""
+        """Return what ``frame`` (from `load`) says. No clock, no unseeded draw."""
 
     @abstractmethod
     def draw(self, frame: "pd.DataFrame", summary: Summary, params: P) -> "dict[str, Figure]":
@@ -93,7 +123,7 @@ class Experiment(ABC, Generic[P]):
         """Return further files of the run folder, by name: formats that others read.
 
         Args:
-            frame: Every measured request (`kvlab.store.frames.requests`).
+            frame: What `load` returned.
             params: The parameters.
             stored: What the database says of the run (`kvlab.run.stored_experiment`): its start, too,
                 so that a file that carries a date is the same each time.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import pandas as pd
 import stamina
 
-from kvlab import engines, experiments, manifest, paths, status
+from kvlab import experiments, manifest, paths, status
 from kvlab.endpoint import Identity
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.base import Experiment
@@ -132,11 +132,12 @@ class Lab(Generic[P]):
 
     def _attempt(self, trial: Trial, number: int, *, last: bool) -> list[Recorded]:
         rows = self.experiment.attempt(self, trial, number)
-        failure = next((row.measurement.failure for row in rows if row.measurement.failure), None)
+        failure = self.experiment.failed(rows)
         again = failure is not None and failure.error_type in RETRYABLE
         outcome = "done" if failure is None else "planned" if again and not last else "failed"
         self.run.database.record_attempt(self.run.run_id, trial.trial_id, number, rows, outcome)
-        _check(rows, trial.trial_id)
+        if failure is not None:
+            _check(rows, trial.trial_id)
         return rows
 
     def _say(self, line: str) -> None:
@@ -144,8 +145,10 @@ class Lab(Generic[P]):
             self._steps.step(line)
 
     def frame(self) -> pd.DataFrame:
-        """Return every measured request so far (`kvlab.store.frames.requests`)."""
-        return frames.requests(self.run.database.sql)
+        """Return what the experiment makes of every measured request so far."""
+        self.experiment.derive(self.run.database, self.params)
+        sql = self.run.database.sql
+        return self.experiment.load(sql, frames.requests(sql))
 
     def summary(self) -> Summary:
         """Return what the requests so far say."""
@@ -227,9 +230,7 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
     context = json.loads(os.environ.get("KVLAB_HEADLESS", "{}"))  # what else the runner knows
     params, sources = _parameters(experiment, namespace, None if run_dir else settings)
     sources |= context.get("sources", {})
-    engine = engines.module(experiment.engine).open_engine(
-        settings, lambda max_model_len: experiment.check(params, max_model_len)
-    )
+    engine = experiment.open_engine(params, settings, lambda length: experiment.check(params, length))
     try:
         experiment.check_engine(params, engine)
         profile = str(namespace.get("profile") or "custom")
@@ -241,7 +242,7 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
             settings=settings,
             template_hash=experiment.template_hash(),
             counter=engine.counter.source,
-        )
+        ) | experiment.contract(params)
         run = Run.start(
             folder,
             experiment=name,

@@ -1,5 +1,6 @@
 """Everything in a run folder that follows from its database, written anew and the same each time."""
 
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,12 @@ class Reporter(Protocol):
     @property
     def Params(self) -> Any:  # noqa: ANN401, N802 - the experiment's own class
         """Its parameters' class."""
+
+    def derive(self, database: Database, params: Any) -> None:  # noqa: ANN401
+        """Bring the derived tables up to date."""
+
+    def load(self, sql: sqlite3.Connection, requests: pd.DataFrame) -> pd.DataFrame:
+        """Return the frame for the rest."""
 
     def summarize(self, frame: pd.DataFrame, params: Any, profile: str, identity: Any) -> Summary:  # noqa: ANN401
         """Return what the requests say."""
@@ -55,13 +62,15 @@ def rebuild(folder: Path, experiment: Reporter) -> Summary:
 
     stored = stored_experiment(folder)
     identity = identity_of(folder)
-    with Database(folder / DATABASE) as database:
-        frame = frames.requests(database.sql)
-        broken = frames.integrity(database.sql)
     params = experiment.Params.check(stored["params"])
+    with Database(folder / DATABASE) as database:
+        experiment.derive(database, params)
+        requests = frames.requests(database.sql)
+        frame = experiment.load(database.sql, requests)
+        broken = frames.integrity(database.sql)
     summary = experiment.summarize(frame, params, stored["profile"], identity)
     summary.limitations.extend(f"The database is not sound: {line}." for line in broken)
-    write_atomic(folder / "requests.csv", frame.to_csv(index=False, float_format="%.6f"))
+    write_atomic(folder / "requests.csv", requests.to_csv(index=False, float_format="%.6f"))
     for table in summary.tables:
         write_atomic(
             folder / f"{table.name}.csv", pd.DataFrame(table.rows, columns=table.columns).to_csv(index=False)

@@ -128,7 +128,7 @@ class Database:
         self.insert(
             "requests",
             request_id=row.request_id,
-            run_id=run_id,
+            run_id=row.run_id or run_id,
             session_id=self._session,
             trial_id=trial_id,
             attempt=row.attempt,
@@ -138,8 +138,14 @@ class Database:
             target_tokens=row.target_tokens,
             decoding_json=to_json(row.decoding),
             sent_utc=row.sent_utc,
+            example_id=row.example_id,
+            phase=row.phase,
         )
         self._insert_telemetry(row)
+        if row.kv is not None:
+            kept = {**asdict(row.kv), "n_kept_json": to_json(list(row.kv.n_kept))}
+            del kept["n_kept"]
+            self.insert("kv_budgets", request_id=row.request_id, **kept)
         if row.measurement.failure is not None:
             failure = row.measurement.failure
             self.insert(
