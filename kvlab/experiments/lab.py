@@ -229,37 +229,61 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
         )
     context = json.loads(os.environ.get("KVLAB_HEADLESS", "{}"))  # what else the runner knows
     params, sources = _parameters(experiment, namespace, None if run_dir else settings)
-    sources |= context.get("sources", {})
+    lab = open_run(
+        experiment,
+        params,
+        settings=settings,
+        folder=Path(run_dir) if run_dir else None,
+        profile=str(namespace.get("profile") or "custom"),
+        sources=sources | context.get("sources", {}),
+        force=bool(context.get("force")),
+    )
+    if "KVLAB_HEADLESS" not in os.environ:
+        lab.own_status()
+    return lab
+
+
+def open_run(
+    experiment: Experiment[P],
+    params: P,
+    *,
+    settings: Settings,
+    folder: Path | None,
+    profile: str,
+    sources: Mapping[str, str],
+    force: bool = False,
+) -> Lab[P]:
+    """Open an experiment with checked parameters, in ``folder`` or in a new run folder.
+
+    Raises:
+        InputError: A setting, the endpoint or the contract is wrong; nothing has been written.
+        ServerError: The embedded server did not start.
+    """
     engine = experiment.open_engine(params, settings, lambda length: experiment.check(params, length))
     try:
         experiment.check_engine(params, engine)
-        profile = str(namespace.get("profile") or "custom")
-        folder = Path(run_dir) if run_dir else new_folder(paths.outputs_dir(), name, profile)
         contract = manifest.contract(
-            experiment=name,
+            experiment=experiment.name,
             params=params.model_dump(mode="json"),
             identity=engine.identity,
             settings=settings,
             template_hash=experiment.template_hash(),
             counter=engine.counter.source,
-        ) | experiment.contract(params)
+        )
         run = Run.start(
-            folder,
-            experiment=name,
+            folder or new_folder(paths.outputs_dir(), experiment.name, profile),
+            experiment=experiment.name,
             profile=profile,
-            contract=contract,
+            contract=contract | experiment.contract(params),
             sources=sources,
             identity=engine.identity,
             isolation_id=params.isolation_id,
-            force=bool(context.get("force")),
+            force=force,
         )
-        lab = Lab(experiment, params, engine, run)
+        return Lab(experiment, params, engine, run)
     except BaseException:
         engine.close()
         raise
-    if "KVLAB_HEADLESS" not in os.environ:
-        lab.own_status()
-    return lab
 
 
 def _parameters(

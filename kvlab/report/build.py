@@ -50,7 +50,7 @@ class Reporter(Protocol):
 
 
 def rebuild(folder: Path, experiment: Reporter) -> Summary:
-    """Write requests.csv, the tables, plots/, exports, summary.json and the reports of a run folder.
+    """Write everything in a run folder that follows from its database: results, then reports.
 
     The database is the only source, and there is no clock in it: the same database gives the same
     bytes. Each file is replaced as a whole.
@@ -58,6 +58,13 @@ def rebuild(folder: Path, experiment: Reporter) -> Summary:
     Raises:
         InputError: The folder is not a run folder.
     """
+    summary = write_results(folder, experiment)
+    write_reports(folder, experiment.title, summary)
+    return summary
+
+
+def write_results(folder: Path, experiment: Reporter) -> Summary:
+    """Write requests.csv, the tables, plots/, the exports and summary.json."""
     from kvlab.figures import png  # with matplotlib, only where pictures are drawn
 
     stored = stored_experiment(folder)
@@ -75,14 +82,21 @@ def rebuild(folder: Path, experiment: Reporter) -> Summary:
         write_atomic(
             folder / f"{table.name}.csv", pd.DataFrame(table.rows, columns=table.columns).to_csv(index=False)
         )
-    pictures = {name: png(figure) for name, figure in experiment.draw(frame, summary, params).items()}
     (folder / "plots").mkdir(exist_ok=True)
-    for name, data in pictures.items():
-        write_atomic(folder / "plots" / f"{name}.png", data)
+    for name, figure in experiment.draw(frame, summary, params).items():
+        write_atomic(folder / "plots" / f"{name}.png", png(figure))
     for name, content in experiment.exports(frame, params, stored, identity).items():
         write_atomic(folder / name, content)
     write_json(folder / SUMMARY, summary.as_json())
-    text = render.markdown(experiment.title, summary, stored, identity)
-    write_atomic(folder / "report.md", text)
-    write_atomic(folder / "report.html", render.html(experiment.title, text, pictures))
     return summary
+
+
+def write_reports(folder: Path, title: str, summary: Summary) -> None:
+    """Write report.md and report.html of a summary whose plots are there."""
+    stored, identity = stored_experiment(folder), identity_of(folder)
+    names = [figure.name for figure in summary.figures]
+    plots = {name: folder / "plots" / f"{name}.png" for name in names}
+    pictures = {name: path.read_bytes() for name, path in plots.items() if path.is_file()}
+    text = render.markdown(title, summary, stored, identity)
+    write_atomic(folder / "report.md", text)
+    write_atomic(folder / "report.html", render.html(title, text, pictures))
