@@ -8,6 +8,7 @@ import typer
 
 from kvlab import __version__, errors
 from kvlab.errors import InputError, KvlabError
+from kvlab.kv_cli import kv
 
 app = typer.Typer(
     name="kvlab",
@@ -17,6 +18,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(kv, name="kv")
 
 Outputs = Annotated[
     Path | None, typer.Option(help="Where run folders go (default: outputs/, or KVLAB_OUTPUTS).")

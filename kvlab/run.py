@@ -119,7 +119,7 @@ class Run:
         row = _experiment_row(database)
         database.begin_session(row["experiment_id"], utc_now(), os.getpid(), forced)
         session = int(database.sql.execute("SELECT max(session_id) FROM sessions").fetchone()[0])
-        run_id = database.sql.execute("SELECT run_id FROM runs").fetchone()[0]
+        run_id = database.sql.execute("SELECT run_id FROM runs ORDER BY rowid").fetchone()[0]
         run = cls(
             folder,
             database,

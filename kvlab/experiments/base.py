@@ -101,7 +101,7 @@ class Experiment(ABC, Generic[P]):
         """Bring the tables that follow from the answers up to date; none, where there are no such tables."""
         return
 
-    def load(self, sql: sqlite3.Connection, requests: "pd.DataFrame") -> "pd.DataFrame":
+    def load(self, sql: sqlite3.Connection, requests: "pd.DataFrame", params: P) -> "pd.DataFrame":
         """Return the frame that `summarize` and `draw` are given: every measured request, as a rule."""
         return requests
 

@@ -148,7 +148,7 @@ class Lab(Generic[P]):
         """Return what the experiment makes of every measured request so far."""
         self.experiment.derive(self.run.database, self.params)
         sql = self.run.database.sql
-        return self.experiment.load(sql, frames.requests(sql))
+        return self.experiment.load(sql, frames.requests(sql), self.params)
 
     def summary(self) -> Summary:
         """Return what the requests so far say."""
@@ -173,8 +173,7 @@ class Lab(Generic[P]):
             KvlabError: Not a single trial could be measured. The report says so too.
         """
         states = [state for state, _ in self.run.database.trial_state().values()]
-        self.run.close()
-        self.engine.close()
+        self.close()
         summary = build.rebuild(self.folder, self.experiment)
         if "done" not in states:
             raise KvlabError("no trial could be measured; the failures are in requests.csv")
@@ -184,6 +183,11 @@ class Lab(Generic[P]):
         day.write_index(self.folder.parent)
         print(f"{summary.verdict}: {summary.headline}")
         return summary
+
+    def close(self) -> None:
+        """Close the database, and give the engine back."""
+        self.run.close()
+        self.engine.close()
 
     _owns_status = False
 
@@ -252,6 +256,7 @@ def open_run(
     profile: str,
     sources: Mapping[str, str],
     force: bool = False,
+    outputs: Path | None = None,
 ) -> Lab[P]:
     """Open an experiment with checked parameters, in ``folder`` or in a new run folder.
 
@@ -271,7 +276,7 @@ def open_run(
             counter=engine.counter.source,
         )
         run = Run.start(
-            folder or new_folder(paths.outputs_dir(), experiment.name, profile),
+            folder or new_folder(outputs or paths.outputs_dir(), experiment.name, profile),
             experiment=experiment.name,
             profile=profile,
             contract=contract | experiment.contract(params),

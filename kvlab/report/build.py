@@ -30,7 +30,7 @@ class Reporter(Protocol):
     def derive(self, database: Database, params: Any) -> None:  # noqa: ANN401
         """Bring the derived tables up to date."""
 
-    def load(self, sql: sqlite3.Connection, requests: pd.DataFrame) -> pd.DataFrame:
+    def load(self, sql: sqlite3.Connection, requests: pd.DataFrame, params: Any) -> pd.DataFrame:  # noqa: ANN401
         """Return the frame for the rest."""
 
     def summarize(self, frame: pd.DataFrame, params: Any, profile: str, identity: Any) -> Summary:  # noqa: ANN401
@@ -73,7 +73,7 @@ def write_results(folder: Path, experiment: Reporter) -> Summary:
     with Database(folder / DATABASE) as database:
         experiment.derive(database, params)
         requests = frames.requests(database.sql)
-        frame = experiment.load(database.sql, requests)
+        frame = experiment.load(database.sql, requests, params)
         broken = frames.integrity(database.sql)
     summary = experiment.summarize(frame, params, stored["profile"], identity)
     summary.limitations.extend(f"The database is not sound: {line}." for line in broken)

@@ -28,12 +28,14 @@ class Target:
         headers: Sent with every request.
         timeout_s: The longest that one request may take, from sent to done.
         field_path: Dotted path of the server's own cache evidence, if it has one.
+        kept_path: Dotted path of what it says its KV cache has kept of the prompt, if it says so.
     """
 
     base_url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout_s: float = 300.0
     field_path: str | None = None
+    kept_path: str | None = None
 
     @property
     def url(self) -> SplitResult:
@@ -89,7 +91,7 @@ def interpret(target: Target, sent_ns: int, reader: ResponseReader, failure: Fai
         message = _error_message(reader.body())
         failure = failure or Failure(from_http_status(reader.status), message, reader.status)
         return Measurement(_stamps(sent_ns, reader, Generation()), None, failure, reader.status)
-    generation = read_stream(events(reader.pieces), target.field_path)
+    generation = read_stream(events(reader.pieces), target.field_path, target.kept_path)
     stamps = _stamps(sent_ns, reader, generation)
     failure = failure or _judge(generation, reader.status)
     return Measurement(stamps, None if failure else generation, failure, reader.status)

@@ -23,6 +23,7 @@ class Generation:
         token_ns: Arrivals of events that carried generated text or tool calls, in nanoseconds.
         first_content_ns: Arrival of the first event with visible text.
         field_value: What stands at the configured dotted path, the last time it was there.
+        kept_value: The same for the path of the kept KV entries.
         error: The message of an error object inside the stream.
         ended: Whether ``[DONE]`` or a finish reason was seen.
     """
@@ -34,16 +35,20 @@ class Generation:
     token_ns: list[int] = field(default_factory=list)
     first_content_ns: int | None = None
     field_value: Any = None
+    kept_value: Any = None
     error: str | None = None
     ended: bool = False
 
 
-def read_stream(stream: Iterable[Event], field_path: str | None = None) -> Generation:
+def read_stream(
+    stream: Iterable[Event], field_path: str | None = None, kept_path: str | None = None
+) -> Generation:
     """Read the events of a chat or completions stream.
 
     Args:
         stream: The events, with stamps.
         field_path: A dotted path (``a.b.0.c``) into each chunk, read as cache evidence.
+        kept_path: The same, read as how many entries of the prompt the KV cache has kept.
     """
     generation = Generation()
     for t_ns, data in stream:
@@ -57,6 +62,8 @@ def read_stream(stream: Iterable[Event], field_path: str | None = None) -> Gener
             continue
         if isinstance(chunk, dict):
             _read_chunk(generation, t_ns, chunk, field_path)
+            if kept_path and (kept := dig(chunk, kept_path)) is not None:
+                generation.kept_value = kept
     return generation
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 from . import schedule, shapes
@@ -34,6 +34,7 @@ class Job:
     include_usage: bool
     ignore_eos: bool
     fault: str | None
+    kv_budget: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Generation:
         seed = crc32(array("Q", job.tokens[-64:]))
         self._plan = schedule.plan(gaps, truth.started_ns, job.limit, seed, options)
         truth.scheduled_first_ns = self._plan.due_ns[0]
-        counts = Counts(counts.prompt, counts.cached, len(self._plan.words), counts.created_cache)
+        counts = replace(counts, generated=len(self._plan.words))
         self._writes = self._stream_writes(counts) if job.stream else self._body_writes(counts)
         self._step()
 
@@ -107,7 +108,8 @@ class Generation:
             metrics.queries += prompt
             metrics.hits += cached
         self.truth.cached_tokens = cached
-        return Counts(prompt, cached, 0, len(self._chain) * cache.block_size - cached)
+        kept = prompt if self.engine.options.kv_ignores else max(1, int(prompt * job.kv_budget))
+        return Counts(prompt, cached, 0, len(self._chain) * cache.block_size - cached, kept)
 
     def _stream_writes(self, counts: Counts) -> list[Write]:
         options, shape = self.engine.options, self._shape()
@@ -127,6 +129,8 @@ class Generation:
         body = shapes.completion(self._shape(), plan.words, plan.reasoning_tokens, plan.finish, told)
         if options.custom_metric_field:
             shapes.put(body, options.custom_metric_field, counts.cached)
+        if options.kv_field:
+            shapes.put(body, options.kv_field, counts.kept)
         return [
             Write(plan.due_ns[0], "prefilled", 0, b""),
             Write(plan.due_ns[-1], "body", len(plan.words), to_json(body)),

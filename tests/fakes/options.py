@@ -70,6 +70,8 @@ class Options:
     usage: str = "full"
     lying_usage: str = ""  # "zero", or a constant such as "+16" added to cached_tokens
     custom_metric_field: str = ""  # dotted path that carries the true number of cached tokens
+    kv_field: str = ""  # dotted path that carries how many prompt entries the KV cache kept
+    kv_ignores: bool = False  # the request's kv_budget is accepted, and all entries are kept
     metrics: bool = True
     tokenize: bool = True
     version: bool = True

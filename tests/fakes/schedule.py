@@ -76,6 +76,8 @@ def stream_events(
     extra: dict[str, object] = {}
     if options.custom_metric_field:
         shapes.put(extra, options.custom_metric_field, counts.cached)
+    if options.kv_field:
+        shapes.put(extra, options.kv_field, counts.kept)
     events = _token_events(plan, start_ns, shape, options, {} if told else extra)
     if shape.chat:
         lead_ns = int(options.role_chunk_lead_ms * 1e6)

@@ -42,6 +42,7 @@ class Counts:
     cached: int
     generated: int
     created_cache: int
+    kept: int | None = None  # entries that the KV cache kept of the prompt
 
 
 def usage(counts: Counts, options: Options, *, stream: bool) -> dict[str, Any] | None:

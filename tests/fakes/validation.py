@@ -69,6 +69,7 @@ def job(
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
         ignore_eos=bool(body.get("ignore_eos")),
         fault=fault,
+        kv_budget=float(body.get("kv_budget", 1.0)),
     )
 
 

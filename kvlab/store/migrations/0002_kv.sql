@@ -99,7 +99,7 @@ CREATE TABLE transition_summary (
     "drop"             REAL,
     method             TEXT NOT NULL,
     transition_bin_idx INTEGER,
-    summary_json       TEXT NOT NULL
+    summary_json       TEXT                -- the whole summary, for the report; NULL: not analyzed as a stage
 ) STRICT;
 
 CREATE TABLE stages (

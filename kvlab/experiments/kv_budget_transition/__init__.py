@@ -1,0 +1,173 @@
+"""KV-budget transition: with how little of the KV cache do answers stay right, and where do they break?
+
+The keys and values of a context are what its answers are read from. A policy keeps a part of them,
+the budget, and drops the rest for good. Attention looks at few entries, so much can go unnoticed;
+but what is dropped before the question is known may be the answer. The same questions are asked at
+each budget, out of one prefill, and the drop is tested within each question.
+"""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from kvlab import engines
+from kvlab.endpoint import Identity
+from kvlab.errors import InputError
+from kvlab.experiments.base import Experiment
+from kvlab.experiments.kv_budget_transition import arms, plan, prepared, store
+from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+from kvlab.prompts.counter import Prompt
+from kvlab.records import Recorded, Trial
+from kvlab.settings import Settings
+from kvlab.store.database import Database
+from kvlab.summary import Summary
+from kvlab.timing.request import Failure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from kvlab.experiments.lab import Lab
+
+
+class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
+    """Accuracy over the KV budget, by length bin."""
+
+    name = "kv_budget_transition"
+    title = "KV-budget transition: where accuracy breaks, and how sure that is"
+    needs = ()
+    Params = KVBudgetTransitionParams
+
+    def open_engine(self, params: KVBudgetTransitionParams, settings: Settings, check: engines.Check) -> Any:  # noqa: ANN401 - one of two engines
+        """Open the model in this process, or connect to the endpoint and let it show its budgets."""
+        from kvlab.experiments.kv_budget_transition import opening
+
+        return opening.open_engine(params, settings, check)
+
+    def hold(
+        self, params: KVBudgetTransitionParams, settings: Settings, check: engines.Check
+    ) -> AbstractContextManager[None]:
+        """Keep an endpoint up; a model in the notebook's process needs nothing."""
+        return engines.module(params.engine.name).hold(settings, check)
+
+    def contract(self, params: KVBudgetTransitionParams) -> dict[str, Any]:
+        """Return the dataset, the policy and the query mode."""
+        manifest = prepared.manifest(params)
+        return {
+            "dataset_hash": manifest.dataset_hash,
+            "prompt_template_hash": manifest.template_hash,
+            "tokenizer": f"{manifest.tokenizer_name} ({manifest.tokenizer_revision})",
+            "policy": params.kv.policy,
+            "query_mode": params.kv.query_mode,
+        }
+
+    def template_hash(self) -> str:
+        """Return what the contract replaces by the dataset's own template."""
+        return "of the dataset"
+
+    def samples(self, params: KVBudgetTransitionParams) -> tuple[Prompt, Prompt]:
+        """Return two prompts; what they share is of no concern here."""
+        return {"prompt": "A"}, {"prompt": "B"}
+
+    def check(self, params: KVBudgetTransitionParams, max_model_len: int | None) -> None:
+        """Refuse contexts that, with question and answer, do not fit the model."""
+        manifest = prepared.manifest(params)
+        longest = max((entry.token_len for entry in manifest.entries), default=0)
+        if max_model_len is not None and longest >= max_model_len:
+            fix = (
+                f"is the longest context in tokens, and the model has {max_model_len}; "
+                "choose shorter ones (dataset.lengths_tokens, dataset.max_length_tokens)"
+            )
+            raise InputError("dataset", longest, fix)
+
+    def check_engine(self, params: KVBudgetTransitionParams, engine: Any) -> None:  # noqa: ANN401 - one of two engines
+        """Refuse a budget that the policy cannot honour on some context."""
+        if params.engine.name == "transformers_kv":
+            from kvlab.experiments.kv_budget_transition import local
+
+            local.check_budgets(params, prepared.manifest(params))
+
+    def plan(self, params: KVBudgetTransitionParams) -> list[Trial]:
+        """Return one trial for each example and round."""
+        return plan.plan(params, prepared.manifest(params))
+
+    def facts(self, params: KVBudgetTransitionParams) -> dict[str, Any]:
+        """Return what a run costs."""
+        manifest = prepared.manifest(params)
+        tokens = sum(entry.token_len for entry in manifest.entries)
+        rounds = 1 + params.kv.max_added_budgets
+        timed = sum(bool(trial.planned["timed"]) for trial in self.plan(params))
+        return {
+            "examples": len(manifest.entries),
+            "bins": manifest.n_bins,
+            "answers that are planned": len(manifest.entries) * len(arms.planned(params)),
+            "budgets that may be added": params.kv.max_added_budgets,
+            "context tokens to prefill": tokens,
+            "and at most, if nothing is kept for the added budgets": tokens * rounds,
+            "answers taken alone, for their times": timed * len(arms.timed(params)),
+        }
+
+    def attempt(self, lab: "Lab[KVBudgetTransitionParams]", trial: Trial, attempt: int) -> list[Recorded]:
+        """Ask one example under all arms of its round."""
+        from kvlab.experiments.kv_budget_transition import local, remote
+
+        store.put_manifest(lab.run.database, prepared.manifest(lab.params))
+        way = local if lab.params.engine.name == "transformers_kv" else remote
+        return way.attempt(lab, trial)
+
+    def failed(self, rows: Sequence[Recorded]) -> Failure | None:
+        """Return None: an answer that failed is a result of its budget, and is not asked again here."""
+        return None
+
+    def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
+        """Return how many answers came, and what the first of them says."""
+        if not rows:
+            return "nothing to refine"
+        answered = [row for row in rows if row.ok]
+        first = next((row.measurement.generation for row in answered), None)
+        text = " ".join(first.text.split())[:40] if first is not None else rows[0].measurement.failure
+        return f"{len(answered)} of {len(rows)} answered; {rows[0].arm}: {text!r}"
+
+    def derive(self, database: Database, params: KVBudgetTransitionParams) -> None:
+        """Score what is not scored yet, and bring bin_stats and transition_summary up to date."""
+        from kvlab.experiments.kv_budget_transition import derived
+
+        derived.bring_up_to_date(database, params)
+
+    def load(
+        self, sql: sqlite3.Connection, requests: "pd.DataFrame", params: KVBudgetTransitionParams
+    ) -> "pd.DataFrame":
+        """Return the answers with their scores, in place of the requests."""
+        from kvlab.experiments.kv_budget_transition import frame
+
+        return frame.answers(sql, params.kv.query_mode)
+
+    def summarize(
+        self, frame: "pd.DataFrame", params: KVBudgetTransitionParams, profile: str, identity: Identity | None
+    ) -> Summary:
+        """Return the verdict with its grounds."""
+        from kvlab.experiments.kv_budget_transition import analysis  # with pandas, only where there are results
+
+        return analysis.summarize(frame, params, profile, identity)
+
+    def draw(
+        self, frame: "pd.DataFrame", summary: Summary, params: KVBudgetTransitionParams
+    ) -> "dict[str, Figure]":
+        """Return the figures of the report."""
+        from kvlab.experiments.kv_budget_transition import pictures  # with pandas and matplotlib
+
+        return pictures.draw(frame, params)
+
+    def exports(
+        self,
+        frame: "pd.DataFrame",
+        params: KVBudgetTransitionParams,
+        stored: Mapping[str, Any],
+        identity: Identity | None,
+    ) -> dict[str, str | bytes]:
+        """Return every answer as a CSV."""
+        return {"answers.csv": frame.to_csv(index=False, float_format="%.6f")}
+
+
+EXPERIMENT = KVBudgetTransition()

@@ -1,0 +1,83 @@
+"""The answers of a run as one frame: what was asked, what the cache held, what came back, what it scored."""
+
+import sqlite3
+from typing import Any
+
+import pandas as pd
+
+_QUERY = """
+SELECT r.request_id, r.run_id, r.trial_id, r.arm, r.attempt, r.phase, r.example_id,
+       json_extract(x.meta_json, '$.context_id') AS context_id,
+       json_extract(x.meta_json, '$.task') AS task,
+       x.answers_json AS answers, e.bin_idx, e.token_len, e.ordinal,
+       k.policy_id AS policy, k.budget, k.n_context, k.n_planned, k.n_kept_json, k.cache_bytes,
+       k.peak_memory_bytes, k.memory_reason, k.evidence,
+       p.text, p.finish_reason, p.prompt_tokens, p.completion_tokens,
+       json_extract(p.usage_json, '$.completion_token_ids') AS completion_token_ids,
+       f.error_type, f.message AS error_message, f.request_id IS NOT NULL AS failed,
+       s.em, s.f1, s.contains, coalesce(f.error_type, s.outcome) AS outcome, s.scorer,
+       (m.first_token_ns - m.sent_ns) / 1e6 AS ttft_ms,
+       (m.done_ns - m.sent_ns) / 1e6 AS latency_ms,
+       m.sent_ns, m.done_ns, r.session_id
+FROM requests r
+JOIN telemetry m USING (request_id)
+JOIN examples x USING (example_id)
+JOIN manifest_entries e USING (example_id)
+LEFT JOIN kv_budgets k USING (request_id)
+LEFT JOIN responses p USING (request_id)
+LEFT JOIN failures f USING (request_id)
+LEFT JOIN scores s USING (request_id)
+WHERE r.measured = 1
+ORDER BY e.ordinal, r.phase, k.policy_id, k.budget DESC, r.arm, r.attempt
+"""
+
+_NUMBERS = (
+    "budget", "n_context", "n_planned", "cache_bytes", "peak_memory_bytes", "prompt_tokens", "completion_tokens",
+    "em", "f1", "contains", "ttft_ms", "latency_ms",
+)  # fmt: skip
+
+
+def answers(sql: sqlite3.Connection, query_mode: str) -> pd.DataFrame:
+    """Return one row for each answer: the last attempt of each request, with its score.
+
+    ``frame.attrs`` holds what the plan promised: ``planned_answers``, ``attempts`` (rows in all) and
+    ``added`` (the refinement's decisions).
+    """
+    frame = pd.DataFrame([dict(row) for row in sql.execute(_QUERY)], columns=_columns(sql))
+    frame[[*_NUMBERS]] = frame[[*_NUMBERS]].astype(float)
+    frame["failed"] = frame["failed"].astype(bool)
+    frame["query_mode"] = query_mode
+    kept = frame["n_kept_json"].map(_kept)
+    frame["n_kept_min"] = kept.map(lambda layers: min(layers, default=float("nan")))
+    frame["n_kept_max"] = kept.map(lambda layers: max(layers, default=float("nan")))
+    attempts = len(frame)
+    frame = frame.drop_duplicates(["example_id", "phase", "arm"], keep="last").reset_index(drop=True)
+    frame.attrs = {"attempts": attempts, "added": added(sql), **planned(sql)}
+    return frame
+
+
+def _columns(sql: sqlite3.Connection) -> list[str]:
+    return [column[0] for column in sql.execute(f"{_QUERY} LIMIT 0").description]
+
+
+def _kept(text: Any) -> list[int]:  # noqa: ANN401 - a cell, NaN where there is none
+    import json
+
+    return list(json.loads(text)) if isinstance(text, str) else []
+
+
+def added(sql: sqlite3.Connection) -> list[dict[str, Any]]:
+    """Return the refinement's decisions, in order."""
+    return [
+        dict(row) for row in sql.execute("SELECT round, budget, reason FROM added_budgets ORDER BY round")
+    ]
+
+
+def planned(sql: sqlite3.Connection) -> dict[str, int]:
+    """Return how many trials were planned, how many are done, how many failed."""
+    rows = dict(tuple(row) for row in sql.execute("SELECT status, count(*) FROM trials GROUP BY status"))
+    return {
+        "trials": sum(rows.values()),
+        "trials_done": rows.get("done", 0),
+        "trials_failed": rows.get("failed", 0),
+    }

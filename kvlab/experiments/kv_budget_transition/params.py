@@ -1,0 +1,147 @@
+"""Parameters of the KV-budget transition, in groups: what is asked, of which model, under which budgets."""
+
+from typing import Annotated, Any, Literal, Self
+
+from kvlab.datasets.spec import DatasetSpec
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from kvlab import policies
+from kvlab.errors import InputError
+from kvlab.params import Params
+
+#: A fraction of the context's entries in (0, 1], or a number of entries (2 or more).
+Budget = Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=2, le=10_000_000)]
+Control = Literal["noise_floor", "random", "no_context"]
+
+
+class Group(BaseModel):
+    """Base of the groups: as strict as the parameters themselves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class EngineGroup(Group):
+    """What answers.
+
+    Attributes:
+        name: ``transformers_kv`` applies budgets to the cache itself; ``openai_compat`` asks an endpoint.
+        model: For ``transformers_kv``: a folder or a hub's name; ``None``: ``KVLAB_MODEL``, else the packaged one.
+        dtype: Of weights and cache.
+        device: ``auto`` takes a GPU where there is one.
+        attention: The attention implementation.
+        prefill_cache_gib: Memory for prefilled contexts that later rounds use again.
+        max_rpm: At most so many requests a minute are sent to an endpoint; ``None``: no pacing.
+        extra_body: For an endpoint: what a request carries to ask for a budget, by the budget's text.
+        kept_tokens_field: For an endpoint: the dotted path in its answer that says how many entries it kept.
+        kept_tolerance_tokens: How far that may be from the plan; servers that keep whole blocks need more.
+    """
+
+    name: Literal["transformers_kv", "openai_compat"] = "transformers_kv"
+    model: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    prefill_cache_gib: float = Field(default=2.0, ge=0, le=1000)
+    max_rpm: float | None = Field(default=None, gt=0, le=1_000_000)
+    extra_body: dict[str, dict[str, Any]] = {}
+    kept_tokens_field: str | None = Field(default=None, pattern=r"^[\w-]+(\.[\w-]+)*$")
+    kept_tolerance_tokens: int = Field(default=1, ge=0, le=4096)
+
+
+class KVGroup(Group):
+    """Which entries are kept, and how many.
+
+    Attributes:
+        policy: An id of `kvlab.policies`: a name with its parameters, such as ``snapkv-w64-k5-avg``.
+        query_mode: ``agnostic``: the context is compressed before the question is known.
+        budgets: Fractions of the context's entries, or numbers of entries; 1.0 among them.
+        max_added_budgets: How many more the refinement may add where the drop is.
+        min_budget_gap: It adds none nearer than this to another.
+        controls: ``noise_floor``: budget 1.0 once more; ``random``: a random policy at the same
+            budgets; ``no_context``: the question alone.
+        timed_per_bin: Examples a bin for the passes that take TTFT, latency and memory of each
+            budget alone; 0: none.
+    """
+
+    policy: str = "snapkv-w64-k5-avg"
+    query_mode: Literal["agnostic", "aware"] = "agnostic"
+    budgets: list[Budget] = Field(default=[1.0, 0.5, 0.2], min_length=1, max_length=64)
+    max_added_budgets: int = Field(default=0, ge=0, le=20)
+    min_budget_gap: float = Field(default=0.02, gt=0, lt=1)
+    controls: list[Control] = ["noise_floor", "random", "no_context"]
+    timed_per_bin: int = Field(default=0, ge=0, le=1000)
+
+    @field_validator("policy")
+    @classmethod
+    def _check_policy(cls, policy: str) -> str:
+        try:
+            return policies.get(policy).id
+        except InputError as error:
+            raise ValueError(error.fix) from None
+
+    @field_validator("budgets")
+    @classmethod
+    def _check_budgets(cls, budgets: list[float | int]) -> list[float | int]:
+        if len(set(budgets)) < len(budgets):
+            raise ValueError("holds a budget twice")
+        if 1.0 not in budgets:
+            raise ValueError("must hold 1.0, which the others are compared with")
+        return sorted(budgets, key=lambda budget: (budget > 1, budget), reverse=True)
+
+
+class DecodingGroup(Group):
+    """How answers are made; decoding is greedy.
+
+    Attributes:
+        max_new_tokens: ``None``: what the example's task asks for.
+        temperature: 0; a budget's effect must not drown in sampling.
+    """
+
+    max_new_tokens: int | None = Field(default=None, ge=1, le=100_000)
+    temperature: float = Field(default=0.0, ge=0, le=0)
+
+
+class AnalysisGroup(Group):
+    """What is made of the answers.
+
+    Attributes:
+        metric: What counts as accuracy: ``f1`` (of the published rule), ``em``, or ``contains``.
+        drop_threshold: Of the point rule: a drop of the mean against the next higher budget.
+        margin: Of the calibrated rule: a drop that is worth calling a transition.
+        alpha: Its error rate over all looks.
+        confidence: Of all intervals.
+        resamples: Of every bootstrap.
+        price_per_million_prompt_tokens: For the cost proxy; ``None``: none is given.
+        price_per_million_completion_tokens: The same for generated tokens.
+    """
+
+    metric: Literal["f1", "em", "contains"] = "f1"
+    drop_threshold: float = Field(default=0.10, gt=0, le=1)
+    margin: float = Field(default=0.05, ge=0, lt=1)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    resamples: int = Field(default=10_000, ge=200, le=1_000_000)
+    price_per_million_prompt_tokens: float | None = Field(default=None, ge=0)
+    price_per_million_completion_tokens: float | None = Field(default=None, ge=0)
+
+
+class KVBudgetTransitionParams(Params):
+    """Parameters of the KV-budget transition, in five groups.
+
+    Attributes:
+        tokenizer: What lengths are counted with: a folder or a hub's name; ``None``: the model's own,
+            and for an endpoint the packaged model's.
+    """
+
+    tokenizer: str | None = None
+    dataset: DatasetSpec = DatasetSpec()
+    engine: EngineGroup = EngineGroup()
+    kv: KVGroup = KVGroup()
+    decoding: DecodingGroup = DecodingGroup()
+    analysis: AnalysisGroup = AnalysisGroup()
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.engine.name == "openai_compat" and self.kv.max_added_budgets:
+            raise ValueError("kv.max_added_budgets needs the engine transformers_kv; set it to 0")
+        return self

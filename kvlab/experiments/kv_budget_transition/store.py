@@ -1,0 +1,193 @@
+"""The tables of a KV-budget transition: what goes in once, what is derived, what is up to date."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from kvlab.datasets.example import Example
+from kvlab.datasets.manifest import Manifest
+from kvlab.scoring import SCORER, score_answer
+
+from kvlab.errors import InputError
+from kvlab.experiments.kv_budget_transition.arms import Arm
+from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+from kvlab.status import utc_now
+from kvlab.store.database import Database, to_json
+from kvlab.summary import Summary
+
+
+def put_manifest(database: Database, manifest: Manifest) -> None:
+    """Write datasets, examples, bins and manifest_entries, unless the same are there.
+
+    Raises:
+        InputError: The database holds another dataset, or the same one under another tokenizer.
+    """
+    row = database.sql.execute("SELECT * FROM datasets").fetchone()
+    if row is not None:
+        _check_same(dict(row), manifest)
+        return
+    content = manifest.model_dump(mode="json", exclude={"examples"})
+    with database.transaction():
+        database.insert(
+            "datasets",
+            dataset_id=manifest.dataset_id,
+            name=manifest.name,
+            task=manifest.task,
+            tokenizer_name=manifest.tokenizer_name,
+            dataset_hash=manifest.dataset_hash,
+            n_bins=manifest.n_bins,
+            manifest_json=to_json(content),
+        )
+        for example in manifest.examples:
+            _put_example(database, manifest.dataset_id, example)
+        sizes = [entry.bin_idx for entry in manifest.entries]
+        for index, edge in enumerate(manifest.bin_edges):
+            database.insert(
+                "bins",
+                dataset_id=manifest.dataset_id,
+                bin_idx=index,
+                upper_edge_tokens=edge,
+                n_examples=sizes.count(index),
+            )
+        for ordinal, entry in enumerate(manifest.entries):
+            database.insert(
+                "manifest_entries",
+                dataset_id=manifest.dataset_id,
+                example_id=entry.example_id,
+                ordinal=ordinal,
+                bin_idx=entry.bin_idx,
+                token_len=entry.token_len,
+            )
+
+
+def _check_same(row: dict[str, Any], manifest: Manifest) -> None:
+    for field, now in (
+        ("dataset_id", manifest.dataset_id),
+        ("tokenizer_name", manifest.tokenizer_name),
+        ("dataset_hash", manifest.dataset_hash),
+    ):
+        if row[field] != now:
+            fix = f"is not the run's own, {row[field]!r}; start a new run"
+            raise InputError(f"datasets.{field}", now, fix)
+
+
+def _put_example(database: Database, dataset_id: str, example: Example) -> None:
+    database.insert(
+        "examples",
+        example_id=example.example_id,
+        dataset_id=dataset_id,
+        question=example.question,
+        context=example.context,
+        answers_json=to_json(list(example.answers)),
+        meta_json=to_json(dict(example.meta)),
+    )
+
+
+def ensure_runs(database: Database, run_id: str, chosen: Sequence[Arm]) -> None:
+    """Write one row of ``runs`` for each engine setting: the run's own, with policy and budget."""
+    for arm in chosen:
+        database.sql.execute(
+            """INSERT OR IGNORE INTO runs SELECT run_id || '/' || ?, experiment_id, engine_name, engine_version,
+            base_url, model_name, model_revision, ?, ?, prompt_template_version FROM runs WHERE run_id = ?""",
+            (arm.run_name, arm.policy_id, arm.budget, run_id),
+        )
+
+
+def count(database: Database, table: str) -> int:
+    """Return the number of rows of one of this package's tables."""
+    return int(database.sql.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - our own names
+
+
+def describe(database: Database) -> str:
+    """Return one line for each bin: its upper edge and how many examples it has."""
+    rows = database.sql.execute("SELECT * FROM bins ORDER BY bin_idx").fetchall()
+    lines = [
+        f"bin {row['bin_idx']}: up to {row['upper_edge_tokens']:,} tokens, {row['n_examples']} examples"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+_UNSCORED = """
+SELECT p.request_id, p.text, p.finish_reason, p.completion_tokens, p.usage_json, r.decoding_json,
+       x.answers_json, x.meta_json
+FROM responses p JOIN requests r USING (request_id) JOIN examples x USING (example_id)
+LEFT JOIN scores s USING (request_id)
+WHERE r.measured = 1 AND (s.request_id IS NULL OR s.scorer <> ?)
+ORDER BY p.request_id
+"""
+
+
+def unscored(database: Database) -> int:
+    """Return how many answers have no score of this scorer."""
+    return len(database.sql.execute(_UNSCORED, (SCORER,)).fetchall())
+
+
+def score(database: Database) -> tuple[int, int]:
+    """Score what has no score of this scorer yet. Returns how many were new, and how many old."""
+    rows = database.sql.execute(_UNSCORED, (SCORER,)).fetchall()
+    with database.transaction():
+        for row in rows:
+            database.sql.execute("DELETE FROM scores WHERE request_id = ?", (row["request_id"],))
+            database.insert("scores", request_id=row["request_id"], **_scored(row))
+    return len(rows), count(database, "scores") - len(rows)
+
+
+def _scored(row: Any) -> dict[str, Any]:  # noqa: ANN401 - sqlite3.Row
+    usage = json.loads(row["usage_json"] or "{}")
+    found = score_answer(
+        text=row["text"],
+        answers=json.loads(row["answers_json"]),
+        meta=json.loads(row["meta_json"]),
+        finish_reason=row["finish_reason"],
+        token_ids=usage.get("completion_token_ids"),
+    )
+    return found
+
+
+def analysis_inputs(database: Database, params: KVBudgetTransitionParams) -> str:
+    """Return the hash of all that an analysis reads: answers, scores, budgets, times, parameters."""
+    digest = hashlib.sha256(to_json(params.model_dump(mode="json")).encode())
+    for table, key in (
+        ("scores", "request_id"), ("kv_budgets", "request_id"), ("failures", "request_id"),
+        ("telemetry", "request_id"), ("added_budgets", "round"), ("trials", "trial_id"),
+    ):  # fmt: skip
+        for row in database.sql.execute(f"SELECT * FROM {table} ORDER BY {key}"):  # noqa: S608 - our own names
+            digest.update(to_json(list(row)).encode())
+    return digest.hexdigest()
+
+
+def is_done(database: Database, stage: str, inputs: str) -> bool:
+    """Whether a stage was done on the same inputs."""
+    row = database.sql.execute("SELECT inputs_sha256 FROM stages WHERE name = ?", (stage,)).fetchone()
+    return row is not None and row["inputs_sha256"] == inputs
+
+
+def mark_done(database: Database, stage: str, inputs: str, *, forced: bool = False) -> None:
+    """Note that a stage is done on these inputs."""
+    with database.transaction():
+        _mark(database, stage, inputs, forced=forced)
+
+
+def _mark(database: Database, stage: str, inputs: str, *, forced: bool) -> None:
+    database.sql.execute(
+        "INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?)", (stage, inputs, utc_now(), int(forced))
+    )
+
+
+def stored_summary(database: Database) -> Summary | None:
+    """Return what the last analysis found."""
+    row = database.sql.execute("SELECT summary_json FROM transition_summary").fetchone()
+    return (
+        None
+        if row is None or row["summary_json"] is None
+        else Summary.model_validate_json(row["summary_json"])
+    )
+
+
+def keep_summary(database: Database, summary: Summary, inputs: str, *, forced: bool) -> None:
+    """Store the whole summary beside the transition's row, and note that the analysis is done."""
+    with database.transaction():
+        database.sql.execute("UPDATE transition_summary SET summary_json = ?", (summary.model_dump_json(),))
+        _mark(database, "analyze", inputs, forced=forced)

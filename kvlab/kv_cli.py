@@ -1,0 +1,135 @@
+"""``kvlab kv``: the KV-budget transition stage by stage, with one configuration for all of them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from kvlab.experiments.kv_budget_transition.pipeline import Job
+
+kv = typer.Typer(
+    help="The KV-budget transition in stages: prepare, run, score, analyze, report; or all of them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[
+    Path,
+    typer.Option("--config", "-c", help="params/kv_budget_transition/<profile>.yaml, or a file of your own."),
+]
+Set = Annotated[list[str] | None, typer.Option("--set", help="a.b=value, in YAML; may be repeated.")]
+Run = Annotated[
+    Path | None, typer.Option("--run", help="A run folder, in place of the newest of this config.")
+]
+Outputs = Annotated[Path | None, typer.Option(help="Where run folders go.")]
+New = Annotated[bool, typer.Option("--new", help="Start a new run, though there is one of this config.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Do it again, or under another contract, and record that.")
+]
+
+
+def _job(
+    config: Path,
+    set_: list[str] | None,
+    run: Path | None,
+    outputs: Path | None,
+    force: bool,
+    new: bool = False,
+) -> "Job":
+    from kvlab.experiments.kv_budget_transition import pipeline
+
+    return pipeline.job(config, set_ or [], run=run, outputs=outputs, new=new, force=force)
+
+
+@kv.command()
+def validate(config: Config, set_: Set = None) -> None:
+    """Check a configuration: exit code 0, or 2 and one line."""
+    found = _job(config, set_, None, None, force=False, new=True)
+    typer.echo(f"valid: {config} ({found.params.dataset.dataset_id}, {len(found.params.kv.budgets)} budgets)")
+
+
+@kv.command()
+def resolve(config: Config, set_: Set = None, run: Run = None, outputs: Outputs = None) -> None:
+    """Print the merged configuration, where each value comes from, and the paths."""
+    import yaml
+
+    from kvlab.experiments.kv_budget_transition import prepared
+
+    found = _job(config, set_, run, outputs, force=False)
+    sources = found.resolved.sources
+    typer.echo(yaml.safe_dump(found.params.model_dump(mode="json"), sort_keys=False).rstrip())
+    typer.echo("# from: " + ", ".join(f"{name} {source}" for name, source in sorted(sources.items())))
+    typer.echo(f"# dataset: {prepared.path_of(found.params, found.settings)}")
+    folder = found.folder or f"{found.outputs}/<date>/<time>_kv_budget_transition_{found.profile} (new)"
+    typer.echo(f"# run folder: {folder}\n# database: {folder}/run.sqlite")
+
+
+@kv.command()
+def prepare(
+    config: Config,
+    set_: Set = None,
+    run: Run = None,
+    outputs: Outputs = None,
+    force: Force = False,
+    new: New = False,
+) -> None:
+    """Make the dataset, its bins and its manifest, and the run folder."""
+    from kvlab.experiments.kv_budget_transition import pipeline
+
+    pipeline.prepare(_job(config, set_, run, outputs, force, new), typer.echo)
+
+
+@kv.command("run")
+def run_(
+    config: Config, set_: Set = None, run: Run = None, outputs: Outputs = None, force: Force = False
+) -> None:
+    """Ask every example under every budget that is not measured yet."""
+    from kvlab.experiments.kv_budget_transition import pipeline
+
+    pipeline.run(_job(config, set_, run, outputs, force), typer.echo)
+
+
+@kv.command()
+def score(
+    config: Config, set_: Set = None, run: Run = None, outputs: Outputs = None, force: Force = False
+) -> None:
+    """Score the answers that have no score yet; asks no model."""
+    from kvlab.experiments.kv_budget_transition import pipeline
+
+    pipeline.score(_job(config, set_, run, outputs, force), typer.echo)
+
+
+@kv.command()
+def analyze(
+    config: Config, set_: Set = None, run: Run = None, outputs: Outputs = None, force: Force = False
+) -> None:
+    """Aggregate by bin, look for the transition, draw the plots."""
+    from kvlab.experiments.kv_budget_transition import pipeline
+
+    pipeline.analyze(_job(config, set_, run, outputs, force), typer.echo)
+
+
+@kv.command()
+def report(
+    config: Config, set_: Set = None, run: Run = None, outputs: Outputs = None, force: Force = False
+) -> None:
+    """Write report.md and report.html out of the stored analysis."""
+    from kvlab.experiments.kv_budget_transition import pipeline
+
+    pipeline.report(_job(config, set_, run, outputs, force), typer.echo)
+
+
+@kv.command("all")
+def all_(
+    config: Config,
+    set_: Set = None,
+    run: Run = None,
+    outputs: Outputs = None,
+    force: Force = False,
+    new: New = False,
+) -> None:
+    """All stages, each only where something is missing."""
+    from kvlab.experiments.kv_budget_transition import pipeline
+
+    pipeline.everything(_job(config, set_, run, outputs, force, new), typer.echo)
