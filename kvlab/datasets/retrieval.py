@@ -6,6 +6,7 @@ several values of one key, several keys asked at once, and chains of variables t
 from one another. The wording here is kvlab's own.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -104,9 +105,7 @@ def _numbers(needles: tuple[str, ...], question: str, values: tuple[str, ...], p
 
 
 def _needles(keys: tuple[str, ...], values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(
-        f"The secret code of the {key} is {value}." for key, value in zip(keys, values, strict=True)
-    )
+    return tuple(f"The secret code of the {key} is {value}." for key, value in zip(keys, values, strict=True))
 
 
 def _keys(draw: random.Random, number: int) -> tuple[str, ...]:
@@ -121,7 +120,6 @@ def _codes(draw: random.Random, number: int) -> tuple[str, ...]:
 def _chain(names: tuple[str, ...], value: str) -> list[str]:
     first = f"The variable {names[0]} is set to {value}."
     rest = [
-        f"The variable {name} is set to the value of {before}."
-        for before, name in zip(names, names[1:], strict=False)
+        f"The variable {name} is set to the value of {before}." for before, name in itertools.pairwise(names)
     ]
     return [first, *rest]

@@ -19,6 +19,7 @@ TEMPLATE = Template(
     "The text below mentions secret codes or variables. Remember them; you will be asked about them.\n\n"
     "{context}\n\n{input}"
 )
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
 _SENTENCE_END = re.compile(r"[.!?] ")
 
 
@@ -41,29 +42,31 @@ def examples(
     for length in lengths_tokens:
         for number in range(n_per_length):
             task = tasks[number % len(tasks)]
-            # The depths of a length's examples are spread evenly, from the first sentence to the last.
-            turn, turns = number // len(tasks), -(-n_per_length // len(tasks))
-            yield example(task, length, tokenizer, seed=f"{seed}/{task}/{length}/{number}", strata=(turn, turns))
+            yield example(task, length, number // len(tasks), tokenizer, seed=seed)
 
 
-def example(
-    task: str, length_tokens: int, tokenizer: Tokenizer, *, seed: str, strata: tuple[int, int] = (0, 1)
-) -> Example:
+def example(task: str, length_tokens: int, number: int, tokenizer: Tokenizer, *, seed: int) -> Example:
     """Return one example whose context has exactly ``length_tokens`` tokens.
 
     Args:
         task: One of ``retrieval.TASKS``.
         length_tokens: The context's length, tokenised by itself.
+        number: Which of the examples of this task and length: 0, 1, …; each is the same however
+            many there are.
         tokenizer: What counts.
         seed: Of needles, depths and prose.
-        strata: ``(i, n)``: a single needle's depth is drawn from the i-th of n equal parts.
 
     Raises:
         InputError: The length cannot hold the needles, or cannot be hit with this tokenizer.
     """
-    draw = random.Random(seed)  # noqa: S311 - puzzles, not cryptography
+    draw = random.Random(f"{seed}/{task}/{length_tokens}/{number}")  # noqa: S311 - puzzles, not cryptography
     puzzle = TASKS[task](draw)
-    depths = _depths(draw, len(puzzle.needles), strata)
+    if len(puzzle.needles) == 1:
+        first = random.Random(f"{seed}/{task}/{length_tokens}").random()  # noqa: S311
+        # Multiples of the golden ratio: evenly spread depths, for any number of examples.
+        depths = [(first + number * _GOLDEN_RATIO) % 1]
+    else:
+        depths = sorted(draw.random() for _ in puzzle.needles)
     context = _context(puzzle, depths, length_tokens, tokenizer, draw.randrange(2**32))
     content = (puzzle.question, context, puzzle.answers)
     meta = {
@@ -80,13 +83,6 @@ def example(
         "depths": [round(depth, 4) for depth in depths],
     }
     return Example(content_id(task, *content), puzzle.question, context, puzzle.answers, meta)
-
-
-def _depths(draw: random.Random, needles: int, strata: tuple[int, int]) -> list[float]:
-    if needles == 1:
-        part, parts = strata
-        return [(part + draw.random()) / parts]
-    return sorted(draw.random() for _ in range(needles))
 
 
 def _context(puzzle: Puzzle, depths: list[float], length: int, tokenizer: Tokenizer, seed: int) -> str:
