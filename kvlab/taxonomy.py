@@ -4,13 +4,21 @@ from enum import StrEnum
 
 
 class ErrorType(StrEnum):
-    """Failures of the serving system (what the model answered is scored apart)."""
+    """Failures of the serving system, then those that show in the answer (whether it is right is scored apart)."""
 
     RATE_LIMITED = "RATE_LIMITED"
     TIMEOUT = "TIMEOUT"
     ENGINE_ERROR = "ENGINE_ERROR"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
     REFUSED_INPUT = "REFUSED_INPUT"
+
     EMPTY_OUTPUT = "EMPTY_OUTPUT"
+    INPUT_TRUNCATED = "INPUT_TRUNCATED"
+    REFUSAL = "REFUSAL"
+    DEGENERATE_REPETITION = "DEGENERATE_REPETITION"
+    TRUNCATED = "TRUNCATED"
+    FORMAT_ERROR = "FORMAT_ERROR"
+
     UNKNOWN_FAILURE = "UNKNOWN_FAILURE"
 
 
