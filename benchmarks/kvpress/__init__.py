@@ -1,0 +1,1 @@
+"""kvpress, the reference of the policies, in an environment of its own (`make conformance`)."""
