@@ -46,7 +46,9 @@ def _job(
 def validate(config: Config, set_: Set = None) -> None:
     """Check a configuration: exit code 0, or 2 and one line."""
     found = _job(config, set_, None, None, force=False, new=True)
-    typer.echo(f"valid: {config} ({found.params.dataset.dataset_id}, {len(found.params.kv.budgets)} budgets)")
+    typer.echo(
+        f"valid: {config} ({found.params.dataset.name}__{found.params.dataset.label}, {len(found.params.kv.budgets)} budgets)"
+    )
 
 
 @kv.command()

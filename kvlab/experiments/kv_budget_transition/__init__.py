@@ -56,8 +56,8 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         manifest = prepared.manifest(params)
         return {
             "dataset_hash": manifest.dataset_hash,
-            "prompt_template_hash": manifest.template_hash,
-            "tokenizer": f"{manifest.tokenizer_name} ({manifest.tokenizer_revision})",
+            "prompt_template_hash": manifest.template.hash,
+            "tokenizer": f"{manifest.tokenizer.name} ({manifest.tokenizer.revision})",
             "policy": params.kv.policy,
             "query_mode": params.kv.query_mode,
         }
@@ -113,21 +113,22 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         from kvlab.experiments.kv_budget_transition import local, remote
 
         store.put_manifest(lab.run.database, prepared.manifest(lab.params))
-        way = local if lab.params.engine.name == "transformers_kv" else remote
-        return way.attempt(lab, trial)
+        if lab.params.engine.name == "transformers_kv":
+            return local.attempt(lab, trial)
+        return remote.attempt(lab, trial)
 
     def failed(self, rows: Sequence[Recorded]) -> Failure | None:
         """Return None: an answer that failed is a result of its budget, and is not asked again here."""
         return None
 
     def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
-        """Return how many answers came, and what the first of them says."""
+        """Return what was answered at each budget, shortened, and how many requests failed."""
         if not rows:
             return "nothing to refine"
-        answered = [row for row in rows if row.ok]
-        first = next((row.measurement.generation for row in answered), None)
-        text = " ".join(first.text.split())[:40] if first is not None else rows[0].measurement.failure
-        return f"{len(answered)} of {len(rows)} answered; {rows[0].arm}: {text!r}"
+        shown = [row for row in rows if row.phase in (arms.PLANNED, arms.ADDED, arms.TIMED) and row.kv is not None]
+        said = [f"{row.kv.budget:g} {_begin(row)}" for row in shown if row.kv is not None]
+        failed = sum(not row.ok for row in rows)
+        return " · ".join(said) + (f" · {failed} of {len(rows)} requests failed" if failed else "")
 
     def derive(self, database: Database, params: KVBudgetTransitionParams) -> None:
         """Score what is not scored yet, and bring bin_stats and transition_summary up to date."""
@@ -147,7 +148,9 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         self, frame: "pd.DataFrame", params: KVBudgetTransitionParams, profile: str, identity: Identity | None
     ) -> Summary:
         """Return the verdict with its grounds."""
-        from kvlab.experiments.kv_budget_transition import analysis  # with pandas, only where there are results
+        from kvlab.experiments.kv_budget_transition import (
+            analysis,  # with pandas, only where there are results
+        )
 
         return analysis.summarize(frame, params, profile, identity)
 
@@ -168,6 +171,14 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
     ) -> dict[str, str | bytes]:
         """Return every answer as a CSV."""
         return {"answers.csv": frame.to_csv(index=False, float_format="%.6f")}
+
+
+def _begin(row: Recorded) -> str:
+    """Return how an answer begins, or why there is none."""
+    if row.measurement.generation is None:
+        return str(row.measurement.failure.error_type) if row.measurement.failure else "no answer"
+    text = " ".join(row.measurement.generation.text.split())
+    return repr(text if len(text) <= 16 else f"{text[:15]}…")
 
 
 EXPERIMENT = KVBudgetTransition()

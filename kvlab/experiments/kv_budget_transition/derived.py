@@ -1,11 +1,8 @@
 """The tables that follow from the answers: scores, bin_stats, transition_summary."""
 
-import json
-from typing import Any
-
 from kvlab.experiments.kv_budget_transition import analysis, frame, store
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
-from kvlab.store.database import Database, to_json
+from kvlab.store.database import Database
 
 
 def bring_up_to_date(database: Database, params: KVBudgetTransitionParams) -> None:
@@ -24,3 +21,10 @@ def bring_up_to_date(database: Database, params: KVBudgetTransitionParams) -> No
             database.insert("bin_stats", **row)
         database.insert("transition_summary", **_transition(database, answers, params))
         store.mark(database, "aggregate", inputs)
+
+
+def _transition(
+    database: Database, answers: "pd.DataFrame", params: KVBudgetTransitionParams
+) -> dict[str, Any]:
+    experiment = database.sql.execute("SELECT experiment_id FROM experiments").fetchone()[0]
+    return {"experiment_id": experiment, **analysis.transition_summary(answers, params)}

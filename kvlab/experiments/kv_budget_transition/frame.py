@@ -10,7 +10,7 @@ SELECT r.request_id, r.run_id, r.trial_id, r.arm, r.attempt, r.phase, r.example_
        json_extract(x.meta_json, '$.context_id') AS context_id,
        json_extract(x.meta_json, '$.task') AS task,
        x.answers_json AS answers, e.bin_idx, e.token_len, e.ordinal,
-       k.policy_id AS policy, k.budget, k.n_context, k.n_planned, k.n_kept_json, k.cache_bytes,
+       u.kv_policy AS policy, u.kv_budget AS budget, k.n_context, k.n_planned, k.n_kept_json, k.cache_bytes,
        k.peak_memory_bytes, k.memory_reason, k.evidence,
        p.text, p.finish_reason, p.prompt_tokens, p.completion_tokens,
        json_extract(p.usage_json, '$.completion_token_ids') AS completion_token_ids,
@@ -21,6 +21,7 @@ SELECT r.request_id, r.run_id, r.trial_id, r.arm, r.attempt, r.phase, r.example_
        m.sent_ns, m.done_ns, r.session_id
 FROM requests r
 JOIN telemetry m USING (request_id)
+JOIN runs u USING (run_id)
 JOIN examples x USING (example_id)
 JOIN manifest_entries e USING (example_id)
 LEFT JOIN kv_budgets k USING (request_id)
@@ -28,7 +29,7 @@ LEFT JOIN responses p USING (request_id)
 LEFT JOIN failures f USING (request_id)
 LEFT JOIN scores s USING (request_id)
 WHERE r.measured = 1
-ORDER BY e.ordinal, r.phase, k.policy_id, k.budget DESC, r.arm, r.attempt
+ORDER BY e.ordinal, r.phase, u.kv_policy, u.kv_budget DESC, r.arm, r.attempt
 """
 
 _NUMBERS = (
@@ -47,12 +48,19 @@ def answers(sql: sqlite3.Connection, query_mode: str) -> pd.DataFrame:
     frame[[*_NUMBERS]] = frame[[*_NUMBERS]].astype(float)
     frame["failed"] = frame["failed"].astype(bool)
     frame["query_mode"] = query_mode
+    # A number of entries is a fraction of the longest context, so that budgets have one order.
+    longest = frame["n_context"].max()
+    frame["asked"] = frame["budget"]
+    frame["budget"] = frame["budget"].where(
+        frame["budget"] <= 1, (frame["budget"] / longest).clip(upper=1).round(4)
+    )
     kept = frame["n_kept_json"].map(_kept)
     frame["n_kept_min"] = kept.map(lambda layers: min(layers, default=float("nan")))
     frame["n_kept_max"] = kept.map(lambda layers: max(layers, default=float("nan")))
     attempts = len(frame)
     frame = frame.drop_duplicates(["example_id", "phase", "arm"], keep="last").reset_index(drop=True)
-    frame.attrs = {"attempts": attempts, "added": added(sql), **planned(sql)}
+    frame.attrs.update({"attempts": attempts, "added": added(sql)})
+    frame.attrs.update(planned(sql))
     return frame
 
 

@@ -43,7 +43,7 @@ def check_budgets(params: KVBudgetTransitionParams, manifest: Manifest) -> None:
 def attempt(lab: "Lab[KVBudgetTransitionParams]", trial: Trial) -> list[Recorded]:
     """Ask one example under the arms of its round."""
     params = lab.params
-    example = _example(prepared.manifest(params), str(trial.planned["example_id"]))
+    example = example_of(params, trial)
     if trial.planned["timed"]:
         return _timed(lab, trial, example)
     chosen = arms.planned(params)
@@ -61,15 +61,19 @@ def _floor(params: KVBudgetTransitionParams) -> float:
     return (policies.get(params.kv.policy).smallest() + 1) / shortest
 
 
-def _example(manifest: Manifest, example_id: str) -> Example:
-    return next(example for example in manifest.examples if example.example_id == example_id)
+def example_of(params: KVBudgetTransitionParams, trial: Trial) -> Example:
+    """Return what a trial asks."""
+    wanted = trial.planned["example_id"]
+    return next(example for entry, example in prepared.manifest(params).items() if entry.example_id == wanted)
 
 
-def _ids(lab: "Lab[KVBudgetTransitionParams]", example: Example, *, context: bool) -> tuple[list[int], list[int]]:
+def _ids(
+    lab: "Lab[KVBudgetTransitionParams]", example: Example, *, context: bool
+) -> tuple[list[int], list[int]]:
     """Return the tokens before and after the cut; without a context the first token stands before it."""
     manifest = prepared.manifest(lab.params)
-    tokenizer = Tokenizer.wrap(lab.engine.tokenizer, manifest.tokenizer_name)
-    head, tail = token_ids(render(example, manifest.template), tokenizer, context=context)
+    tokenizer = Tokenizer.wrap(lab.engine.tokenizer, manifest.tokenizer.name)
+    head, tail = token_ids(render(example, manifest.prompt_template), tokenizer, context=context)
     return (head, tail) if head else (tail[:1], tail[1:])
 
 
@@ -178,4 +182,6 @@ def _measurement(made: "Generation", prompt_tokens: int) -> Measurement:
         "completion_tokens": len(made.token_ids),
         "completion_token_ids": list(made.token_ids),
     }
-    return Measurement(stamps, Answer(text=made.text, finish_reason=made.finish_reason, usage=usage, ended=True))
+    return Measurement(
+        stamps, Answer(text=made.text, finish_reason=made.finish_reason, usage=usage, ended=True)
+    )

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from kvlab.datasets.spec import DatasetSpec
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kvlab import policies
+from kvlab.datasets.spec import DatasetSpec
 from kvlab.errors import InputError
 from kvlab.params import Params
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from kvlab import experiments, paths, status
 from kvlab.errors import InputError
-from kvlab.experiments.kv_budget_transition import store
+from kvlab.experiments.kv_budget_transition import prepared, store
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.experiments.lab import Lab, open_run
+from kvlab.files import write_atomic
 from kvlab.params import Resolved, resolve
 from kvlab.report import build, day
 from kvlab.run import list_folders, stored_experiment
@@ -26,6 +27,7 @@ from kvlab.store.database import Database
 from kvlab.summary import Summary
 
 NAME = "kv_budget_transition"
+DATASET = "dataset_manifest.json"
 Say = Callable[[str], None]
 
 
@@ -113,19 +115,29 @@ def need_folder(job: Job) -> Path:
 def prepare(job: Job, say: Say) -> Path:
     """Make the dataset and the run folder, with the tables that say what will be asked."""
     with _open(job) as lab:
-        counts = store.describe(lab.run.database)
-        say(f"prepared: {lab.folder}\n{counts}")
-        return lab.folder
+        return _prepare(lab, job, say)
+
+
+def _prepare(lab: Lab[KVBudgetTransitionParams], job: Job, say: Say) -> Path:
+    manifest = prepared.manifest(job.params)
+    store.put_manifest(lab.run.database, manifest)
+    write_atomic(lab.folder / DATASET, manifest.as_bytes())
+    say(f"prepared: {lab.folder}\n{store.describe(lab.run.database)}")
+    return lab.folder
 
 
 def run(job: Job, say: Say) -> None:
     """Ask every example under every budget that is not measured yet."""
     need_folder(job)
     with _open(job) as lab:
-        for trial in lab.pending():
-            lab.measure(trial)
-        states = [state for state, _ in lab.run.database.trial_state().values()]
-        say(f"run: {states.count('done')} of {len(states)} trials are done")
+        _run(lab, say)
+
+
+def _run(lab: Lab[KVBudgetTransitionParams], say: Say) -> None:
+    for trial in lab.pending():
+        lab.measure(trial)
+    states = [state for state, _ in lab.run.database.trial_state().values()]
+    say(f"run: {states.count('done')} of {len(states)} trials are done")
 
 
 def score(job: Job, say: Say) -> None:
@@ -155,10 +167,12 @@ def analyze(job: Job, say: Say) -> Summary:
             raise InputError("scores", None, f"of {missing} answers are missing; run `kvlab kv score` first")
         inputs = store.analysis_inputs(database, job.params)
         stored = store.stored_summary(database)
-        if store.is_done(database, "analyze", inputs) and stored is not None and _has_plots(folder, stored):
-            if not job.force:
-                say(f"analyze: up to date ({stored.verdict}: {stored.headline})")
-                return stored
+        done = (
+            stored is not None and store.is_done(database, "analyze", inputs) and _has_plots(folder, stored)
+        )
+        if done and stored is not None and not job.force:
+            say(f"analyze: up to date ({stored.verdict}: {stored.headline})")
+            return stored
     summary = build.write_results(folder, experiments.get(NAME))
     with Database(folder / DATABASE) as database:
         store.keep_summary(database, summary, inputs, forced=job.force)
@@ -211,10 +225,11 @@ def _end(folder: Path, job: Job) -> None:
 
 def everything(job: Job, say: Say) -> Path:
     """Do all stages, each only where it is needed."""
-    folder = prepare(job, say)
-    job = replace(job, folder=folder)
-    for stage in (run, score, analyze):
-        stage(job, say)
+    with _open(job) as lab:
+        job = replace(job, folder=_prepare(lab, job, say))
+        _run(lab, say)
+    score(job, say)
+    analyze(job, say)
     return report(job, say)
 
 

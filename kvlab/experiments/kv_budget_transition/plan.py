@@ -14,7 +14,12 @@ def plan(params: KVBudgetTransitionParams, manifest: Manifest) -> list[Trial]:
     found: list[Trial] = []
 
     def add(prefix: str, example_id: str, bin_idx: int, round_number: int) -> None:
-        planned = {"example_id": example_id, "bin_idx": bin_idx, "round": round_number, "timed": prefix == "t-"}
+        planned = {
+            "example_id": example_id,
+            "bin_idx": bin_idx,
+            "round": round_number,
+            "timed": prefix == "t-",
+        }
         found.append(Trial(f"{prefix}{example_id}", len(found), f"bin {bin_idx}", 1, planned))
 
     for entry in manifest.entries:

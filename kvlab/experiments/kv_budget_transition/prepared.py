@@ -11,41 +11,33 @@ from importlib.metadata import version
 from pathlib import Path
 
 from kvlab import paths
-from kvlab.datasets import Manifest, prepare
+from kvlab.datasets import DatasetSpec, Manifest, prepare
+from kvlab.datasets import manifest as manifests
 from kvlab.datasets import tokenizer as tokenizers
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
-from kvlab.files import write_atomic
 from kvlab.settings import Settings, load_settings
 from kvlab.store.database import to_json
 
 
-def manifest(params: KVBudgetTransitionParams, settings: Settings | None = None) -> Manifest:
+def manifest(params: KVBudgetTransitionParams) -> Manifest:
     """Return the dataset of ``params``: out of the cache, or made now.
 
     Raises:
         InputError: A file, a task or the tokenizer is wrong.
     """
-    return _manifest(params.model_dump_json(include={"dataset", "tokenizer"}), params, settings)
+    settings = load_settings()
+    return _manifest(
+        path_of(params, settings), params.dataset.model_dump_json(), tokenizer_name(params, settings)
+    )
 
 
-class _Held:
-    """The manifest of the last parameters, so that one process reads it once."""
-
-    key: str = ""
-    manifest: Manifest | None = None
-
-
-def _manifest(key: str, params: KVBudgetTransitionParams, settings: Settings | None) -> Manifest:
-    path = path_of(params, settings or load_settings())
-    if _Held.key == f"{key} {path}" and _Held.manifest is not None:
-        return _Held.manifest
+@lru_cache(maxsize=4)
+def _manifest(path: Path, spec_json: str, tokenizer: str | None) -> Manifest:
     if path.is_file():
-        found = Manifest.load(path)
-    else:
-        found = prepare(params.dataset, tokenizers.load(tokenizer_name(params, settings or load_settings())))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, found.to_json())
-    _Held.key, _Held.manifest = f"{key} {path}", found
+        return manifests.load(path)
+    found = prepare(DatasetSpec.model_validate_json(spec_json), tokenizers.load(tokenizer))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found.write(path)
     return found
 
 
@@ -58,10 +50,11 @@ def tokenizer_name(params: KVBudgetTransitionParams, settings: Settings) -> str 
 def path_of(params: KVBudgetTransitionParams, settings: Settings) -> Path:
     """Return where the manifest of ``params`` is kept, whether it is there or not."""
     spec = params.dataset
-    files = [_digest(Path(name)) for name in (spec.path, spec.config_path) if name is not None]
+    named = (spec.folder("path"), spec.folder("config_path"))
+    files = [_digest(folder) for folder in named if folder is not None]
     grounds = [spec.model_dump(mode="json"), files, tokenizer_name(params, settings), version("kvlab")]
     digest = hashlib.sha256(to_json(grounds).encode()).hexdigest()[:16]
-    return paths.cache_dir().resolve() / "datasets" / f"{spec.dataset_id}-{digest}" / "manifest.json"
+    return paths.cache_dir().resolve() / "datasets" / f"{spec.name}__{spec.label}-{digest}" / "manifest.json"
 
 
 @lru_cache(maxsize=8)

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from kvlab.store.database import Database
 
 
-def budget_of(database: "Database", params: KVBudgetTransitionParams, round_number: int, floor: float) -> float | None:
+def budget_of(
+    database: "Database", params: KVBudgetTransitionParams, round_number: int, floor: float
+) -> float | None:
     """Return the budget of a round, decided and stored at its first call; ``None``: nothing to refine.
 
     The same answers give the same budget. Stored before it is measured: a kill in between, or an
@@ -49,7 +51,10 @@ def _decide(
         floor=floor,
     )
     if budget is None:
-        return None, f"no fall of mean {params.analysis.metric} above the margin is left that is wide enough to halve"
+        return (
+            None,
+            f"no fall of mean {params.analysis.metric} above the margin is left that is wide enough to halve",
+        )
     high = min(key for key in curve.index if key > budget)
     low = max(key for key in curve.index if key < budget)
     fall = f"mean {params.analysis.metric} falls from {curve[high]:.3f} to {curve[low]:.3f}"

@@ -13,7 +13,7 @@ from kvlab.engines.openai_compat import Call, OpenAICompat
 from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition import arms, prepared, store
 from kvlab.experiments.kv_budget_transition.arms import Arm
-from kvlab.experiments.kv_budget_transition.local import MAX_NEW_TOKENS
+from kvlab.experiments.kv_budget_transition.local import MAX_NEW_TOKENS, example_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.policies import Budget
 from kvlab.records import KVKept, Recorded, Trial
@@ -133,13 +133,13 @@ def _attempts(number: int) -> "Iterator[stamina.Attempt]":
 
 def _once(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm, number: int) -> Recorded:
     params, manifest = lab.params, prepared.manifest(lab.params)
-    wanted = str(trial.planned["example_id"])
-    example = next(example for example in manifest.examples if example.example_id == wanted)
-    rendered = render(example, manifest.template)
+    example = example_of(params, trial)
+    rendered = render(example, manifest.prompt_template)
     limit = params.decoding.max_new_tokens or example.max_new_tokens or MAX_NEW_TOKENS
     body: dict[str, Any] = params.engine.extra_body.get(arm.label, {}) if arm.budget != 1.0 else {}
     call = Call(
-        request_id=f"{lab.run.experiment_id}/{trial.trial_id}/{arm.name}" + (f"/{number}" if number > 1 else ""),
+        request_id=f"{lab.run.experiment_id}/{trial.trial_id}/{arm.name}"
+        + (f"/{number}" if number > 1 else ""),
         arm=arm.name,
         prompt={"messages": messages(rendered, context=arm.phase != arms.NO_CONTEXT)},
         decoding={"max_tokens": limit, "temperature": params.decoding.temperature, **body},
@@ -161,13 +161,19 @@ def _with_evidence(params: KVBudgetTransitionParams, arm: Arm, row: Recorded) ->
     if measured.generation is None:
         return row
     kept = as_tokens(measured.generation.kept_value)
-    if arm.budget != 1.0 and (kept is None or total is None or not _honoured(params, arm.budget, kept, total)):
+    if arm.budget != 1.0 and (
+        kept is None or total is None or not _honoured(params, arm.budget, kept, total)
+    ):
         said = f"{params.engine.kept_tokens_field} says {kept} of {total} entries"
         failure = Failure(ErrorType.ENGINE_ERROR, f"the budget was not applied: {said}", measured.http_status)
         return replace(row, measurement=replace(measured, generation=None, failure=failure))
     if total is None:
         return row
-    source = f"the endpoint's {params.engine.kept_tokens_field}" if kept is not None else "budget 1.0: nothing was asked of it"
+    source = (
+        f"the endpoint's {params.engine.kept_tokens_field}"
+        if kept is not None
+        else "budget 1.0: nothing was asked of it"
+    )
     found = KVKept(
         policy_id=arm.policy_id,
         budget=arm.budget,

@@ -5,13 +5,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from kvlab.datasets.example import Example
-from kvlab.datasets.manifest import Manifest
-from kvlab.scoring import SCORER, score_answer
-
+from kvlab import scoring
+from kvlab.datasets import Example, Manifest
 from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition.arms import Arm
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+from kvlab.scoring.metrics import VERSION
 from kvlab.status import utc_now
 from kvlab.store.database import Database, to_json
 from kvlab.summary import Summary
@@ -27,30 +26,21 @@ def put_manifest(database: Database, manifest: Manifest) -> None:
     if row is not None:
         _check_same(dict(row), manifest)
         return
-    content = manifest.model_dump(mode="json", exclude={"examples"})
+    content = manifest.model_dump(mode="json", exclude={"examples", "entries"})
     with database.transaction():
         database.insert(
             "datasets",
             dataset_id=manifest.dataset_id,
             name=manifest.name,
             task=manifest.task,
-            tokenizer_name=manifest.tokenizer_name,
+            tokenizer_name=manifest.tokenizer.name,
             dataset_hash=manifest.dataset_hash,
             n_bins=manifest.n_bins,
             manifest_json=to_json(content),
         )
-        for example in manifest.examples:
+        _put_bins(database, manifest)
+        for ordinal, (entry, example) in enumerate(manifest.items()):
             _put_example(database, manifest.dataset_id, example)
-        sizes = [entry.bin_idx for entry in manifest.entries]
-        for index, edge in enumerate(manifest.bin_edges):
-            database.insert(
-                "bins",
-                dataset_id=manifest.dataset_id,
-                bin_idx=index,
-                upper_edge_tokens=edge,
-                n_examples=sizes.count(index),
-            )
-        for ordinal, entry in enumerate(manifest.entries):
             database.insert(
                 "manifest_entries",
                 dataset_id=manifest.dataset_id,
@@ -61,15 +51,27 @@ def put_manifest(database: Database, manifest: Manifest) -> None:
             )
 
 
+def _put_bins(database: Database, manifest: Manifest) -> None:
+    for edge, found in zip(manifest.bin_edges, manifest.bins, strict=True):
+        database.insert(
+            "bins",
+            dataset_id=manifest.dataset_id,
+            bin_idx=found.bin_idx,
+            upper_edge_tokens=edge,
+            n_examples=found.chosen,
+        )
+
+
 def _check_same(row: dict[str, Any], manifest: Manifest) -> None:
-    for field, now in (
-        ("dataset_id", manifest.dataset_id),
-        ("tokenizer_name", manifest.tokenizer_name),
-        ("dataset_hash", manifest.dataset_hash),
-    ):
-        if row[field] != now:
-            fix = f"is not the run's own, {row[field]!r}; start a new run"
-            raise InputError(f"datasets.{field}", now, fix)
+    now = {
+        "dataset_id": manifest.dataset_id,
+        "tokenizer_name": manifest.tokenizer.name,
+        "dataset_hash": manifest.dataset_hash,
+    }
+    for field, value in now.items():
+        if row[field] != value:
+            fix = f"is not that of the run, {row[field]!r}; start a new run"
+            raise InputError(f"datasets.{field}", value, fix)
 
 
 def _put_example(database: Database, dataset_id: str, example: Example) -> None:
@@ -110,40 +112,47 @@ def describe(database: Database) -> str:
 
 
 _UNSCORED = """
-SELECT p.request_id, p.text, p.finish_reason, p.completion_tokens, p.usage_json, r.decoding_json,
-       x.answers_json, x.meta_json
+SELECT p.request_id, p.text, p.finish_reason, p.usage_json, x.answers_json, x.meta_json
 FROM responses p JOIN requests r USING (request_id) JOIN examples x USING (example_id)
 LEFT JOIN scores s USING (request_id)
-WHERE r.measured = 1 AND (s.request_id IS NULL OR s.scorer <> ?)
+WHERE r.measured = 1 AND (s.request_id IS NULL OR s.scorer NOT LIKE ?)
 ORDER BY p.request_id
 """
+_SCORER = f"longbench-__/{VERSION}%"
 
 
 def unscored(database: Database) -> int:
     """Return how many answers have no score of this scorer."""
-    return len(database.sql.execute(_UNSCORED, (SCORER,)).fetchall())
+    return len(database.sql.execute(_UNSCORED, (_SCORER,)).fetchall())
 
 
 def score(database: Database) -> tuple[int, int]:
     """Score what has no score of this scorer yet. Returns how many were new, and how many old."""
-    rows = database.sql.execute(_UNSCORED, (SCORER,)).fetchall()
-    with database.transaction():
-        for row in rows:
-            database.sql.execute("DELETE FROM scores WHERE request_id = ?", (row["request_id"],))
-            database.insert("scores", request_id=row["request_id"], **_scored(row))
+    rows = database.sql.execute(_UNSCORED, (_SCORER,)).fetchall()
+    if rows:
+        with database.transaction():
+            for row in rows:
+                database.sql.execute("DELETE FROM scores WHERE request_id = ?", (row["request_id"],))
+                database.insert("scores", request_id=row["request_id"], **_scored(row))
     return len(rows), count(database, "scores") - len(rows)
 
 
 def _scored(row: Any) -> dict[str, Any]:  # noqa: ANN401 - sqlite3.Row
-    usage = json.loads(row["usage_json"] or "{}")
-    found = score_answer(
-        text=row["text"],
-        answers=json.loads(row["answers_json"]),
-        meta=json.loads(row["meta_json"]),
-        finish_reason=row["finish_reason"],
-        token_ids=usage.get("completion_token_ids"),
+    meta, usage = json.loads(row["meta_json"]), json.loads(row["usage_json"] or "{}")
+    found = scoring.score(
+        row["text"],
+        json.loads(row["answers_json"]),
+        meta["language"],
+        answer_mode=meta["answer_mode"],
+        first_line_only=bool(meta.get("first_line_only")),
     )
-    return found
+    outcome = scoring.classify(
+        row["text"],
+        row["finish_reason"],
+        token_ids=usage.get("completion_token_ids"),
+        answer_pattern=meta.get("answer_pattern"),
+    )
+    return {**found._asdict(), "outcome": None if outcome is None else str(outcome.error_type)}
 
 
 def analysis_inputs(database: Database, params: KVBudgetTransitionParams) -> str:
@@ -167,10 +176,11 @@ def is_done(database: Database, stage: str, inputs: str) -> bool:
 def mark_done(database: Database, stage: str, inputs: str, *, forced: bool = False) -> None:
     """Note that a stage is done on these inputs."""
     with database.transaction():
-        _mark(database, stage, inputs, forced=forced)
+        mark(database, stage, inputs, forced=forced)
 
 
-def _mark(database: Database, stage: str, inputs: str, *, forced: bool) -> None:
+def mark(database: Database, stage: str, inputs: str, *, forced: bool = False) -> None:
+    """The same inside a transaction that is open."""
     database.sql.execute(
         "INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?)", (stage, inputs, utc_now(), int(forced))
     )
@@ -190,4 +200,4 @@ def keep_summary(database: Database, summary: Summary, inputs: str, *, forced: b
     """Store the whole summary beside the transition's row, and note that the analysis is done."""
     with database.transaction():
         database.sql.execute("UPDATE transition_summary SET summary_json = ?", (summary.model_dump_json(),))
-        _mark(database, "analyze", inputs, forced=forced)
+        mark(database, "analyze", inputs, forced=forced)
