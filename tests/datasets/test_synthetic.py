@@ -36,7 +36,7 @@ def test_every_needle_stands_between_whole_sentences(tk):
         assert len(needles) == 4
         for needle in needles:
             before, _, after = example.context.partition(needle)
-            assert before.rstrip().endswith((".", "")) and (not before or before.rstrip()[-1] == ".")
+            assert not before or before.endswith(". ")
             assert not after or after[0] == " "
 
 
@@ -63,7 +63,9 @@ def test_a_chain_is_followed_and_the_decoy_is_not(tk):
     value = re.search(r"number (\d+)", example.question)[1]
     held = set(re.findall(rf"variable (\w+) is set to {value}", example.context))
     for _ in range(4):
-        held |= {n for n, old in re.findall(r"(\w+) is set to the value of (\w+)", example.context) if old in held}
+        held |= {
+            n for n, old in re.findall(r"(\w+) is set to the value of (\w+)", example.context) if old in held
+        }
     assert held == set(example.answers)
     assert len(re.findall("variable", example.context)) == 8
 
