@@ -125,6 +125,7 @@ def test_equal_rows_are_asked_once(folder, tk):
         ('{"input": "q", "context": "c"}', "qasper.jsonl line 1: has no list of texts in `answers`"),
         ('{"input": "q", "context": "c", "answers": []}', "line 1: .* in `answers`"),
         (b"\xff\xfe", "line 1: is not JSON in UTF-8"),
+        (r'{"input": "\ud800", "context": "c", "answers": ["a"]}', "line 1: is not JSON in UTF-8"),
     ],
 )
 def test_malformed_files_are_refused_by_line(tmp_path, tk, content, message):
@@ -137,14 +138,25 @@ def test_malformed_files_are_refused_by_line(tmp_path, tk, content, message):
 def test_missing_files_are_refused(tmp_path, tk):
     (tmp_path / "bad.zip").write_bytes(b"PK no")
     archive = write_zip(tmp_path / "data.zip", {"data/other.jsonl": []})
+    cut = write_jsonl(tmp_path / "cut.jsonl.gz", longbench_rows(2))
+    cut.write_bytes(cut.read_bytes()[:-30])
     for path, message in (
         (tmp_path / "gone", "is not there"),
         (tmp_path, "has no qasper.jsonl"),
         (tmp_path / "bad.zip", "cannot be read"),
         (archive, "has no qasper.jsonl in it"),
+        (cut, "cannot be read"),
     ):
         with pytest.raises(InputError, match=message):
             prepare(spec(path=str(path)), tk)
+
+
+def test_without_a_network_the_hub_is_refused_with_the_way_out(monkeypatch, tmp_path, tk):
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=r"path: 'THUDM/LongBench' cannot be downloaded .*set path to"):
+        prepare(spec(), tk)
 
 
 def test_longbenchs_own_templates_and_lengths_are_read_where_given(folder, tk, tmp_path):
@@ -174,7 +186,7 @@ def real(task, **more):
         "path": str(DATA / "longbench"),
         "config_path": str(DATA / "longbench"),
         "n_bins": 5,
-        "n_examples": 40,
+        "n_examples": 20,
     } | more
     return spec(task=task, **more)
 
