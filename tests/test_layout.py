@@ -40,6 +40,8 @@ def test_the_store_knows_no_other_room_but_what_it_stores():
         "kvlab",
         "kvlab.cli",
         "kvlab.runner",
+        "kvlab.datasets",
+        "kvlab.scoring",
         "kvlab.experiments.token_sweep",
         "kvlab.experiments.prefix_hit_miss",
         "kvlab.experiments.prefix_hit_miss.plots",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from kvlab.errors import InputError
+from kvlab.scoring.metrics import Score, score
 
 Language = Literal["en", "zh"]
 
@@ -62,6 +63,18 @@ class Example:
         if not isinstance(meta, Mapping):
             raise InputError("example.meta", meta, f"of {name} must be an object")
         return cls(name, value["question"], value["context"], tuple(answers), dict(meta))
+
+    def score(self, text: str) -> Score | None:
+        """Score an answer by the example's own rules; None where kvlab has no score for its task."""
+        if self.meta["metric"] == "none":
+            return None
+        return score(
+            text,
+            self.answers,
+            self.meta["language"],
+            answer_mode=self.meta["answer_mode"],
+            first_line_only=bool(self.meta.get("first_line_only")),
+        )
 
     @property
     def max_new_tokens(self) -> int | None:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +62,7 @@ def read(path: Path, member: str | None = None) -> Rows:
     try:
         data = path.read_bytes()
         name, content = _open(path, data, member)
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         fix = f"cannot be read ({error.__class__.__name__}); name a .jsonl, .jsonl.gz or .zip file"
         raise InputError("path", str(path), fix) from None
     rows = list(_parse(name, content))
@@ -89,6 +90,8 @@ def _parse(name: str, content: bytes) -> Iterator[Row]:
         where = f"{name} line {number}"
         try:
             value = json.loads(line.decode())
+            if b"\\u" in line:  # an escape can make half a character, which no file and no hash can hold
+                json.dumps(value, ensure_ascii=False).encode()
         except ValueError as error:  # JSON's and Unicode's
             raise InputError(where, None, f"is not JSON in UTF-8 ({error}); mend the line") from None
         if not isinstance(value, dict):
