@@ -45,7 +45,8 @@ def _endpoint(params: KVBudgetTransitionParams, settings: Settings, check: engin
         fix = "holds random, which needs the engine transformers_kv: an endpoint applies its own policy; leave it out"
         raise InputError("kv.controls", params.kv.controls, fix)
     opened = openai_compat.open_engine(settings, check)
-    opened.connection.target = replace(opened.connection.target, kept_path=params.engine.kept_tokens_field)
+    client = opened.connection.client
+    client.target = replace(client.target, kept_path=params.engine.kept_tokens_field)
     try:
         from kvlab.experiments.kv_budget_transition import remote
 
