@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kvlab.transition import bins, controls, efficiency, failures, flips, sanity
-from kvlab.transition.call import BinCall, Call, call, call_bins
+from kvlab.transition.call import BinCall, Call, call, call_bins, drops_of
 from kvlab.transition.drop import Drop
 from kvlab.transition.location import Location, locate
 from kvlab.transition.point_rule import PointTransition, point_rule
@@ -80,6 +80,7 @@ class Analysis:
 
     frame: pd.DataFrame
     scores: Scores
+    drops: tuple[Drop, ...]
     call: Call
     bin_calls: list[BinCall]
     point: PointTransition
@@ -128,6 +129,7 @@ def analyse(frame: pd.DataFrame, params: AnalysisParams) -> Analysis:
     return Analysis(
         frame=frame,
         scores=scores,
+        drops=drops_of(scores, **rule),
         call=made,
         bin_calls=call_bins(scores, n_bins=params.n_bins, **rule),
         point=point_rule(
