@@ -1,13 +1,14 @@
 """``python -m benchmarks``: all benchmarks, a table each, and ``benchmarks/results.json``."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import client_error
+from benchmarks import client_error, detector
 from kvlab import manifest
 from kvlab.files import write_json
 from kvlab.status import utc_now
@@ -19,22 +20,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--only", choices=sorted(PARTS), help="run this one, and keep the others' last results"
+    )
     options = parser.parse_args()
-    plan = {"rounds": 1, "plan": ((1, 3), (200, 1))} if options.quick else {}
+    kept = json.loads(options.output.read_text()) if options.only and options.output.exists() else {}
+    found = {
+        name: {"measured_utc": utc_now(), "quick": options.quick, "rows": part(options.quick)}
+        for name, part in PARTS.items()
+        if options.only in (None, name)
+    }
+    facts = {"machine": manifest.machine(), "packages": manifest.packages()}
+    write_json(options.output, {**kept, **facts, **found})
+    print(f"written: {options.output}")
+
+
+def _client_error(quick: bool) -> list[dict[str, Any]]:
+    plan = {"rounds": 1, "plan": ((1, 3), (200, 1))} if quick else {}
     print("client error: |TTFT measured - TTFT emitted|, fake server, one client process", flush=True)
     rows = client_error.run(**plan)
     Console(width=140).print(_table(rows))
-    write_json(
-        options.output,
-        {
-            "measured_utc": utc_now(),
-            "quick": options.quick,
-            "machine": manifest.machine(),
-            "packages": manifest.packages(),
-            "client_error": rows,
-        },
-    )
-    print(f"written: {options.output}")
+    return rows
+
+
+def _detector(quick: bool) -> dict[str, list[dict[str, Any]]]:
+    plan = {"simulations": 50, "cliff_simulations": 10, "resamples": 100} if quick else {}
+    print("detector: false alarms, power and coverage on answers whose truth is known", flush=True)
+    found = detector.run(**plan)
+    for table in detector.tables(found):
+        Console(width=170).print(table)
+    return found
+
+
+PARTS = {"client_error": _client_error, "detector": _detector}
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

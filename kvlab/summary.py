@@ -41,8 +41,21 @@ class Figure(BaseModel):
     caption: str
 
 
+class Section(BaseModel):
+    """A part of the report in the experiment's own order; tables and figures are given by their names."""
+
+    title: str
+    paragraphs: list[str] = []
+    tables: list[str] = []
+    figures: list[str] = []
+
+
 class Summary(BaseModel):
-    """Everything that a report says, as data. ``summary.json`` is this without the tables."""
+    """Everything that a report says, as data. ``summary.json`` is this without the tables.
+
+    Where there are ``sections``, the report follows them; a table or figure that none of them names
+    stands behind the last.
+    """
 
     experiment: str
     profile: str
@@ -54,7 +67,8 @@ class Summary(BaseModel):
     tables: list[Table] = []
     figures: list[Figure] = []
     limitations: list[str] = []
+    sections: list[Section] = []
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``summary.json``."""
-        return self.model_dump(mode="json", exclude={"tables", "figures"})
+        return self.model_dump(mode="json", exclude={"tables", "figures", "sections"})

@@ -33,7 +33,7 @@ def cell(value: Any) -> str:  # noqa: ANN401 - a table's cell
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return str(value).replace("|", "\\|").replace("](", "]\\(").replace("\n", " ")
 
 
 def markdown(title: str, summary: Summary, stored: Mapping[str, Any], identity: Identity | None) -> str:

@@ -1,9 +1,11 @@
 """Percentile bootstrap (Efron 1979) of whole clusters, seeded."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from kvlab.stats import MIN_BOOTSTRAP_N, Interval
-from kvlab.transition.drop import indicator
+from kvlab.transition.drop import totals
 from kvlab.transition.scores import Floats, Ints
 
 _CHUNK = 1000
@@ -18,18 +20,21 @@ def resampled_means(values: Floats, clusters: Ints, *, seed: int, resamples: int
         seed: Of the resampling.
         resamples: How many.
     """
-    member = indicator(clusters)
-    totals = member.T @ np.nan_to_num(values)
-    counts = member.T @ (~np.isnan(values)).astype(float)
-    groups = len(totals)
-    draw = np.random.default_rng(seed)
+    sums = totals(np.nan_to_num(values).T, clusters).T
+    counts = totals((~np.isnan(values)).T.astype(float), clusters).T
     means = np.empty((resamples, values.shape[1]))
     for start in range(0, resamples, _CHUNK):  # weights of all resamples at once may not fit
-        size = min(_CHUNK, resamples - start)
-        weights = draw.multinomial(groups, np.full(groups, 1 / groups), size=size).astype(float)
+        weights = _weights(len(sums), seed, start, min(_CHUNK, resamples - start))
         with np.errstate(invalid="ignore", divide="ignore"):
-            means[start : start + size] = (weights @ totals) / (weights @ counts)
+            means[start : start + len(weights)] = (weights @ sums) / (weights @ counts)
     return means
+
+
+@lru_cache(maxsize=16)
+def _weights(groups: int, seed: int, start: int, size: int) -> Floats:
+    """Return how often each cluster is drawn; [size, groups]. A report resamples the same clusters again and again."""
+    draw = np.random.default_rng([seed, start])
+    return np.asarray(draw.multinomial(groups, np.full(groups, 1 / groups), size=size), dtype=float)
 
 
 def mean_interval(

@@ -59,10 +59,13 @@ class Drop:
     reason: str | None = None
 
 
-def indicator(clusters: Ints) -> Floats:
-    """Return which example belongs to which cluster, as 0 and 1; [examples, clusters]."""
-    _, codes = np.unique(clusters, return_inverse=True)
-    return np.eye(int(codes.max()) + 1 if len(codes) else 0)[codes]
+def totals(values: Floats, clusters: Ints) -> Floats:
+    """Return the sum over each cluster; [..., examples] to [..., clusters], in the clusters' order."""
+    if not len(clusters):
+        return np.zeros((*values.shape[:-1], 0))
+    order = np.argsort(clusters, kind="stable")
+    _, starts = np.unique(clusters[order], return_index=True)
+    return np.asarray(np.add.reduceat(values[..., order], starts, axis=-1))
 
 
 def clustered_mean(values: Floats, clusters: Ints) -> Mean:
@@ -75,9 +78,8 @@ def clustered_mean(values: Floats, clusters: Ints) -> Mean:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(there, values, 0.0).sum(axis=-1) / n
         rest = np.where(there, values - mean[..., None], 0.0)
-        member = indicator(clusters)
-        groups = ((there.astype(float) @ member) > 0).sum(axis=-1)
-        spread = ((rest @ member) ** 2).sum(axis=-1)
+        groups = (totals(there.astype(float), clusters) > 0).sum(axis=-1)
+        spread = (totals(rest, clusters) ** 2).sum(axis=-1)
         error = np.sqrt(groups / (groups - 1) * spread) / n
     error = np.where(error < 1e-12, 0.0, error)  # what is left of equal values is rounding
     return Mean(mean, error, groups, n)
@@ -131,21 +133,21 @@ def sign_flip(values: Floats, clusters: Ints, *, seed: int) -> Floats:
 
     Every flip where there are at most 12 clusters, else 4,095 seeded ones, the observed one added.
     """
-    totals = np.nan_to_num(values) @ indicator(clusters)
-    groups = totals.shape[-1]
+    sums = totals(np.nan_to_num(values), clusters)
+    groups = sums.shape[-1]
     if groups <= _EXACT_UP_TO:
         every = (np.arange(2**groups)[:, None] >> np.arange(groups)) & 1
         signs, added = 1.0 - 2.0 * every, 0
     else:
         signs, added = np.random.default_rng(seed).choice([-1.0, 1.0], size=(FLIPS, groups)), 1
-    rows = totals.reshape(-1, groups)
+    rows = sums.reshape(-1, groups)
     observed = rows.sum(axis=-1) - 1e-9
     above = np.empty(len(rows))
     for start in range(0, len(rows), 1024):  # the product of all of a simulation would not fit
         part = slice(start, start + 1024)
         above[part] = (rows[part] @ signs.T >= observed[part, None]).sum(axis=-1)
     p: Floats = (above + added) / (len(signs) + added)
-    return p.reshape(totals.shape[:-1])
+    return p.reshape(sums.shape[:-1])
 
 
 def drop_at(

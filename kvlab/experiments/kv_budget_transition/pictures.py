@@ -1,0 +1,179 @@
+"""The pictures of the KV-budget transition."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from kvlab import figures
+from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, analyse, bin_stats
+from kvlab.experiments.kv_budget_transition.verdict import drawn
+from kvlab.transition.bins import curve
+from kvlab.transition.bootstrap import mean_interval
+from kvlab.transition.flips import right
+from kvlab.transition.scores import FULL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARKS = "osv^Dp*XhP<>"
+
+
+def draw(frame: pd.DataFrame, params: AnalysisParams) -> "dict[str, Figure]":
+    """Return the figures by name; none of a run without an answer, no latency where none was measured."""
+    found = analyse(frame, params)
+    stats = bin_stats(frame, params)
+    stats = stats[stats["phase"].isin(("planned", "added"))]
+    making = {
+        "accuracy_over_budget": lambda: _over_budget(found, params),
+        "acc_by_bin": lambda: _by_bin(
+            stats, params, "acc_mean", f"accuracy (mean {params.metric})", "Accuracy by length bin"
+        ),
+        "flips": lambda: _flips(found),
+        "fail_by_bin": lambda: _by_bin(
+            stats, params, "fail_rate", "failure rate", "Failure rate by length bin"
+        ),
+        "latency_p50_by_bin": lambda: _by_bin(
+            stats, params, "latency_p50_ms", "latency p50 (ms)", "Median latency by length bin"
+        ),
+    }
+    return {name: making[name]() for name in drawn(found)}
+
+
+def _over_budget(found: Analysis, params: AnalysisParams) -> "Figure":
+    scores = found.scores
+    figure, axes = figures.new(
+        "Accuracy over the KV budget", "budget (share of KV entries kept)", f"accuracy (mean {params.metric})"
+    )
+    means = {budget: mean for budget, mean in curve(scores).items() if mean == mean}
+    axes.plot(list(means), list(means.values()), "-", color=figures.COLD, linewidth=1.2, zorder=2)
+    for planned, label, face in ((True, "planned", figures.COLD), (False, "added by bisection", "white")):
+        chosen = [
+            k for k, budget in enumerate(scores.budgets) if scores.planned[k] == planned and budget in means
+        ]
+        bands = [
+            mean_interval(
+                scores.filled()[:, k], scores.clusters, seed=params.seed, confidence=params.confidence,
+                resamples=params.resamples,
+            )
+            for k in chosen
+        ]  # fmt: skip
+        if chosen:
+            _errorbars(
+                axes, [float(scores.budgets[k]) for k in chosen], bands, color=figures.COLD, markerfacecolor=face,
+                label=f"{label}, {params.confidence:.0%} interval", markersize=7, zorder=3,
+            )  # fmt: skip
+    _controls(axes, found)
+    if FULL in means:
+        axes.axhline(
+            means[FULL] - params.margin, color=figures.MARGIN, linestyle="--", linewidth=1,
+            label=f"budget 1.0 less the margin ({params.margin:g})",
+        )  # fmt: skip
+    place = found.half
+    if found.call.outcome == "transition" and place.low is not None and place.high is not None:
+        axes.axvspan(
+            place.low, place.high, color=figures.HIT, alpha=0.15, linewidth=0,
+            label=f"middle of the fall, {params.confidence:.0%} interval",
+        )  # fmt: skip
+    low = min([*means, 1.0])
+    axes.set_xlim(1.0 + 0.03 * (1 - low) + 0.01, max(low - 0.03 * (1 - low) - 0.01, 0.0))
+    axes.set_ylim(-0.04, 1.04)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def _errorbars(axes: "Axes", places: list[float], bands: list[Any], **style: Any) -> None:  # noqa: ANN401 - matplotlib's own
+    middles = [band.estimate for band in bands]
+    ends = [
+        [band.estimate - (band.estimate if band.low is None else band.low) for band in bands],
+        [(band.estimate if band.high is None else band.high) - band.estimate for band in bands],
+    ]
+    axes.errorbar(places, middles, yerr=np.maximum(ends, 0.0), fmt="o", capsize=3, **style)
+
+
+def _controls(axes: "Axes", found: Analysis) -> None:
+    random = [
+        (item.budget, item.control) for item in found.random if item.budget and item.control is not None
+    ]
+    if random:
+        places, means = zip(*random, strict=True)
+        axes.plot(
+            places, means, "s--", color=figures.OTHER, markersize=5, label="random entries kept", zorder=2
+        )
+    without = found.no_context
+    if without and without.control is not None:
+        axes.axhline(without.control, color="#444444", linestyle=":", linewidth=1.4, label="no context")
+
+
+def _by_bin(stats: pd.DataFrame, params: AnalysisParams, value: str, y: str, title: str) -> "Figure":
+    from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = figures.new(title, "length bin (short to long)", y)
+    budgets = sorted(stats["budget"].unique())
+    shades = colormaps["viridis_r"](np.linspace(0.15, 1.0, max(len(budgets), 2)))
+    shifts = np.linspace(-0.16, 0.16, len(budgets)) if len(budgets) > 1 else [0.0]
+    for k, budget in enumerate(budgets):
+        rows = stats[(stats["budget"] == budget) & stats[value].notna()].sort_values("bin_idx")
+        if not len(rows):
+            continue
+        added = (rows["phase"] == "added").all()
+        middle = rows[value].astype(float).to_numpy()
+        ends = np.zeros((2, len(rows)))
+        if value == "acc_mean":
+            low, high = (
+                rows[f"acc_ci_{end}"].astype(float).fillna(rows[value]).to_numpy() for end in ("low", "high")
+            )
+            ends = np.maximum([middle - low, high - middle], 0.0)
+        axes.errorbar(
+            rows["bin_idx"] + shifts[k], middle, yerr=ends if value == "acc_mean" else None, color=shades[k],
+            fmt=_MARKS[k % len(_MARKS)] + ("--" if added else "-"), capsize=2, linewidth=1.2, elinewidth=0.8, markersize=6,
+            markerfacecolor="white" if added else shades[k], label=f"{budget:g}" + (" (added)" if added else ""),
+        )  # fmt: skip
+    axes.set_xlim(-0.5, params.n_bins - 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if value != "latency_p50_ms":
+        axes.set_ylim(-0.04, 1.04)
+    else:
+        axes.set_ylim(bottom=0)
+    figure.legend(title="budget", loc="outside right center", frameon=False, reverse=True)
+    return figure
+
+
+def _flips(found: Analysis) -> "Figure":
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    scores = found.scores
+    is_right, known = right(scores)
+    cells = np.where(scores.failed, 2, np.where(known, is_right.astype(int), 3))
+    order = np.lexsort((np.arange(len(cells)), -is_right.sum(axis=1), scores.bins))
+    colours = [figures.HIT, figures.COLD, "#222222", "#eeeeee"]
+    figure, axes = figures.new(
+        "Each example at each budget: right or wrong", "budget", "examples, by length bin"
+    )
+    axes.grid(False)
+    axes.imshow(
+        cells[order], aspect="auto", interpolation="none", cmap=ListedColormap(colours), vmin=-0.5, vmax=3.5
+    )
+    names = [
+        f"{b:g}" + ("" if planned else "\nadded")
+        for b, planned in zip(scores.budgets, scores.planned, strict=True)
+    ]
+    axes.set_xticks(range(len(names)), names, fontsize=10 if len(names) <= 9 else 7)
+    axes.set_xticks(np.arange(0.5, len(names) - 1), minor=True)
+    axes.grid(which="minor", axis="x", color="white", linewidth=2)
+    axes.tick_params(which="minor", length=0)
+    places, first = [], 0
+    for b in np.unique(scores.bins):
+        count = int((scores.bins == b).sum())
+        places.append((first + (count - 1) / 2, f"bin {b}"))
+        first += count
+        if first < len(cells):
+            axes.axhline(first - 0.5, color="white", linewidth=3)
+    axes.set_yticks([place for place, _ in places], [name for _, name in places])
+    labels = ("wrong", "right", "no answer", "not asked")
+    shown = [Patch(color=colours[k], label=labels[k]) for k in range(4) if (cells == k).any()]
+    figure.legend(handles=shown, loc="outside lower center", ncols=4, frameon=False)
+    return figure

@@ -1,0 +1,231 @@
+"""What the report says in words, section by section."""
+
+from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams
+from kvlab.summary import Figure, Section
+from kvlab.transition.bins import curve, timings
+from kvlab.transition.drop import Drop
+from kvlab.transition.location import Location
+from kvlab.transition.scores import FULL
+
+FIGURES = {
+    "accuracy_over_budget": (
+        "Accuracy over the budget",
+        "Filled: planned; open: added where the curve falls. Bars: bootstrap interval over contexts. Shaded: the interval "
+        "of the middle of the fall. The dashed line is budget 1.0 less the margin.",
+    ),
+    "acc_by_bin": (
+        "Accuracy by length bin",
+        "One curve a budget; bars are bootstrap intervals over contexts.",
+    ),
+    "flips": (
+        "Each example at each budget",
+        "One row an example, sorted by bin and by where it breaks; one column a budget. Right is a score of at least 0.5.",
+    ),
+    "fail_by_bin": (
+        "Failure rate by length bin",
+        "Share of the answers that are missing or carry a failure label.",
+    ),
+    "latency_p50_by_bin": ("Median latency by length bin", "One curve a budget, where latency was measured."),
+}
+
+
+def figures(names: list[str]) -> list[Figure]:
+    """Return what is said of the figures of these names."""
+    return [Figure(name=name, title=FIGURES[name][0], caption=FIGURES[name][1]) for name in names]
+
+
+def range_of(drop: Drop) -> str:
+    """Return a drop with its interval, or why there is none."""
+    if drop.estimate is None:
+        return "not measured"
+    if drop.low is None or drop.high is None:
+        return f"{drop.estimate:+.3f} (no interval: {drop.reason})"
+    return f"{drop.estimate:+.3f} ({drop.low:+.3f} to {drop.high:+.3f})"
+
+
+def least_of(found: Analysis) -> str:
+    """Return the minimum detectable drop, or why there is none."""
+    least = found.detectable
+    if least.drop is None:
+        return f"the smallest drop that would be called cannot be given: {least.reason}"
+    return f"the smallest drop that would be called with a probability of 80 % is {least.drop:.3f}"
+
+
+def place_of(location: Location, confidence: float) -> str:
+    """Return a location with its interval."""
+    if location.below is None:
+        return "nowhere in the fit"
+    between = f"between {location.below:g} and {location.above:g}"
+    if location.low is None or location.high is None:
+        return f"{between} (no interval: {location.reason})"
+    low = f"{location.low:g}" if location.low > 0 else "below the smallest budget"
+    return f"{between} ({confidence:.0%} interval: {low} to {location.high:g})"
+
+
+def sections(found: Analysis, params: AnalysisParams, drawn: list[str]) -> list[Section]:
+    """Return the report's sections; ``drawn`` names the figures that there are."""
+    parts = [
+        ("What changed with the budget", _changed(found, params), ["accuracy_over_budget", "flips", "bin_stats"],
+         ["accuracy_over_budget", "acc_by_bin", "flips"]),
+        ("Where the transition is", _where(found, params), ["transition", "bin_calls"], []),
+        ("Accuracy or failures", _failures(found), ["drop_parts", "failure_treatments", "integrity"], ["fail_by_bin"]),
+        ("Latency and memory", _latency(found), [], ["latency_p50_by_bin"]),
+        ("Sanity validation", _sanity(found), ["assertions", "controls", "raw_sample"], []),
+        ("Efficiency profile", _efficiency(found, params), ["efficiency"], []),
+        ("Known failure modes", _modes(found), ["failure_modes"], []),
+        ("Limitations", _limitations(params), [], []),
+        ("Terms", _terms(params), [], []),
+    ]  # fmt: skip
+    return [
+        Section(
+            title=title, paragraphs=text, tables=tables, figures=[name for name in pictures if name in drawn]
+        )
+        for title, text, tables, pictures in parts
+    ]
+
+
+def _changed(found: Analysis, params: AnalysisParams) -> list[str]:
+    means = ", ".join(
+        f"{mean:.3f} at {budget:g}" for budget, mean in curve(found.scores).items() if mean == mean
+    )
+    added = found.scores.budgets[~found.scores.planned]
+    lines = [f"Accuracy (mean {params.metric}): {means or 'nothing was answered'}."]
+    if len(added):
+        lines.append(
+            f"Planned: {_list(found.scores.plan.budgets)}. Added by bisection where the answers fell: {_list(added)}."
+        )
+    worst = [item for item in found.flips if item.high == FULL and item.low == found.focus]
+    lines += [
+        f"From 1.0 to {item.low:g}, {item.right_to_wrong} of {item.n} examples turned from right to wrong and "
+        f"{item.wrong_to_right} from wrong to right."
+        for item in worst
+    ]
+    return lines
+
+
+def _list(budgets: object) -> str:
+    return ", ".join(f"{budget:g}" for budget in budgets)  # type: ignore[attr-defined]
+
+
+def _where(found: Analysis, params: AnalysisParams) -> list[str]:
+    call, point = found.call, found.point
+    lines = [f"Calibrated rule: **{call.outcome}**; {least_of(found)}."]
+    if call.fails_at is not None:
+        lines.append(
+            f"At {call.fails_at:g} and every planned budget below it, accuracy is more than {params.margin:g} below that of "
+            f"1.0. The middle of the fall lies {place_of(found.half, params.confidence)}; the first loss of more than "
+            f"{params.margin:g} {place_of(found.margin, params.confidence)}. Planned and added budgets make this fit."
+        )
+    if call.holds_at is not None and call.holds_at < FULL:
+        lines.append(f"Down to {call.holds_at:g}, the drop is shown to be less than {params.margin:g}.")
+    if point.transition_budget is None:
+        lines.append(f"Point rule ({point.method}): no step of {params.drop_threshold:g} or more.")
+    else:
+        lines.append(
+            f"Point rule ({point.method}): {point.transition_budget:g}, {point.drop:.3f} lower than {point.pre_budget:g}, "
+            f"most in bin {point.transition_bin_idx}. It has no error rate."
+        )
+    falling = [str(item.bin_idx) for item in found.bin_calls if item.falls]
+    if found.bin_calls:
+        lines.append(f"Length bins that fall: {', '.join(falling) or 'none is shown to'}.")
+    return lines
+
+
+def _failures(found: Analysis) -> list[str]:
+    part = next((item for item in found.parts if item.budget == found.focus), None)
+    if part is None or part.drop is None or part.no_answer is None or part.labelled is None:
+        return ["There is no pair of budgets to compare."]
+    outcomes = {call.outcome for call in found.treatments.values()}
+    driver = f"It is driven by {part.driven_by}." if part.driven_by else "Nothing fell."
+    return [
+        f"The drop at {part.budget:g} is {part.drop:+.3f}: {part.no_answer:+.3f} from missing answers, "
+        f"{part.labelled:+.3f} from answers with a failure label, {part.wrong:+.3f} from plainly wrong ones. {driver}",
+        "The call is the same whatever the failed answers count as."
+        if len(outcomes) == 1
+        else f"The call depends on what failed answers count as: {', '.join(sorted(outcomes))}.",
+    ]
+
+
+def _latency(found: Analysis) -> list[str]:
+    clock, source = timings(found.frame)
+    table = found.efficiency
+    known = table[table["latency_p50_ms"].notna()]
+    lines = [
+        f"Median latency ({source}): "
+        + "; ".join(
+            f"{row['latency_p50_ms']:.0f} ms at {row['budget']:g} ({row['policy']})"
+            for row in known.to_dict("records")
+        )
+        + "."
+        if len(known)
+        else "Latency was not measured for each budget: where budgets share a prefill, no answer's time is its own."
+    ]
+    cache = table[table["cache_bytes_mean"].notna()]
+    lines.append(
+        "Mean KV cache: "
+        + "; ".join(
+            f"{row['cache_bytes_mean'] / 2**20:.1f} MiB at {row['budget']:g} ({row['policy']})"
+            for row in cache.to_dict("records")
+        )
+        + "."
+        if len(cache)
+        else "Memory: not available (no cache sizes were recorded)."
+    )
+    if len(clock) and clock["peak_memory_bytes"].notna().any():
+        lines.append("Peak memory of each budget is in the efficiency profile.")
+    return lines
+
+
+def _sanity(found: Analysis) -> list[str]:
+    failed = [item for item in found.assertions if item.holds is False]
+    lines = [f"{item.name}: {item.seen}." for item in failed] or [
+        "Every assertion that could be tried holds."
+    ]
+    noise = found.noise
+    if noise.n:
+        lines.append(f"Budget 1.0 once more gave the same tokens in {noise.same} of {noise.n} answers.")
+    if found.no_context and found.no_context.control is not None:
+        lines.append(
+            f"Without their context, {found.no_context.control:.3f} of the questions' score remains, of "
+            f"{found.no_context.policy:.3f} with it: that part cannot be lost by compression."
+        )
+    return lines
+
+
+def _efficiency(found: Analysis, params: AnalysisParams) -> list[str]:
+    priced = (
+        params.price_per_million_prompt_tokens is not None
+        and params.price_per_million_completion_tokens is not None
+    )
+    return [] if priced else ["No prices were given, so there is no cost."]
+
+
+def _modes(found: Analysis) -> list[str]:
+    seen = sorted(str(label) for label in found.frame["outcome"].dropna().unique())
+    return [
+        f"Labels in this run: {', '.join(seen)}."
+        if seen
+        else "No answer of this run carries a failure label."
+    ]
+
+
+def _limitations(params: AnalysisParams) -> list[str]:
+    return [
+        f"{params.metric} compares words with a gold answer: a right answer in other words scores low. One model, one "
+        "policy, one task and one serving stack: nothing is said of others.",
+        "The sequence of tests takes accuracy to fall with the budget. A budget in the middle that is worse than the "
+        "smallest one is not found by it; the table of all budgets shows it.",
+        "Bins and the overall curve are two families, each at the stated level.",
+    ]
+
+
+def _terms(params: AnalysisParams) -> list[str]:
+    return [
+        f"**Accuracy** is the mean {params.metric} over the answers asked for, a failed answer counting as 0.",
+        "**Failure rate** is the share of the answers asked for that are missing or carry a label of the failure taxonomy.",
+        f"**Transition zone detector**: each planned budget is compared with 1.0 on the same examples, from the smallest "
+        f"upwards, by a test clustered by context; a transition is called down from the last budget whose drop exceeds "
+        f"{params.margin:g} with a two-sided error of {params.alpha:g}. Where it lies is the interval in which a monotone fit, "
+        "resampled over contexts, passes half of its fall.",
+        "**Budget** is the share of the context's KV entries that are kept in each layer, as observed.",
+    ]

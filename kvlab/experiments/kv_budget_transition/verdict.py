@@ -1,0 +1,171 @@
+"""Is the measurement sound, and what did it find?"""
+
+from typing import Any
+
+import pandas as pd
+
+from kvlab.endpoint import Identity
+from kvlab.experiments.kv_budget_transition import story
+from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, analyse, summary_of
+from kvlab.experiments.kv_budget_transition.tables import clean, tables
+from kvlab.summary import Check, Summary, Verdict
+from kvlab.transition.bins import column, timings
+from kvlab.transition.scores import FULL
+
+
+def summarize(
+    frame: pd.DataFrame,
+    params: AnalysisParams,
+    profile: str,
+    identity: Identity | None = None,
+    *,
+    planned_answers: int | None = None,
+) -> Summary:
+    """Judge a run: the verdict says whether the measurement is sound, the headline what it found.
+
+    Args:
+        frame: One row an answer.
+        params: The parameters.
+        profile: Their name.
+        identity: What answered.
+        planned_answers: How many answers of the phase ``planned`` there should be; ``None``: every example
+            of the frame at every planned budget.
+    """
+    found = analyse(frame, params)
+    checks = _checks(found, planned_answers)
+    verdict, grounds = _verdict(checks)
+    partial = checks[2].holds is False
+    names = drawn(found)
+    return Summary(
+        experiment="kv_budget_transition",
+        profile=profile,
+        verdict=verdict,
+        headline=("partial run: " if partial else "") + _headline(found, params),
+        reasons=grounds,
+        checks=checks,
+        results=_results(found, params),
+        tables=tables(found, params),
+        figures=story.figures(names),
+        limitations=_limitations(found, checks, identity),
+        sections=story.sections(found, params, names),
+    )
+
+
+def drawn(found: Analysis) -> list[str]:
+    """Return the names of the figures that there is data for."""
+    if not len(found.scores.examples):
+        return []
+    clock, _ = timings(found.frame)
+    known = pd.notna(column(clock, "latency_ms")).any()
+    return [name for name in story.FIGURES if name != "latency_p50_by_bin" or known]
+
+
+def _checks(found: Analysis, planned_answers: int | None) -> list[Check]:
+    plan = found.scores.plan
+    there = int((~pd.isna(plan.values) | plan.failed).sum())
+    every = planned_answers if planned_answers is not None else plan.values.size
+    noise = found.noise
+    outcomes = sorted({call.outcome for call in found.treatments.values()})
+    return [
+        _kept(found.frame),
+        Check(
+            name="budget_1_repeats",
+            asks="budget 1.0 once more gives the same tokens in every answer",
+            seen=f"{noise.same} of {noise.n}" if noise.n else "not asked for once more",
+            holds=noise.same == noise.n if noise.n else None,
+        ),
+        Check(
+            name="all_planned_answered",
+            asks="every planned answer is there, or its failure",
+            seen=f"{there} of {every}" + ("" if there >= every else ": a partial run"),
+            holds=there >= every if every else None,
+        ),
+        Check(
+            name="failures_do_not_decide",
+            asks="the call is the same with failures as 0, as missing, and as both bounds (not part of the verdict)",
+            seen=", ".join(outcomes),
+            holds=len(outcomes) == 1,
+        ),
+        *(
+            Check(
+                name=item.name,
+                asks=f"{item.asks} (not part of the verdict)",
+                seen=item.seen,
+                holds=item.holds,
+            )
+            for item in found.assertions
+        ),
+    ]
+
+
+def _kept(frame: pd.DataFrame) -> Check:
+    """Compare the observed entries with the plan in every row below 1.0 that has an answer, all phases."""
+    rows = frame[(frame["budget"] < FULL) & ~frame["failed"].astype(bool)]
+    least, most, plan = (column(rows, name) for name in ("n_kept_min", "n_kept_max", "n_planned"))
+    unknown = int((pd.isna(least) | pd.isna(most) | pd.isna(plan)).sum())
+    equal = int(((least == plan) & (most == plan)).sum())
+    wrong = len(rows) - unknown - equal
+    seen = f"{equal} of {len(rows)}" + (f", {unknown} without an observation" if unknown else "")
+    if not len(rows):
+        seen = "no answer below 1.0: no budget to apply"
+    return Check(
+        name="n_kept_as_planned",
+        asks="the KV entries kept, as observed, equal the plan in every layer of every answer",
+        seen=seen,
+        holds=False if wrong else None if unknown else True,
+    )
+
+
+def _verdict(checks: list[Check]) -> tuple[Verdict, list[str]]:
+    kept, repeats, complete = checks[:3]
+    if kept.holds is None:
+        return Verdict.INVALID, [f"a budget that is not observed is not a budget: {kept.seen}"]
+    if complete.holds is not True:
+        return Verdict.INVALID, [f"not met: {complete.asks}: {complete.seen}"]
+    broken = [check for check in (kept, repeats) if check.holds is False]
+    if broken:
+        return Verdict.FAIL, [f"not met: {check.asks}: {check.seen}" for check in broken]
+    return Verdict.PASS, [f"{check.asks}: {check.seen}" for check in (kept, repeats, complete)]
+
+
+def _headline(found: Analysis, params: AnalysisParams) -> str:
+    drop, least = found.called_drop, story.least_of(found)
+    if drop is None or found.call.outcome == "not tested":
+        return "no transition was looked for: there is no budget below 1.0 with an answer"
+    said = f"accuracy at {drop.budget:g} is lower than at 1.0 by {story.range_of(drop)}"
+    if found.call.outcome == "transition":
+        return f"transition: the middle of the fall lies {story.place_of(found.half, params.confidence)}; {said}; {least}"
+    smallest = f"[{found.call.drops[-1].budget:g}, 1]"
+    if found.call.outcome == "no transition":
+        return f"no transition in {smallest}: every planned budget is shown to lose less than {params.margin:g}; {said}; {least}"
+    return f"underpowered: neither a loss of more than {params.margin:g} in {smallest} nor its absence is shown; {said}; {least}"
+
+
+def _results(found: Analysis, params: AnalysisParams) -> dict[str, Any]:
+    row = {key: clean(value) for key, value in summary_of(found, params).items()}
+    row["examples"] = len(found.scores.examples)
+    row["contexts"] = len(set(found.scores.clusters.tolist()))
+    row["failed_answers"] = int(found.frame["failed"].astype(bool).sum())
+    return row
+
+
+def _limitations(found: Analysis, checks: list[Check], identity: Identity | None) -> list[str]:
+    lines = []
+    if checks[1].holds is None:
+        lines.append("Budget 1.0 was not answered a second time: the noise floor is not known.")
+    if not found.random:
+        lines.append(
+            "No random policy was run: it is not known what the policy's choice of entries is worth."
+        )
+    if found.no_context is None:
+        lines.append("No question was asked without its context: some answers may not need it.")
+    _, source = timings(found.frame)
+    if source == "answers" and pd.notna(column(found.frame, "latency_ms")).any():
+        lines.append("Latencies are those of the answers themselves, not of a pass made for timing.")
+    empty = [str(item.bin_idx) for item in found.bin_calls if not item.drop.n]
+    if empty:
+        lines.append(f"Length bins without a pair: {', '.join(empty)}.")
+    for key, fact in (identity.facts if identity else {}).items():
+        if fact.holds is not True:
+            lines.append(f"Not proven of this engine: {key} ({fact.why}).")
+    return lines
