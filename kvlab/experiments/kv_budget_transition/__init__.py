@@ -125,7 +125,9 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         """Return what was answered at each budget, shortened, and how many requests failed."""
         if not rows:
             return "nothing to refine"
-        shown = [row for row in rows if row.phase in (arms.PLANNED, arms.ADDED, arms.TIMED) and row.kv is not None]
+        shown = [
+            row for row in rows if row.phase in (arms.PLANNED, arms.ADDED, arms.TIMED) and row.kv is not None
+        ]
         said = [f"{row.kv.budget:g} {_begin(row)}" for row in shown if row.kv is not None]
         failed = sum(not row.ok for row in rows)
         return " · ".join(said) + (f" · {failed} of {len(rows)} requests failed" if failed else "")
@@ -148,19 +150,22 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         self, frame: "pd.DataFrame", params: KVBudgetTransitionParams, profile: str, identity: Identity | None
     ) -> Summary:
         """Return the verdict with its grounds."""
-        from kvlab.experiments.kv_budget_transition import (
-            analysis,  # with pandas, only where there are results
-        )
+        # With pandas: only where there are results.
+        from kvlab.experiments.kv_budget_transition import verdict
+        from kvlab.experiments.kv_budget_transition.asked import Asked
 
-        return analysis.summarize(frame, params, profile, identity)
+        planned = frame.attrs["examples"] * len(params.kv.budgets)
+        asked = Asked.of(params, frame)
+        return verdict.summarize(frame, asked, profile, identity, planned_answers=planned)
 
     def draw(
         self, frame: "pd.DataFrame", summary: Summary, params: KVBudgetTransitionParams
     ) -> "dict[str, Figure]":
         """Return the figures of the report."""
         from kvlab.experiments.kv_budget_transition import pictures  # with pandas and matplotlib
+        from kvlab.experiments.kv_budget_transition.asked import Asked
 
-        return pictures.draw(frame, params)
+        return pictures.draw(frame, Asked.of(params, frame))
 
     def exports(
         self,

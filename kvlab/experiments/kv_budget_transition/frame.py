@@ -1,5 +1,6 @@
 """The answers of a run as one frame: what was asked, what the cache held, what came back, what it scored."""
 
+import json
 import sqlite3
 from typing import Any
 
@@ -41,12 +42,15 @@ _NUMBERS = (
 def answers(sql: sqlite3.Connection, query_mode: str) -> pd.DataFrame:
     """Return one row for each answer: the last attempt of each request, with its score.
 
-    ``frame.attrs`` holds what the plan promised: ``planned_answers``, ``attempts`` (rows in all) and
-    ``added`` (the refinement's decisions).
+    An answer out of a shared prefill has no latency of its own, as it has no TTFT. ``asked`` is the
+    budget as the parameters write it, ``budget`` the fraction that it is. ``frame.attrs`` holds what the
+    plan promised (``examples``, ``trials``), ``attempts`` (rows in all) and ``added`` (the refinement's
+    decisions).
     """
     frame = pd.DataFrame([dict(row) for row in sql.execute(_QUERY)], columns=_columns(sql))
     frame[[*_NUMBERS]] = frame[[*_NUMBERS]].astype(float)
     frame["failed"] = frame["failed"].astype(bool)
+    frame["latency_ms"] = frame["latency_ms"].where(frame["ttft_ms"].notna())
     frame["query_mode"] = query_mode
     # A number of entries is a fraction of the longest context, so that budgets have one order.
     longest = frame["n_context"].max()
@@ -69,8 +73,6 @@ def _columns(sql: sqlite3.Connection) -> list[str]:
 
 
 def _kept(text: Any) -> list[int]:  # noqa: ANN401 - a cell, NaN where there is none
-    import json
-
     return list(json.loads(text)) if isinstance(text, str) else []
 
 
@@ -82,10 +84,7 @@ def added(sql: sqlite3.Connection) -> list[dict[str, Any]]:
 
 
 def planned(sql: sqlite3.Connection) -> dict[str, int]:
-    """Return how many trials were planned, how many are done, how many failed."""
+    """Return how many examples and trials were planned, and how many trials are done."""
+    examples = sql.execute("SELECT count(*) FROM manifest_entries").fetchone()[0]
     rows = dict(tuple(row) for row in sql.execute("SELECT status, count(*) FROM trials GROUP BY status"))
-    return {
-        "trials": sum(rows.values()),
-        "trials_done": rows.get("done", 0),
-        "trials_failed": rows.get("failed", 0),
-    }
+    return {"examples": examples, "trials": sum(rows.values()), "trials_done": rows.get("done", 0)}

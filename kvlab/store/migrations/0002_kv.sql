@@ -72,34 +72,39 @@ CREATE TABLE scores (
 ) STRICT;
 
 CREATE TABLE bin_stats (
-    run_id       TEXT NOT NULL REFERENCES runs,
-    dataset_id   TEXT NOT NULL REFERENCES datasets,
-    bin_idx      INTEGER NOT NULL,
-    n            INTEGER NOT NULL,
-    acc_mean     REAL,
-    acc_std      REAL,
-    acc_ci_low   REAL,
-    acc_ci_high  REAL,
-    em_mean      REAL,
-    fail_rate    REAL,
-    latency_p50  REAL,
-    latency_p95  REAL,
-    tokens_p50   REAL,
-    tokens_p95   REAL,
+    run_id         TEXT NOT NULL REFERENCES runs,
+    dataset_id     TEXT NOT NULL REFERENCES datasets,
+    phase          TEXT NOT NULL,
+    bin_idx        INTEGER NOT NULL,
+    n              INTEGER NOT NULL,
+    acc_mean       REAL,               -- of the metric that the parameters name
+    acc_std        REAL,
+    acc_ci_low     REAL,
+    acc_ci_high    REAL,
+    f1_mean        REAL,
+    em_mean        REAL,
+    contains_mean  REAL,
+    fail_rate      REAL,
+    no_answer_rate REAL,
+    latency_p50_ms REAL,
+    latency_p95_ms REAL,
+    tokens_p50     REAL,
+    tokens_p95     REAL,
     PRIMARY KEY (run_id, bin_idx)
 ) STRICT;
 CREATE INDEX bin_stats_by_dataset ON bin_stats (dataset_id, bin_idx);
 
 CREATE TABLE transition_summary (
     experiment_id      TEXT PRIMARY KEY REFERENCES experiments,
-    transition_budget  REAL,
+    transition_budget  REAL,           -- these are the point rule's
     pre_budget         REAL,
     acc_pre            REAL,
     acc_post           REAL,
     "drop"             REAL,
     method             TEXT NOT NULL,
     transition_bin_idx INTEGER,
-    summary_json       TEXT                -- the whole summary, for the report; NULL: not analyzed as a stage
+    calibrated_json    TEXT NOT NULL,  -- the calibrated rule's
+    summary_json       TEXT            -- the whole summary, for the report; NULL: not analyzed as a stage
 ) STRICT;
 
 CREATE TABLE stages (

@@ -1,0 +1,39 @@
+"""The parameters as the analysis reads them: flat, with every budget a fraction."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Asked:
+    """See `KVBudgetTransitionParams` for the fields; ``budgets`` are those of the answers' frame."""
+
+    metric: str
+    drop_threshold: float
+    margin: float
+    alpha: float
+    confidence: float
+    resamples: int
+    seed: int
+    budgets: tuple[float, ...]
+    n_bins: int
+    query_mode: str
+    price_per_million_prompt_tokens: float | None
+    price_per_million_completion_tokens: float | None
+
+    @classmethod
+    def of(cls, params: KVBudgetTransitionParams, answers: "pd.DataFrame") -> Self:
+        """Return the parameters for these answers: a number of entries becomes the fraction it has there."""
+        known = dict(zip(answers["asked"], answers["budget"], strict=True))
+        return cls(
+            **params.analysis.model_dump(),
+            seed=params.seed,
+            budgets=tuple(known.get(budget, budget) for budget in params.kv.budgets),
+            n_bins=params.dataset.bins,
+            query_mode=params.kv.query_mode,
+        )
