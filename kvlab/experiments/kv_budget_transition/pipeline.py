@@ -19,7 +19,7 @@ from kvlab.experiments.lab import Lab, open_run
 from kvlab.files import write_atomic
 from kvlab.params import Resolved, resolve
 from kvlab.report import build, day
-from kvlab.run import list_folders, stored_experiment
+from kvlab.run import stored_experiment
 from kvlab.settings import Settings, load_settings
 from kvlab.status import Status
 from kvlab.store.connect import FILE_NAME as DATABASE
@@ -89,13 +89,14 @@ def _check_folder(run: Path, job: Job) -> None:
 
 def newest(job: Job) -> Path | None:
     """Return the newest run folder of the same profile and parameters; ``None``: there is none."""
-    wanted = job.params.model_dump(mode="json")
-    for folder in reversed(list_folders(job.outputs)):
-        if f"_{NAME}_{job.profile}" not in folder.name or not (folder / DATABASE).is_file():
+    wanted = job.profile, job.params.model_dump(mode="json")
+    for database in sorted(job.outputs.glob(f"*/*_{NAME}_{job.profile}*/{DATABASE}"), reverse=True):
+        try:
+            stored = stored_experiment(database.parent)
+        except InputError:  # killed before anything was in it
             continue
-        stored = stored_experiment(folder)
-        if stored["profile"] == job.profile and stored["params"] == wanted:
-            return folder
+        if (stored["profile"], stored["params"]) == wanted:
+            return database.parent
     return None
 
 

@@ -1,0 +1,81 @@
+"""However often the pipeline is killed, its database and its report are those of an uninterrupted run."""
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+from kvlab.experiments.kv_budget_transition import pipeline
+from tests.conftest import ROOT
+
+#: What says when something was done, and by which session: all else must be equal.
+TIMES = {
+    "sessions": None,
+    "telemetry": None,
+    "stages": {"done_utc", "inputs_sha256"},  # the hash covers the telemetry
+    "requests": {"session_id", "sent_utc"},
+    "experiments": {"created_utc", "isolation_id"},
+    "kv_budgets": {"peak_memory_bytes"},
+}
+
+
+def content(folder):
+    """Every table, as text without times and without the folder's own name."""
+    found = {}
+    with sqlite3.connect(folder / "run.sqlite") as sql:
+        sql.row_factory = sqlite3.Row
+        names = [row[0] for row in sql.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for name in names:
+            left_out = TIMES.get(name, set())
+            if left_out is None:
+                continue
+            rows = [
+                {k: row[k] for k in tuple(row.keys()) if k not in left_out}
+                for row in sql.execute(f"SELECT * FROM {name}")
+            ]
+            texts = [str(row).replace(f"{folder.parent.name}/{folder.name}", "RUN") for row in rows]
+            found[name] = sorted(texts)
+    return found
+
+
+def report(folder):
+    text = (folder / "report.md").read_text()
+    text = text.replace(f"{folder.parent.name}/{folder.name}", "RUN")
+    return re.sub(r"started \S+, isolation id `\w+`", "started", text)
+
+
+def whole(outputs):
+    """The folder whose run was completed."""
+    (path,) = outputs.glob("*/*/report.md")
+    return path.parent
+
+
+def test_killed_at_every_commit(config, tiny, tmp_path):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    module = "tests.experiments.kv_budget_transition.killed"
+    arguments = [str(config(tiny)), str(tmp_path / "calm"), str(tmp_path / "killed")]
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    killed = int(done.stdout.split()[-1])
+    assert killed >= 2 * (12 + 12 + 5), "12 examples, 12 of a second round, and the stages around them"
+    calm, broken = whole(tmp_path / "calm"), whole(tmp_path / "killed")
+    assert content(calm).keys() >= {"scores", "bin_stats", "transition_summary", "added_budgets"}
+    for table, rows in content(calm).items():
+        assert content(broken)[table] == rows, table
+    assert report(broken) == report(calm)
+
+
+def test_what_is_done_is_not_done_again(job, tiny):
+    said = []
+    folder = pipeline.everything(job(tiny), said.append).parent
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "plots").iterdir()}
+    again = []
+    assert pipeline.everything(job(tiny), again.append).parent == folder
+    assert any(line.startswith("score: 0 scored") for line in again)
+    assert any(line.startswith("analyze: up to date") for line in again)
+    assert any(line.startswith("report: up to date") for line in again)
+    assert {path.name: path.stat().st_mtime_ns for path in (folder / "plots").iterdir()} == before
+    assert Path(folder / "dataset_manifest.json").is_file()
