@@ -21,7 +21,12 @@ class Agreement(NamedTuple):
 
 def engine(kind: str, **options: Any) -> KvEngine:
     """Return kvlab's engine around a tiny model."""
-    return KvEngine(tiny.model(kind, **options), None, Identity(url="in-process", model=kind))
+    return around(tiny.model(kind, **options))
+
+
+def around(model: Any) -> KvEngine:
+    """Return kvlab's engine around a model without a tokenizer."""
+    return KvEngine(model, None, Identity(url="in-process", model=model.config.model_type))
 
 
 def compare(reference: Mapping[str, Any], kinds: tuple[str, ...] | None = None) -> Iterator[Agreement]:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks.kvpress import ours
 from benchmarks.kvpress.cases import CASES, KINDS
@@ -12,17 +11,10 @@ from benchmarks.kvpress.cases import CASES, KINDS
 GOLDEN = json.loads(Path(__file__).with_name("kvpress_golden.json").read_text())
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_the_golden_is_of_the_pinned_kvpress_and_of_every_case():
     assert GOLDEN["kvpress"] == "0.5.5"
-    assert GOLDEN["transformers"] and GOLDEN["torch"]
+    assert GOLDEN["transformers"]
+    assert GOLDEN["torch"]
     assert set(GOLDEN["cases"]) == {case.key for case in CASES}
 
 
