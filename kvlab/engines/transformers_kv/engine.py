@@ -26,7 +26,7 @@ class KvEngine:
         max_model_len: Tokens that fit: context, tail and new ones.
         eos: The end-of-text tokens.
         states: Prefilled prompts kept for another round.
-        batches: Whether budgets are decoded together: in float32 only, where the tokens are the same.
+        batches: Whether budgets are decoded together: in full float32 only, where the tokens are the same.
     """
 
     def __init__(
@@ -45,6 +45,8 @@ class KvEngine:
             identity: What the manifest says of it.
             cache_bytes: Cap of `states`; None: a quarter of the device's free memory; 0: none is kept.
         """
+        import torch
+
         from kvlab.engines.transformers_kv.work import Worker
 
         self.model, self.tokenizer, self.identity = model, tokenizer, identity
@@ -52,7 +54,8 @@ class KvEngine:
         self.max_model_len = identity.max_model_len or int(model.config.max_position_embeddings)
         device = str(model.device.type)
         self.states = States(_quarter_of_free(device) if cache_bytes is None else cache_bytes)
-        self.batches = str(model.dtype) == "torch.float32"
+        exact = torch.get_float32_matmul_precision() == "highest"  # no TF32
+        self.batches = exact and model.dtype == torch.float32
         ids = model.generation_config.eos_token_id
         self.eos = frozenset([] if ids is None else [ids] if isinstance(ids, int) else ids)
         self._worker = Worker(model, tokenizer, self.eos, device, self.batches)

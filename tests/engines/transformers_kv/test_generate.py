@@ -35,6 +35,14 @@ def test_a_full_budget_is_no_policy_at_all(kind, attention, query_mode):
         assert (made.error, made.finish_reason) == (None, "length")
 
 
+def test_a_sliding_window_that_is_not_reached_changes_nothing():
+    model = tiny.model("mistral")
+    model.config.sliding_window = 128
+    engine = ours.around(model)
+    done = engine.prefill(CONTEXT, TAIL, "agnostic", POLICIES)
+    assert list(engine.generate(done, POLICIES[0], BUDGETS, 10)[0].token_ids) == plain(model)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("query_mode", ["agnostic", "aware"])
 def test_what_is_kept_is_read_from_the_cache_and_is_what_was_asked_for(dtype, query_mode):

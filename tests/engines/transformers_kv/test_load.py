@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_folder_that_is_not_there_is_refused_in_one_line(monkeypatch):
     monkeypatch.setenv("KVLAB_MODEL", "/nowhere/at/all")
     for act in (lambda s: open_engine(s, fits), lambda s: hold(s, fits).__enter__()):
-        with pytest.raises(InputError, match="^KVLAB_MODEL: '/nowhere/at/all' does not exist"):
+        with pytest.raises(InputError, match=r"^KVLAB_MODEL: '/nowhere/at/all' does not exist"):
             act(load_settings())
 
 
@@ -40,7 +40,7 @@ def test_an_architecture_that_the_policies_do_not_know_is_refused(folder):
 
 
 def test_a_folder_without_weights_is_refused_in_one_line(folder):
-    with pytest.raises(InputError, match="KVLAB_MODEL: .* cannot be loaded by transformers") as error:
+    with pytest.raises(InputError, match=r"KVLAB_MODEL: .* cannot be loaded by transformers") as error:
         open_engine(folder(model_type="llama", max_position_embeddings=512), fits)
     assert "\n" not in str(error.value)
 

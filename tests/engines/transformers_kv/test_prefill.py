@@ -83,7 +83,7 @@ def test_what_the_model_cannot_read_is_refused_by_name(context, tail, new_tokens
 def test_a_budget_that_the_policy_cannot_honour_is_refused_before_anything_runs():
     engine = ours.engine("llama")
     done = engine.prefill(CONTEXT, TAIL, "agnostic", [SNAPKV])
-    with pytest.raises(InputError, match="0.1 keeps 5 of 60 .*at least 8"):
+    with pytest.raises(InputError, match=r"0\.1 keeps 5 of 60 .*at least 8"):
         engine.generate(done, SNAPKV, [Budget.of(1.0), Budget.of(0.1)], 2)
     aware = engine.prefill(CONTEXT, TAIL, "aware", [SNAPKV])
     assert engine.generate(aware, SNAPKV, [Budget.of(0.1)], 2)[0].n_kept_by_layer == [5] * 3
