@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import client_error, kv_sweep
+from benchmarks import client_error
 from kvlab import manifest
 from kvlab.files import write_json
 from kvlab.status import utc_now
@@ -24,9 +24,6 @@ def main() -> None:
     print("client error: |TTFT measured - TTFT emitted|, fake server, one client process", flush=True)
     rows = client_error.run(**plan)
     Console(width=140).print(_table(rows))
-    print("dense KV-budget sweep: kvlab's one prefill against the kvpress pipeline at each ratio", flush=True)
-    sweep = kv_sweep.run(1, 1, (1.0, 0.5)) if options.quick else kv_sweep.run()
-    print(_sweep_line(sweep))
     write_json(
         options.output,
         {
@@ -35,20 +32,9 @@ def main() -> None:
             "machine": manifest.machine(),
             "packages": manifest.packages(),
             "client_error": rows,
-            "kv_sweep": sweep or {"skipped": kv_sweep.SKIPPED},
         },
     )
     print(f"written: {options.output}")
-
-
-def _sweep_line(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return f"  {kv_sweep.SKIPPED}"
-    ratio = found["ratio"]
-    return (
-        f"  wall time {ratio['median']:.2f} of kvpress' ({ratio['min']:.2f} to {ratio['max']:.2f}), "
-        f"{found['answers_equal']} of {found['answers']} answers equal, token by token"
-    )
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

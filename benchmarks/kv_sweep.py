@@ -155,13 +155,29 @@ def _until_eos(other: list[int], own: list[int]) -> list[int]:
     return other[: len(own)] if len(own) < NEW_TOKENS else other
 
 
+def part(quick: bool = False) -> dict[str, Any]:
+    """Run it, and say in a line what came out; for ``python -m benchmarks``."""
+    print("dense KV-budget sweep: kvlab's one prefill against the kvpress pipeline at each ratio", flush=True)
+    found = run(1, 1, (1.0, 0.5)) if quick else run()
+    if found is None:
+        print(f"  {SKIPPED}", flush=True)
+        return {"skipped": SKIPPED}
+    ratio = found["ratio"]
+    print(
+        f"  wall time {ratio['median']:.2f} of kvpress' ({ratio['min']:.2f} to {ratio['max']:.2f}), "
+        f"{found['answers_equal']} of {found['answers']} answers equal, token by token",
+        flush=True,
+    )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kv_sweep")
     parser.add_argument("--examples", type=int, default=4, choices=range(1, len(WORDS) + 1))
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     found = run(options.examples, options.repeats)
-    print(SKIPPED if found is None else json.dumps(found, indent=1))
+    print(SKIPPED if found is None else json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -77,22 +77,28 @@ class Worker:
         def alone(budget: Budget) -> Generation:
             return self.together(example, state, policy, [budget], max_new_tokens)[0]
 
-        try:
-            with torch.inference_mode():
-                kept = (state.keep(policy, budget.n_kept(state.n_context)) for budget in budgets)
-                rows = [self._row(*pair, example, max_new_tokens) for pair in kept]
-                held, made = self._decode(example, rows, state.logits, max_new_tokens)
-        except Exception as error:
-            if len(budgets) == 1:
-                return [failed(begun[0], as_failure(error))]
-            rows = []  # gives its memory back before the next try
-            return [alone(budget) for budget in budgets]
+        found = self._attempt(example, state, policy, budgets, max_new_tokens)
+        if isinstance(found, Failure):
+            return [failed(begun[0], found)] if len(budgets) == 1 else [alone(one) for one in budgets]
+        held, made = found
         done_ns = self.now()
         together = [
             replace(self._answer(*parts), done_ns=done_ns, timing_reason=SHARED, batch_size=len(budgets))
             for parts in zip(begun, made, held, strict=True)
         ]
         return [alone(one.budget) if row.near_tie else one for one, row in zip(together, made, strict=True)]
+
+    def _attempt(
+        self, example: Prefilled, state: State, policy: Policy, budgets: Sequence[Budget], max_new_tokens: int
+    ) -> tuple[list[Held], list[Decoded]] | Failure:
+        """Return what the rows held and gave; or why not, when all memory of the attempt is free again."""
+        try:
+            with torch.inference_mode():
+                kept = (state.keep(policy, budget.n_kept(state.n_context)) for budget in budgets)
+                rows = [self._row(*pair, example, max_new_tokens) for pair in kept]
+                return self._decode(example, rows, state.logits, max_new_tokens)
+        except Exception as error:
+            return as_failure(error)
 
     def alone(self, example: Prefilled, policy: Policy, budget: Budget, max_new_tokens: int) -> Generation:
         """Generate one budget from its prompt on, with its own times and its own peak of memory."""
