@@ -22,7 +22,9 @@ ifeq ($(strip $(UV_FIND_LINKS)),)
 unexport UV_FIND_LINKS
 endif
 
-.PHONY: help setup demo test lint lab bench clean
+KVPRESS := .venv-kvpress
+
+.PHONY: help setup demo test lint lab bench conformance clean
 help:
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -50,5 +52,14 @@ lab: setup ## JupyterLab on notebooks/
 bench: setup ## the client's own error, against a server whose timing is known
 	$(BIN)/python -m benchmarks
 
-clean: ## remove the environment (never outputs/)
-	rm -rf $(VENV)
+conformance: $(KVPRESS)/.kvpress-0.5.5 ## the policies against kvpress, in an environment of its own
+	$(BIN)/python -m benchmarks.conformance
+
+# kvpress wants an older transformers; torch is the same, so that timings compare.
+$(KVPRESS)/.kvpress-0.5.5: | setup
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(KVPRESS)
+	$(BIN)/uv pip install --quiet --python $(KVPRESS)/bin/python $(TORCH_BACKEND) kvpress==0.5.5 "torch==$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])')"
+	@touch $@
+
+clean: ## remove the environments (never outputs/)
+	rm -rf $(VENV) $(KVPRESS)

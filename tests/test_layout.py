@@ -46,6 +46,8 @@ def test_the_store_knows_no_other_room_but_what_it_stores():
         "kvlab.experiments.prefix_hit_miss",
         "kvlab.experiments.prefix_hit_miss.plots",
         "kvlab.engines.vllm_offline",
+        "kvlab.engines.transformers_kv",
+        "kvlab.policies",
     ],
 )
 def test_importing_brings_no_engine_and_no_plots(module):

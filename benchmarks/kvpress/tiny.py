@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import transformers
 
-VOCABULARY = 97
+VOCABULARY = 199
 #: Names of the architectures, and their configuration and model classes.
 KINDS = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}
 
@@ -52,6 +52,10 @@ def _spread(name: str) -> float:
 
 
 def prompt(n_context: int, n_tail: int, seed: int = 1) -> tuple[list[int], list[int]]:
-    """Return a context and a tail of token ids, none of them special."""
-    ids = np.random.RandomState(seed).randint(3, VOCABULARY, n_context + n_tail).tolist()
+    """Return a context and a tail of token ids, none of them special, none of them twice.
+
+    The same token twice has keys of one norm in the first layer, a tie that each torch.topk breaks
+    as it likes.
+    """
+    ids = (np.random.RandomState(seed).permutation(VOCABULARY - 3)[: n_context + n_tail] + 3).tolist()
     return ids[:n_context], ids[n_context:]

@@ -9,7 +9,8 @@ decode together. That gives tokens, not times: `KvEngine.timed` measures one bud
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from kvlab.engines.transformers_kv.engine import KvEngine, Prefilled
+from kvlab.engines.transformers_kv.engine import KvEngine
+from kvlab.engines.transformers_kv.example import Prefilled
 from kvlab.engines.transformers_kv.generation import Generation
 from kvlab.engines.transformers_kv.load import Options, find, identity, load, longest
 from kvlab.settings import Settings

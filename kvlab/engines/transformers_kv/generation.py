@@ -1,6 +1,6 @@
 """What a budget gave: its tokens, what its cache really held, and its times where they are its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from kvlab.policies.base import QueryMode
@@ -12,7 +12,8 @@ FinishReason = Literal["stop", "length"]
 
 #: Why the generations of a shared prefill have no TTFT.
 SHARED = "its prefill is shared with other budgets; `timed` measures one budget alone"
-NO_MEMORY = "not measured in a shared prefill; `timed` measures one budget alone"
+UNWATCHED = "not measured in a shared prefill; `timed` measures one budget alone"
+FAILED = "it failed"
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class Generation:
         query_mode: Whether the tail was in view (`kvlab.policies.base`).
         n_context: Tokens of the context.
         n_tail: Tokens after it; their entries are always kept, and counted nowhere here.
+        sent_ns: When its work began, on `kvlab.timing.clock`.
         token_ids: What was generated, the end-of-text token included where it came.
         text: The same without special tokens.
         finish_reason: ``stop``: an end-of-text token came. ``length``: it did not. None: it failed.
         n_kept_by_layer: Context entries in each layer's cache after pruning, read from its tensors.
         cache_bytes: Bytes of these entries, keys and values of all layers, read from the tensors.
-        sent_ns: When its work began, on `kvlab.timing.clock`.
         first_token_ns: When its first token was there, the device synchronised; None: no such moment
             of its own (`timing_reason`).
         token_ns: The same for each token; empty where `first_token_ns` is None.
@@ -48,18 +49,18 @@ class Generation:
     query_mode: QueryMode
     n_context: int
     n_tail: int
-    token_ids: tuple[int, ...]
-    text: str
-    finish_reason: FinishReason | None
-    n_kept_by_layer: list[int]
-    cache_bytes: int | None
     sent_ns: int
-    first_token_ns: int | None
-    token_ns: tuple[int, ...]
-    done_ns: int
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    n_kept_by_layer: list[int] = field(default_factory=list)
+    cache_bytes: int | None = None
+    first_token_ns: int | None = None
+    token_ns: tuple[int, ...] = ()
+    done_ns: int | None = None
     timing_reason: str | None = None
     peak_memory_bytes: int | None = None
-    memory_reason: str = NO_MEMORY
+    memory_reason: str = UNWATCHED
     batch_size: int = 1
     error: Failure | None = None
 

@@ -1,5 +1,6 @@
 """The most memory that a piece of work had in use, less what was in use before."""
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ class Peak:
 def watch(device: str) -> Iterator[Peak]:
     """Measure the peak of what is done meanwhile, with no thread beside it.
 
-    On a GPU, torch's own peak counter is reset and read. On Linux, the kernel's (``VmHWM``) is: pages
-    that the process held already and uses again are no growth. Elsewhere there is none.
+    On a GPU, torch's own peak counter is reset and read. On Linux with glibc, the kernel's (``VmHWM``)
+    is, after the allocator has given back what it held free: else that would be used again, and no
+    growth be seen. Elsewhere there is none.
 
     Args:
         device: ``cuda`` or ``cpu``.
@@ -42,15 +44,19 @@ def watch(device: str) -> Iterator[Peak]:
         peak.reason = "torch.cuda.max_memory_allocated, less what was allocated before"
         return
     try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
         _CLEAR.write_text("5")  # sets the peak to what is resident now
         before = _resident("VmRSS")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         peak.reason = f"the system does not count it: {type(error).__name__}"
         yield peak
         return
     yield peak
-    peak.bytes = max(_resident("VmHWM") - before, 0)
+    grown = _resident("VmHWM") - before
+    peak.bytes = grown if grown > 0 else None
     peak.reason = "peak resident memory of the process, less what was resident before"
+    if peak.bytes is None:
+        peak.reason = "the process had enough resident memory already: no growth was seen"
 
 
 def _resident(key: str) -> int:

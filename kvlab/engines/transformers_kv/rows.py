@@ -31,7 +31,7 @@ class Row:
         self, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor], room_tokens: int
     ) -> None:
         """Copy the entries, (1, kv_heads, n, head_dim) of each layer."""
-        self.lengths = [layer.shape[2] for layer in keys]
+        self.lengths: list[int] = [layer.shape[2] for layer in keys]
         self._keys = [_with_room(layer, room_tokens) for layer in keys]
         self._values = [_with_room(layer, room_tokens) for layer in values]
 

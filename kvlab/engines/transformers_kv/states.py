@@ -14,8 +14,8 @@ class States:
     Attributes:
         cap_bytes: The most that it holds; what is larger alone is not held at all.
         nbytes: What it holds.
-        hits: How often something was found.
-        misses: How often it was not.
+        hits: Prefills that were spared.
+        misses: Prefills that were made.
     """
 
     def __init__(self, cap_bytes: int) -> None:
@@ -31,11 +31,6 @@ class States:
         if state is not None:
             self._held.move_to_end(key)
         return state
-
-    def count(self, *, hit: bool) -> None:
-        """Count a prefill that was spared, or made."""
-        self.hits += hit
-        self.misses += not hit
 
     def put(self, key: Hashable, state: "State") -> None:
         """Hold a state, and drop the least recently used ones for it."""
