@@ -22,8 +22,8 @@ _NOUNS = (
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 VALUES, QUERIES, DISTRACTORS, CHAIN = 4, 4, 3, 4
 
-#: Tokens of an answer: a value is about eight (a space, the digits, a comma).
-_ONE_VALUE_TOKENS, _MANY_VALUES_TOKENS = 16, 56
+#: Room for one value (a space, five digits, a full stop), and for a list of four with their keys.
+_ONE_VALUE_TOKENS, _MANY_VALUES_TOKENS = 16, 64
 
 
 class Puzzle(NamedTuple):
@@ -61,7 +61,7 @@ def multi_value(draw: random.Random) -> Puzzle:
     key, values = _keys(draw, 1)[0], _codes(draw, VALUES)
     needles = tuple(f"One of the secret codes of the {key} is {value}." for value in values)
     question = f"What are all {VALUES} secret codes of the {key} that the text mentions?"
-    return _numbers(needles, question, values, f"The {VALUES} secret codes of the {key} are")
+    return _numbers(needles, question, values, f"The {VALUES} secret codes of the {key} are:\n1.")
 
 
 def multi_query(draw: random.Random) -> Puzzle:
@@ -69,7 +69,8 @@ def multi_query(draw: random.Random) -> Puzzle:
     keys, values = _keys(draw, QUERIES), _codes(draw, QUERIES)
     names = ", ".join(f"the {key}" for key in keys[:-1]) + f" and the {keys[-1]}"
     question = f"What are the secret codes of {names} that the text mentions?"
-    return _numbers(_needles(keys, values), question, values, f"The secret codes of {names} are")
+    # Small models answer with a list or not at all: the prefix begins one, and names no key.
+    return _numbers(_needles(keys, values), question, values, "The secret codes are:\n- The")
 
 
 def variable_tracking(draw: random.Random) -> Puzzle:

@@ -1,8 +1,11 @@
 import json
+from typing import get_args
 
 import pytest
 
 from kvlab.datasets import DatasetSpec, manifest, prepare
+from kvlab.datasets.retrieval import TASKS
+from kvlab.datasets.spec import Task
 from kvlab.errors import InputError
 
 
@@ -41,6 +44,10 @@ def test_more_bins_than_lengths_leave_bins_empty_and_say_so(tk):
     assert sum(chosen for *_, chosen in counts(prepared)) == 9
     assert [count.available for count in prepared.bins].count(0) == 2
     assert [count.wanted for count in prepared.shortfalls] == [3, 3]
+
+
+def test_the_spec_names_the_tasks_that_there_are():
+    assert set(get_args(Task)) == set(TASKS)
 
 
 def test_one_bin_one_example(tk):
