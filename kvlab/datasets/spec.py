@@ -74,7 +74,7 @@ class DatasetSpec(BaseModel):
     n_documents: list[Number] | None = Field(default=None, min_length=1, max_length=200)
     n_examples: Number | None = None
     n_bins: Annotated[int, Field(ge=1, le=200)] | None = None
-    n_per_bin: Number = 4
+    n_per_bin: Number = 8
     sampling: Literal["uniform", "focus_transition"] = "uniform"
     focus_bins: list[Annotated[int, Field(ge=0)]] = []
     base_n_per_bin: Number | None = None
@@ -104,8 +104,7 @@ class DatasetSpec(BaseModel):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         for field, names in _ONLY_FOR.items():
-            default = type(self).model_fields[field].default
-            if self.name not in names and getattr(self, field) != default:
+            if self.name not in names and getattr(self, field) != self._default(field):
                 raise ValueError(
                     f"{field} means nothing for {self.name}; it belongs to {' and '.join(names)}"
                 )
@@ -117,7 +116,7 @@ class DatasetSpec(BaseModel):
             )
         if len(set(self.lengths_tokens)) < len(self.lengths_tokens):
             raise ValueError("lengths_tokens holds a length twice; to have more of one, raise n_per_bin")
-        if self.n_documents is not None and "lengths_tokens" in self.model_fields_set:
+        if self.n_documents is not None and self.lengths_tokens != self._default("lengths_tokens"):
             raise ValueError("n_documents and lengths_tokens are both set; give one of them")
         if self.sampling == "focus_transition" and not self.focus_bins:
             raise ValueError("focus_bins is empty; sampling focus_transition needs at least one bin")
@@ -126,6 +125,11 @@ class DatasetSpec(BaseModel):
         if any(bin_idx >= self.bins for bin_idx in self.focus_bins):
             raise ValueError(f"focus_bins names a bin above the last, {self.bins - 1}")
         return self
+
+    @classmethod
+    def _default(cls, field: str) -> object:
+        """Return a field's default: what was stored with all fields written out must be valid again."""
+        return cls.model_fields[field].default
 
     @property
     def bins(self) -> int:

@@ -96,13 +96,13 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         """Return what a run costs."""
         manifest = prepared.manifest(params)
         tokens = sum(entry.token_len for entry in manifest.entries)
-        rounds = 1 + params.kv.max_added_budgets
+        rounds = 1 + params.rounds
         timed = sum(bool(trial.planned["timed"]) for trial in self.plan(params))
         return {
             "examples": len(manifest.entries),
             "bins": manifest.n_bins,
             "answers that are planned": len(manifest.entries) * len(arms.planned(params)),
-            "budgets that may be added": params.kv.max_added_budgets,
+            "budgets that may be added": params.rounds,
             "context tokens to prefill": tokens,
             "and at most, if nothing is kept for the added budgets": tokens * rounds,
             "answers taken alone, for their times": timed * len(arms.timed(params)),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 
 if TYPE_CHECKING:
@@ -31,9 +32,29 @@ class Asked:
         """Return the parameters for these answers: a number of entries becomes the fraction it has there."""
         known = dict(zip(answers["asked"], answers["budget"], strict=True))
         return cls(
-            **params.analysis.model_dump(),
+            **{**params.analysis.model_dump(), "metric": metric_of(params, set(answers["metric"].dropna()))},
             seed=params.seed,
             budgets=tuple(known.get(budget, budget) for budget in params.kv.budgets),
             n_bins=params.dataset.bins,
             query_mode=params.kv.query_mode,
         )
+
+
+def metric_of(params: KVBudgetTransitionParams, scored_by: set[str]) -> str:
+    """Return the column that is the score.
+
+    Args:
+        params: Which may say ``auto``.
+        scored_by: What the examples are scored by.
+
+    Raises:
+        InputError: ``auto``, and the examples are scored in several ways, or in none.
+    """
+    if params.analysis.metric != "auto":
+        return params.analysis.metric
+    if len(scored_by) == 1 and (only := next(iter(scored_by))) != "none":
+        return only
+    fix = (
+        f"cannot be chosen: the examples are scored by {', '.join(sorted(scored_by)) or 'nothing'}; name one"
+    )
+    raise InputError("analysis.metric", "auto", fix)

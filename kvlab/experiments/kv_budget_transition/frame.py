@@ -10,6 +10,7 @@ _QUERY = """
 SELECT r.request_id, r.run_id, r.trial_id, r.arm, r.attempt, r.phase, r.example_id,
        json_extract(x.meta_json, '$.context_id') AS context_id,
        json_extract(x.meta_json, '$.task') AS task,
+       json_extract(x.meta_json, '$.metric') AS metric,
        x.answers_json AS answers, e.bin_idx, e.token_len, e.ordinal,
        u.kv_policy AS policy, u.kv_budget AS budget, k.n_context, k.n_planned, k.n_kept_json, k.cache_bytes,
        k.peak_memory_bytes, k.memory_reason, k.evidence,

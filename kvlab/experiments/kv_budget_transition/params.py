@@ -1,8 +1,8 @@
 """Parameters of the KV-budget transition, in groups: what is asked, of which model, under which budgets."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kvlab import policies
 from kvlab.datasets.spec import DatasetSpec
@@ -55,7 +55,7 @@ class KVGroup(Group):
         policy: An id of `kvlab.policies`: a name with its parameters, such as ``snapkv-w64-k5-avg``.
         query_mode: ``agnostic``: the context is compressed before the question is known.
         budgets: Fractions of the context's entries, or numbers of entries; 1.0 among them.
-        max_added_budgets: How many more the refinement may add where the drop is.
+        max_added_budgets: How many more the refinement may add where the drop is; none on an endpoint.
         min_budget_gap: It adds none nearer than this to another.
         controls: ``noise_floor``: budget 1.0 once more; ``random``: a random policy at the same
             budgets; ``no_context``: the question alone.
@@ -66,10 +66,10 @@ class KVGroup(Group):
     policy: str = "snapkv-w64-k5-avg"
     query_mode: Literal["agnostic", "aware"] = "agnostic"
     budgets: list[Budget] = Field(default=[1.0, 0.5, 0.2], min_length=1, max_length=64)
-    max_added_budgets: int = Field(default=0, ge=0, le=20)
+    max_added_budgets: int = Field(default=3, ge=0, le=20)
     min_budget_gap: float = Field(default=0.02, gt=0, lt=1)
     controls: list[Control] = ["noise_floor", "random", "no_context"]
-    timed_per_bin: int = Field(default=0, ge=0, le=1000)
+    timed_per_bin: int = Field(default=1, ge=0, le=1000)
 
     @field_validator("policy")
     @classmethod
@@ -105,7 +105,8 @@ class AnalysisGroup(Group):
     """What is made of the answers.
 
     Attributes:
-        metric: What counts as accuracy: ``f1`` (of the published rule), ``em``, or ``contains``.
+        metric: What counts as accuracy: ``f1``, ``em``, ``contains``, or ``auto``: what the dataset's
+            examples are scored by (F1 for questions, ``contains`` for retrieval).
         drop_threshold: Of the point rule: a drop of the mean against the next higher budget.
         margin: Of the calibrated rule: a drop that is worth calling a transition.
         alpha: Its error rate over all looks.
@@ -115,7 +116,7 @@ class AnalysisGroup(Group):
         price_per_million_completion_tokens: The same for generated tokens.
     """
 
-    metric: Literal["f1", "em", "contains"] = "f1"
+    metric: Literal["auto", "f1", "em", "contains"] = "auto"
     drop_threshold: float = Field(default=0.10, gt=0, le=1)
     margin: float = Field(default=0.05, ge=0, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
@@ -140,8 +141,7 @@ class KVBudgetTransitionParams(Params):
     decoding: DecodingGroup = DecodingGroup()
     analysis: AnalysisGroup = AnalysisGroup()
 
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        if self.engine.name == "openai_compat" and self.kv.max_added_budgets:
-            raise ValueError("kv.max_added_budgets needs the engine transformers_kv; set it to 0")
-        return self
+    @property
+    def rounds(self) -> int:
+        """How many budgets the refinement may add with this engine."""
+        return self.kv.max_added_budgets if self.engine.name == "transformers_kv" else 0

@@ -24,7 +24,7 @@ def plan(params: KVBudgetTransitionParams, manifest: Manifest) -> list[Trial]:
 
     for entry in manifest.entries:
         add("", entry.example_id, entry.bin_idx, 0)
-    for round_number in range(1, params.kv.max_added_budgets + 1):
+    for round_number in range(1, params.rounds + 1):
         for entry in manifest.entries:
             add(f"r{round_number:02d}-", entry.example_id, entry.bin_idx, round_number)
     seen: dict[int, int] = {}

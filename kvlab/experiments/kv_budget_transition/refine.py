@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from kvlab.experiments.kv_budget_transition import frame as frames
 from kvlab.experiments.kv_budget_transition import store
+from kvlab.experiments.kv_budget_transition.asked import metric_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 
 if TYPE_CHECKING:
@@ -40,11 +41,11 @@ def _decide(
     store.score(database)
     answers = frames.answers(database.sql, params.kv.query_mode)
     answers = answers[answers["phase"].isin(("planned", "added"))]
-    metric = answers[params.analysis.metric].where(~answers["failed"], 0.0)
-    curve = metric.groupby(answers["budget"]).mean()
+    metric = metric_of(params, set(answers["metric"].dropna()))
+    curve = answers[metric].where(~answers["failed"], 0.0).groupby(answers["budget"]).mean()
     budget = next_budget(
         {float(str(key)): float(value) for key, value in curve.items()},
-        params.kv.max_added_budgets,
+        params.rounds,
         params.kv.min_budget_gap,
         planned=len(params.kv.budgets),
         min_drop=params.analysis.margin,
@@ -53,9 +54,9 @@ def _decide(
     if budget is None:
         return (
             None,
-            f"no fall of mean {params.analysis.metric} above the margin is left that is wide enough to halve",
+            f"no fall of mean {metric} above the margin is left that is wide enough to halve",
         )
     high = min(key for key in curve.index if key > budget)
     low = max(key for key in curve.index if key < budget)
-    fall = f"mean {params.analysis.metric} falls from {curve[high]:.3f} to {curve[low]:.3f}"
+    fall = f"mean {metric} falls from {curve[high]:.3f} to {curve[low]:.3f}"
     return budget, f"budget {budget:g} is added: between {high:g} and {low:g} {fall}"
