@@ -4,13 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from kvlab import paths
+from kvlab import experiments, paths
 from kvlab.serving import embedded
 from kvlab.settings import Settings
 from tests.fakes.process import FakeServer
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Notebooks of experiments that load an engine into their own process.
+IN_PROCESS = {
+    experiments.notebook(name).stem
+    for name, experiment in experiments.registry().items()
+    if experiment.engine != "openai_compat"
+}
 _engine_tests: list[str] = []
+_held: list[embedded.Lease] = []
 
 
 @pytest.fixture(autouse=True)
@@ -41,14 +48,33 @@ def point_at(monkeypatch):
     return point
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def engine():
-    """The embedded server, held for a module's tests: it takes a minute to start.
+    """The embedded server, held from the first test that wants it: it takes a minute to start."""
+    _held.append(embedded.acquire(cache_dir=paths.cache_dir()))
+    yield _held[0]
+    _give_back()
 
-    Not for longer: its threads would share the cores with an engine inside another test's process.
-    """
-    with embedded.acquire(cache_dir=paths.cache_dir()) as lease:
-        yield lease
+
+@pytest.fixture
+def alone():
+    """No server beside this test: its threads would share the cores with an engine in the test's process."""
+    _give_back()
+
+
+def _give_back():
+    while _held:
+        _held.pop().release()
+
+
+def pytest_collection_modifyitems(items):
+    """First what has no engine, then what shares the server, then what must be alone."""
+    items.sort(key=lambda item: (item.get_closest_marker("engine") is not None, _wants_to_be_alone(item)))
+
+
+def _wants_to_be_alone(item):
+    name = getattr(item, "callspec", None) and item.callspec.id
+    return "alone" in item.fixturenames or name in IN_PROCESS
 
 
 def pytest_runtest_logreport(report):

@@ -17,7 +17,7 @@ RUN = [
     *(part for name, value in TINY.items() for part in ("--set", f"{name}={value}")),
 ]
 BLOCK = 32
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("alone")]
 
 
 def read(folder, query):

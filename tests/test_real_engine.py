@@ -53,7 +53,7 @@ def test_beyond_the_context_is_refused_before_anything_is_written(outputs):
     assert not outputs.exists()
 
 
-def test_a_killed_command_leaves_no_server_behind(outputs, tmp_path_factory):
+def test_a_killed_command_leaves_no_server_behind(alone, outputs, tmp_path_factory):
     runtime = str(tmp_path_factory.mktemp("rt"))
     process = start(*SWEEP, "--set", "repeats=20", KVLAB_RUNTIME_DIR=runtime)
     everyone = []

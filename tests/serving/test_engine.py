@@ -9,7 +9,7 @@ from tests.serving.conftest import gone
 
 
 @pytest.mark.engine
-def test_the_real_engine_is_shared_counts_cached_tokens_and_leaves_nothing(folder):
+def test_the_real_engine_is_shared_counts_cached_tokens_and_leaves_nothing(alone, folder):
     said = []
     with acquire(say=said.append) as lease:
         members = family(lease.pid)

@@ -36,6 +36,7 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
 
     name = "kv_budget_transition"
     title = "KV-budget transition: where accuracy breaks, and how sure that is"
+    engine = "transformers_kv"
     needs = ()
     Params = KVBudgetTransitionParams
 

@@ -20,6 +20,9 @@ _POINT = ("transition_budget", "pre_budget", "acc_pre", "acc_post", "drop", "met
 
 def bring_up_to_date(database: Database, params: KVBudgetTransitionParams) -> None:
     """Score new answers; write bin_stats and transition_summary anew where their inputs have changed."""
+    if not store.count(database, "datasets"):
+        return
+    store.write_manifest(database)
     store.score(database)
     inputs = store.analysis_inputs(database, params)
     if store.is_done(database, "aggregate", inputs):

@@ -16,7 +16,6 @@ from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition import prepared, store
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.experiments.lab import Lab, open_run
-from kvlab.files import write_atomic
 from kvlab.params import Resolved, resolve
 from kvlab.report import build, day
 from kvlab.run import stored_experiment
@@ -27,7 +26,6 @@ from kvlab.store.database import Database
 from kvlab.summary import Summary
 
 NAME = "kv_budget_transition"
-DATASET = "dataset_manifest.json"
 Say = Callable[[str], None]
 
 
@@ -120,9 +118,8 @@ def prepare(job: Job, say: Say) -> Path:
 
 
 def _prepare(lab: Lab[KVBudgetTransitionParams], job: Job, say: Say) -> Path:
-    manifest = prepared.manifest(job.params)
-    store.put_manifest(lab.run.database, manifest)
-    write_atomic(lab.folder / DATASET, manifest.as_bytes())
+    store.put_manifest(lab.run.database, prepared.manifest(job.params))
+    store.write_manifest(lab.run.database)
     say(f"prepared: {lab.folder}\n{store.describe(lab.run.database)}")
     return lab.folder
 

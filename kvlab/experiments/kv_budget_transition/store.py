@@ -15,6 +15,8 @@ from kvlab.status import utc_now
 from kvlab.store.database import Database, to_json
 from kvlab.summary import Summary
 
+DATASET = "dataset_manifest.json"
+
 
 def put_manifest(database: Database, manifest: Manifest) -> None:
     """Write datasets, examples, bins and manifest_entries, unless the same are there.
@@ -49,6 +51,39 @@ def put_manifest(database: Database, manifest: Manifest) -> None:
                 bin_idx=entry.bin_idx,
                 token_len=entry.token_len,
             )
+
+
+def manifest_of(database: Database) -> Manifest:
+    """Return the dataset out of the database alone, checked against its own hash."""
+    sql = database.sql
+    content = json.loads(sql.execute("SELECT manifest_json FROM datasets").fetchone()[0])
+    examples = sql.execute(
+        "SELECT x.* FROM examples x JOIN manifest_entries USING (example_id) ORDER BY ordinal"
+    )
+    entries = sql.execute("SELECT example_id, bin_idx, token_len FROM manifest_entries ORDER BY ordinal")
+    return Manifest.model_validate(
+        {
+            **content,
+            "entries": [dict(row) for row in entries],
+            "examples": [
+                {
+                    "example_id": row["example_id"],
+                    "question": row["question"],
+                    "context": row["context"],
+                    "answers": json.loads(row["answers_json"]),
+                    "meta": json.loads(row["meta_json"]),
+                }
+                for row in examples
+            ],
+        }
+    )
+
+
+def write_manifest(database: Database) -> None:
+    """Write ``dataset_manifest.json`` beside the database: enough to ask the same elsewhere."""
+    path = database.path.parent / DATASET
+    if not path.is_file():
+        manifest_of(database).write(path)
 
 
 def _put_bins(database: Database, manifest: Manifest) -> None:

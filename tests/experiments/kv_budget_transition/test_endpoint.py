@@ -7,7 +7,7 @@ import pytest
 from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition import pipeline
 from kvlab.experiments.kv_budget_transition.remote import Pace
-from tests.command import folders, read
+from tests.command import folders, kvlab, read
 from tests.fakes.process import FakeServer
 
 FIELD = "kv.n_kept"
@@ -61,6 +61,17 @@ def test_a_budget_without_evidence_is_refused_and_leaves_nothing(
     assert says in str(caught.value)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+    assert not folders(outputs)
+
+
+def test_the_command_refuses_an_endpoint_that_ignores_the_budget(config, tiny, point_at, outputs):
+    path = config(tiny, engine={**ASKING, "model": None}, kv={**BUDGETS})
+    with FakeServer(base_ms=1, itl_ms=0, kv_field=FIELD, kv_ignores=True) as fake:
+        point_at(fake)
+        result = kvlab("run", "kv_budget_transition", "--params", str(path), "--set", f"tokenizer={tiny}")
+    assert result.returncode == 2, result
+    (line,) = result.stderr.strip().splitlines()
+    assert "kv.budgets: 0.5 is ignored by the endpoint: kv.n_kept says that" in line
     assert not folders(outputs)
 
 

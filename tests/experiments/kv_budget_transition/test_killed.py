@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kvlab.experiments.kv_budget_transition import pipeline
+from kvlab.datasets.manifest import load
+from kvlab.experiments.kv_budget_transition import pipeline, store
+from kvlab.store.database import Database
 from tests.conftest import ROOT
 
 #: What says when something was done, and by which session: all else must be equal.
@@ -79,3 +81,14 @@ def test_what_is_done_is_not_done_again(job, tiny):
     assert any(line.startswith("report: up to date") for line in again)
     assert {path.name: path.stat().st_mtime_ns for path in (folder / "plots").iterdir()} == before
     assert Path(folder / "dataset_manifest.json").is_file()
+
+
+def test_the_manifest_comes_out_of_the_database(job, tiny):
+    folder = pipeline.prepare(job(tiny), lambda line: None)
+    path = folder / "dataset_manifest.json"
+    before = path.read_bytes()
+    path.unlink()
+    with Database(folder / "run.sqlite") as database:
+        store.write_manifest(database)
+    assert path.read_bytes() == before
+    assert load(path).dataset_id == "synthetic__single_needle"

@@ -1,0 +1,194 @@
+"""The stages on their own: what each refuses, what each leaves alone, what a budget must be."""
+
+import json
+
+import pytest
+import yaml
+
+from kvlab.errors import InputError
+from kvlab.experiments import kv_budget_transition
+from kvlab.experiments.kv_budget_transition import pipeline, refine, store
+from kvlab.experiments.kv_budget_transition.asked import metric_of
+from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+from kvlab.params import resolve
+from kvlab.store.database import Database
+from tests.command import folders, kvlab, read
+from tests.conftest import ROOT
+
+
+def quiet(line):
+    del line
+
+
+def test_the_defaults_are_those_of_default_yaml():
+    """So that a notebook whose groups name a part gets the same as the command."""
+    content = yaml.safe_load((ROOT / "params/kv_budget_transition/default.yaml").read_text())
+    assert KVBudgetTransitionParams.check(content) == KVBudgetTransitionParams()
+
+
+@pytest.mark.parametrize("stage", ["run", "score", "analyze", "report"])
+def test_a_stage_before_its_time_is_refused(job, tiny, stage):
+    with pytest.raises(InputError, match="kv prepare"):
+        getattr(pipeline, stage)(job(tiny), quiet)
+
+
+def test_each_stage_names_the_one_that_is_missing(job, tiny, outputs):
+    pipeline.prepare(job(tiny), quiet)
+    with pytest.raises(InputError, match="nothing was asked yet; run `kvlab kv run`"):
+        pipeline.score(job(tiny), quiet)
+    with pytest.raises(InputError, match="is missing or older"):
+        pipeline.report(job(tiny), quiet)
+    pipeline.run(job(tiny), quiet)
+    with Database(job(tiny).folder / "run.sqlite") as database:
+        database.sql.execute("DELETE FROM scores")
+    with pytest.raises(InputError, match="answers are missing; run `kvlab kv score`"):
+        pipeline.analyze(job(tiny), quiet)
+    assert len(folders(outputs)) == 1, "all of them work on one folder"
+
+
+def test_other_parameters_have_another_folder_and_new_makes_one(job, tiny, outputs):
+    first = pipeline.prepare(job(tiny), quiet)
+    assert job(tiny).folder == first
+    assert job(tiny, ["kv.budgets=[1.0,0.25]"]).folder is None
+    assert job(tiny, new=True).folder is None
+    with pytest.raises(InputError, match="has other parameters"):
+        pipeline.job(outputs.parent / "small.yaml", ["seed=7"], run=first, outputs=outputs)
+
+
+def test_observed_is_planned_and_budget_one_is_no_policy(job, tiny):
+    folder = pipeline.prepare(job(tiny, ["kv.query_mode=aware"]), quiet)
+    pipeline.run(job(tiny, ["kv.query_mode=aware"]), quiet)
+    for n_planned, n_kept, layers in read(folder, "SELECT n_planned, n_kept_json, n_context FROM kv_budgets"):
+        assert set(json.loads(n_kept)) == {n_planned}
+        assert n_planned <= layers
+    tokens = read(
+        folder,
+        "SELECT r.example_id, count(DISTINCT json_extract(p.usage_json, '$.completion_token_ids')), count(*) FROM requests r "
+        "JOIN responses p USING (request_id) JOIN kv_budgets k USING (request_id) "
+        "WHERE k.budget = 1 AND r.phase IN ('planned', 'noise_floor') GROUP BY 1",
+    )
+    assert [(same, both) for _, same, both in tokens] == [(1, 2)] * 12
+
+
+def test_a_number_of_entries_is_a_budget_too(job, tiny):
+    overrides = ["kv.budgets=[1.0,100]", "kv.max_added_budgets=0"]
+    report = pipeline.everything(job(tiny, overrides), quiet)
+    kept = read(report.parent, "SELECT DISTINCT n_planned, n_kept_json FROM kv_budgets WHERE budget = 100")
+    assert kept == [(100, "[100, 100]")]
+    assert json.loads((report.parent / "summary.json").read_text())["verdict"] == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("kv.budgets=[0.5]", "must hold 1.0"),
+        ("kv.budgets=[1.0,0.5,0.5]", "holds a budget twice"),
+        ("kv.budgets=[1.0,0]", "kv.budgets"),
+        ("kv.policy=h2o", "kv.policy: 'h2o' is unknown; choose one of"),
+        ("kv.policy=snapkv-w0", "needs a window"),
+        ("kv.polcy=snapkv", "kv.polcy"),
+        ("decoding.temperature=0.7", "decoding.temperature: 0.7"),
+        ("dataset.name=squad", "dataset.name: 'squad'"),
+        ("dataset.tasks=[cat]", "dataset.tasks"),
+        ("analysis.metric=rouge", "analysis.metric: 'rouge'"),
+        ("engine.device=tpu", "engine.device: 'tpu'"),
+    ],
+)
+def test_a_wrong_value_is_one_line(job, tiny, override, says):
+    with pytest.raises(InputError) as caught:
+        job(tiny, [override])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_budget_below_the_window_is_refused_by_name_and_leaves_nothing(job, tiny, outputs):
+    with pytest.raises(InputError, match="snapkv-w150-k3-avg cannot honour") as caught:
+        pipeline.prepare(job(tiny, ["kv.policy=snapkv-w150-k3-avg", "kv.budgets=[1.0,0.2]"]), quiet)
+    assert "150" in str(caught.value)
+    assert not folders(outputs)
+
+
+def test_contexts_beyond_the_model_are_refused(job, tiny, outputs):
+    with pytest.raises(InputError, match="the longest context in tokens, and the model has 2048"):
+        pipeline.prepare(job(tiny, ["dataset.lengths_tokens=[3000]", "dataset.n_per_bin=1"]), quiet)
+    assert not folders(outputs)
+
+
+def test_environment_variables_in_a_file_but_no_secrets(tmp_path, monkeypatch):
+    path = tmp_path / "mine.yaml"
+    path.write_text("engine:\n  model: ${MY_MODEL}\n")
+    with pytest.raises(InputError, match=r"engine\.model: '\$\{MY_MODEL\}' is not set"):
+        resolve(KVBudgetTransitionParams, "kv_budget_transition", file=path)
+    monkeypatch.setenv("MY_MODEL", "org/model")
+    found = resolve(KVBudgetTransitionParams, "kv_budget_transition", file=path)
+    assert found.params.engine.model == "org/model"
+    assert found.sources["engine.model"] == str(path)
+    path.write_text("engine:\n  model: ${OPENAI_API_KEY}\n")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with pytest.raises(InputError, match="would put a secret") as caught:
+        resolve(KVBudgetTransitionParams, "kv_budget_transition", file=path)
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_a_round_is_decided_once_and_follows_the_fall(job, tiny):
+    """Answers are made right or wrong by hand: right at 1.0, wrong at 0.5."""
+    folder = pipeline.prepare(job(tiny), quiet)
+    pipeline.run(job(tiny), quiet)
+    params = job(tiny).params
+    with Database(folder / "run.sqlite") as database:
+        database.sql.execute("DELETE FROM added_budgets")
+        store.score(database)
+        full = "(SELECT request_id FROM kv_budgets WHERE budget = 1)"
+        database.sql.execute(f"UPDATE scores SET contains = request_id IN {full}")
+        assert refine.budget_of(database, params, 1, 0.1) == 0.75
+        database.sql.execute("UPDATE scores SET contains = 1")
+        assert refine.budget_of(database, params, 1, 0.1) == 0.75, "what is decided stays"
+        reason = database.sql.execute("SELECT reason FROM added_budgets").fetchone()[0]
+    assert reason == "budget 0.75 is added: between 1 and 0.5 mean contains falls from 1.000 to 0.000"
+
+
+def test_the_metric_follows_the_dataset():
+    params = KVBudgetTransitionParams()
+    assert metric_of(params, {"contains"}) == "contains"
+    with pytest.raises(InputError, match="scored by contains, f1; name one"):
+        metric_of(params, {"f1", "contains"})
+    with pytest.raises(InputError, match="scored by none"):
+        metric_of(params, {"none"})
+
+
+def test_the_command_line(config, tiny, outputs, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    path = str(config(tiny))
+    shown = kvlab("kv", "resolve", "-c", path, "--set", "kv.budgets=[1.0,0.25]")
+    assert shown.returncode == 0, shown
+    content = yaml.safe_load(shown.stdout)
+    assert content["kv"]["budgets"] == [1.0, 0.25]
+    assert content["dataset"]["n_per_bin"] == 4
+    assert "run.sqlite" in shown.stdout
+    assert not outputs.exists()
+    wrong = kvlab("kv", "validate", "-c", path, "--set", "kv.budgets=[0.5]")
+    assert (wrong.returncode, len(wrong.stderr.strip().splitlines())) == (2, 1)
+    early = kvlab("kv", "analyze", "-c", path)
+    assert early.returncode == 2
+    assert "kvlab kv prepare" in early.stderr
+    done = kvlab("kv", "all", "-c", path)
+    assert done.returncode == 0, done
+    (folder,) = folders(outputs)
+    names = {"report.md", "run.sqlite", "dataset_manifest.json", "acc_by_bin.png", "fail_by_bin.png"}
+    assert names <= {item.name for item in folder.rglob("*")}
+    text = (folder / "report.md").read_text()
+    for heading in (
+        "What changed with the budget",
+        "Where the transition is",
+        "Accuracy or failures",
+        "Terms",
+    ):
+        assert f"## {heading}" in text
+    before = text
+    again = kvlab("report", str(folder))
+    assert again.returncode == 0
+    assert (folder / "report.md").read_text() == before, "the same database, the same bytes"
+
+
+def test_the_experiment_is_one_of_the_registry():
+    assert kv_budget_transition.EXPERIMENT.engine == "transformers_kv"
