@@ -137,7 +137,8 @@ def _by_bin(stats: pd.DataFrame, params: AnalysisParams, value: str, y: str, tit
         axes.set_ylim(-0.04, 1.04)
     else:
         axes.set_ylim(bottom=0)
-    figure.legend(title="budget", loc="outside right center", frameon=False, reverse=True)
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(title="budget", loc="outside right center", frameon=False, reverse=True)
     return figure
 
 

@@ -1,8 +1,10 @@
 """What the report says in words, section by section."""
 
+import numpy as np
+
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams
 from kvlab.summary import Figure, Section
-from kvlab.transition.bins import curve, timings
+from kvlab.transition.bins import column, curve, timings
 from kvlab.transition.drop import Drop
 from kvlab.transition.location import Location
 from kvlab.transition.scores import FULL
@@ -171,7 +173,7 @@ def _latency(found: Analysis) -> list[str]:
         if len(cache)
         else "Memory: not available (no cache sizes were recorded)."
     )
-    if len(clock) and clock["peak_memory_bytes"].notna().any():
+    if (~np.isnan(column(clock, "peak_memory_bytes"))).any():
         lines.append("Peak memory of each budget is in the efficiency profile.")
     return lines
 
