@@ -47,7 +47,7 @@ test: setup lint ## lint, unit tests, notebooks on the real engine
 lab: setup ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks
 
-bench: setup ## the client's own error, against a server whose timing is known
+bench: setup ## the client's own error against a known timing; the transition detector against known truths
 	$(BIN)/python -m benchmarks
 
 clean: ## remove the environment (never outputs/)

@@ -1,7 +1,8 @@
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks.detector import DENSE, World, cliffs, false_alarms
+from benchmarks.detector import DENSE, World, cliffs, false_alarms, tables
 from kvlab.transition import collect
 from kvlab.transition.call import call, call_bins
 from tests.transition.synthetic import answers, cliff
@@ -51,8 +52,6 @@ def test_only_the_bin_that_falls_is_called():
     for b in range(3):
         curves = {f"e{b}{i:02d}": {1.0: 1.0, 0.5: float(b != 2 or i % 3 == 0)} for i in range(20)}
         parts += answers(curves, bin_idx=b).to_dict("records")
-    import pandas as pd
-
     found = call_bins(collect(pd.DataFrame(parts), "f1"), n_bins=4, **RULE)
     assert [item.falls for item in found] == [False, False, True, False]
     assert [item.fails_at for item in found] == [None, None, 0.5, None]
@@ -80,3 +79,4 @@ def test_large_cliffs_are_found_and_located():
     )
     assert added["coverage"]["rate"] >= 0.85
     assert added["width_median"] < 0.1, "bisection narrows the gap of 0.3 to 0.5"
+    assert [table.row_count for table in tables({"false_alarms": [], "cliffs": [found, added]})] == [0, 2]

@@ -1,6 +1,5 @@
 """The tables of the curve and of the transition."""
 
-
 import pandas as pd
 
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, bin_stats
