@@ -64,11 +64,11 @@ def test_no_transition_and_underpowered_are_different_answers():
 
 
 def test_the_same_answers_in_another_order_give_the_same_report():
-    frame = cliff(per_bin=4)
+    frame = cliff(n_bins=1, per_bin=8)
     again = frame.sample(frac=1, random_state=1)
-    first, second = (render.markdown("KV", judge(item), STORED, None) for item in (frame, again))
+    first, second = (render.markdown("KV", judge(item, n_bins=1), STORED, None) for item in (frame, again))
     assert first == second
-    pngs = [png(pictures.draw(item, params())["flips"]) for item in (frame, again)]
+    pngs = [png(pictures.draw(item, params(n_bins=1))["flips"]) for item in (frame, again)]
     assert pngs[0] == pngs[1]
 
 
@@ -178,6 +178,14 @@ def test_text_of_the_model_brings_no_markup_of_its_own():
     summary = judge(frame)
     page = render.html("KV", render.markdown("KV", summary, STORED, None), {})
     assert "<img" not in page.replace('<img src="plots/', "")
+
+
+def test_nullable_columns_are_read_like_others():
+    frame = cliff(n_bins=2, per_bin=4)
+    frame.loc[3, ["f1", "em", "contains"]] = np.nan
+    frame.loc[3, ["failed", "outcome"]] = [True, "TIMEOUT"]
+    plain, nullable = (judge(item, n_bins=2) for item in (frame, frame.convert_dtypes()))
+    assert plain == nullable
 
 
 def test_only_the_query_mode_of_the_params_counts():
