@@ -50,7 +50,7 @@ test: setup lint ## lint, unit tests, notebooks on the real engine
 lab: setup ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks
 
-bench: setup ## the client's own error, against a server whose timing is known
+bench: setup ## the client's own error against a known timing; the transition detector against known truths
 	$(BIN)/python -m benchmarks
 
 conformance: $(KVPRESS)/.kvpress-0.5.5 ## the policies against kvpress, in an environment of its own

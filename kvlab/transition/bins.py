@@ -19,6 +19,11 @@ BIN_COLUMNS = (
 #: Phases that have a row in the table: the curve and the control that has budgets of its own.
 _SHOWN = ("planned", "added", "control_random")
 
+_NEEDED = (
+    "policy", "budget", "phase", "bin_idx", "context_id", "failed", "outcome", "f1", "em", "contains", "latency_ms",
+    "prompt_tokens", "completion_tokens",
+)  # fmt: skip
+
 
 def timings(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return the rows that latency is taken from, and their name: the timed pass, where there is one.
@@ -48,18 +53,18 @@ def bin_table(
         seed: Of the resampling.
         resamples: How many.
     """
-    shown = frame[frame["phase"].isin(_SHOWN)]
-    timed, source = timings(frame)
+    narrow = frame[
+        [name for name in frame.columns if name in (*_NEEDED, metric)]
+    ]  # texts are slow to carry along
+    shown = narrow[narrow["phase"].isin(_SHOWN)]
+    timed, source = timings(narrow)
+    clocks = dict(iter(timed.groupby(["policy", "budget", "bin_idx"])))
     rows = []
     for _, group in shown.groupby(["policy", "budget", "phase"], sort=False):
         policy, budget, phase = group[["policy", "budget", "phase"]].iloc[0]
         for b in range(n_bins):
             cell = group[group["bin_idx"] == b]
-            if source == "answers":
-                clock = cell
-            else:
-                here = (timed["budget"] == budget) & (timed["bin_idx"] == b) & (timed["policy"] == policy)
-                clock = timed[here]
+            clock = cell if source == "answers" else clocks.get((policy, budget, b), cell.iloc[:0])
             rows.append(
                 {"policy": policy, "budget": float(budget), "phase": phase, "bin_idx": b, "n": len(cell)}
                 | _accuracy(cell, metric, confidence=confidence, seed=seed, resamples=resamples)

@@ -91,7 +91,9 @@ def p_exceeds(values: Floats, clusters: Ints, margin: float, *, seed: int) -> Fl
     The larger of two: a clustered t-test at the margin, and a sign-flip test of no drop at all,
     which is exact where the two budgets' answers could be exchanged (Fisher 1935) and keeps the t-test
     honest where few or equal differences leave it no spread: k contexts that all fall give no p
-    below 2^-k. Without a value, or with one cluster, it is 1.
+    below 2^-k. Without a value, or with one cluster, it is 1. Like every t-test it knows only the tails that
+    it has seen: where nearly all examples lose a little more than the margin and a rare few gain much, a
+    drop of the margin itself is called too often below some 200 contexts.
 
     Args:
         values: Differences score(1.0) - score(budget), NaN where missing; [..., examples].

@@ -23,7 +23,7 @@ class Parts:
         no_answer: From examples without an answer at one of the two.
         labelled: From examples answered at both, with a failure label at one (truncated, empty, …).
         wrong: From examples answered at both, without a label: plainly less right.
-        driven_by: ``failures``, ``wrong answers``, ``both``, or ``None`` where nothing fell.
+        driven_by: ``failures``, ``wrong answers``, ``failures and wrong answers``, or ``None`` where nothing fell.
     """
 
     budget: float
@@ -66,7 +66,7 @@ def _driver(failures: float, wrong: float) -> str | None:
         return None
     if failures >= 0.75 * whole:
         return "failures"
-    return "wrong answers" if wrong >= 0.75 * whole else "both"
+    return "wrong answers" if wrong >= 0.75 * whole else "failures and wrong answers"
 
 
 def by_treatment(scores: Scores, *, margin: float, alpha: float, seed: int) -> dict[Treatment, Call]:

@@ -80,7 +80,7 @@ def bracket(drops: Floats, budgets: Floats, threshold: Threshold, margin: float)
     fit = monotone(drops)
     height = fit[..., -1:]
     level = np.full_like(height, margin) if threshold == "margin" else height / 2
-    reached = (fit >= level - 1e-12) & (height > margin)
+    reached = (fit >= level - 1e-12) & (height > margin + 1e-12)
     first = np.where(reached.any(axis=-1), reached.argmax(axis=-1), len(budgets))
     return Bracket(np.append(budgets, 0.0)[first], np.insert(budgets, 0, FULL)[first])
 

@@ -113,7 +113,8 @@ def _by_bin(stats: pd.DataFrame, params: AnalysisParams, value: str, y: str, tit
     figure, axes = figures.new(title, "length bin (short to long)", y)
     budgets = sorted(stats["budget"].unique())
     shades = colormaps["viridis_r"](np.linspace(0.15, 1.0, max(len(budgets), 2)))
-    shifts = np.linspace(-0.16, 0.16, len(budgets)) if len(budgets) > 1 else [0.0]
+    spread = min(0.32, 0.03 * (len(budgets) - 1))  # beside each other, so that no bar hides another
+    shifts = np.linspace(-spread, spread, len(budgets))
     for k, budget in enumerate(budgets):
         rows = stats[(stats["budget"] == budget) & stats[value].notna()].sort_values("bin_idx")
         if not len(rows):
@@ -137,7 +138,8 @@ def _by_bin(stats: pd.DataFrame, params: AnalysisParams, value: str, y: str, tit
         axes.set_ylim(-0.04, 1.04)
     else:
         axes.set_ylim(bottom=0)
-    figure.legend(title="budget", loc="outside right center", frameon=False, reverse=True)
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(title="budget", loc="outside right center", frameon=False, reverse=True)
     return figure
 
 

@@ -1,8 +1,12 @@
 """What the report says in words, section by section."""
 
+from collections.abc import Callable
+
+import numpy as np
+
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams
 from kvlab.summary import Figure, Section
-from kvlab.transition.bins import curve, timings
+from kvlab.transition.bins import column, curve, timings
 from kvlab.transition.drop import Drop
 from kvlab.transition.location import Location
 from kvlab.transition.scores import FULL
@@ -148,32 +152,24 @@ def _failures(found: Analysis) -> list[str]:
 
 def _latency(found: Analysis) -> list[str]:
     clock, source = timings(found.frame)
-    table = found.efficiency
-    known = table[table["latency_p50_ms"].notna()]
+    latency = _each(found, "latency_p50_ms", lambda ms: f"{ms:.0f} ms")
+    cache = _each(found, "cache_bytes_mean", lambda size: f"{size / 2**20:.1f} MiB")
     lines = [
-        f"Median latency ({source}): "
-        + "; ".join(
-            f"{row['latency_p50_ms']:.0f} ms at {row['budget']:g} ({row['policy']})"
-            for row in known.to_dict("records")
-        )
-        + "."
-        if len(known)
-        else "Latency was not measured for each budget: where budgets share a prefill, no answer's time is its own."
+        f"Median latency ({source}): {latency}."
+        if latency
+        else "Latency was not measured for each budget: where budgets share a prefill, no answer's time is its own.",
+        f"Mean KV cache: {cache}." if cache else "Memory: not available (no cache sizes were recorded).",
     ]
-    cache = table[table["cache_bytes_mean"].notna()]
-    lines.append(
-        "Mean KV cache: "
-        + "; ".join(
-            f"{row['cache_bytes_mean'] / 2**20:.1f} MiB at {row['budget']:g} ({row['policy']})"
-            for row in cache.to_dict("records")
-        )
-        + "."
-        if len(cache)
-        else "Memory: not available (no cache sizes were recorded)."
-    )
-    if len(clock) and clock["peak_memory_bytes"].notna().any():
+    if (~np.isnan(column(clock, "peak_memory_bytes"))).any():
         lines.append("Peak memory of each budget is in the efficiency profile.")
     return lines
+
+
+def _each(found: Analysis, name: str, show: Callable[[float], str]) -> str:
+    """Return a column of the efficiency profile in words, for the budgets of the curve."""
+    table = found.efficiency
+    rows = table[table["budget"].isin(found.scores.budgets) & table[name].notna()].to_dict("records")
+    return "; ".join(f"{show(row[name])} at {row['budget']:g} ({row['policy']})" for row in rows)
 
 
 def _sanity(found: Analysis) -> list[str]:

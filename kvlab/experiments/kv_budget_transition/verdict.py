@@ -5,9 +5,9 @@ from typing import Any
 import pandas as pd
 
 from kvlab.endpoint import Identity
-from kvlab.experiments.kv_budget_transition import story
+from kvlab.experiments.kv_budget_transition import evidence, story, tables
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, analyse, summary_of
-from kvlab.experiments.kv_budget_transition.tables import clean, tables
+from kvlab.experiments.kv_budget_transition.cells import clean
 from kvlab.summary import Check, Summary, Verdict
 from kvlab.transition.bins import column, timings
 from kvlab.transition.scores import FULL
@@ -44,7 +44,9 @@ def summarize(
         reasons=grounds,
         checks=checks,
         results=_results(found, params),
-        tables=tables(found, params),
+        tables=[
+            table for table in (*tables.tables(found, params), *evidence.tables(found, params)) if table.rows
+        ],
         figures=story.figures(names),
         limitations=_limitations(found, checks, identity),
         sections=story.sections(found, params, names),
