@@ -71,6 +71,10 @@ class Experiment(ABC, Generic[P]):
     def attempt(self, lab: "Lab[P]", trial: Trial, attempt: int) -> list[Recorded]:
         """Measure a trial once, from its beginning; stop at the first failure."""
 
+    def is_result(self, lab: "Lab[P]", trial: Trial, row: Recorded) -> bool:
+        """Whether a failed request is what its trial set out to find: then the trial is done."""
+        return False
+
     @abstractmethod
     def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
         """Return one line about a trial that is done."""

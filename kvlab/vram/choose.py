@@ -2,6 +2,8 @@
 
 import os
 
+import psutil
+
 from kvlab.vram.nvml import NvmlDevice, NvmlProcess, device_count
 from kvlab.vram.samplers import ProcessTree, Sampler, TorchAllocator, Unavailable
 
@@ -24,3 +26,15 @@ def for_this_process() -> list[Sampler]:
     """Return the samplers for an engine inside this process, with torch's allocator where it has a device."""
     torch = TorchAllocator()
     return [*for_process(os.getpid()), *([] if torch.reason else [torch])]
+
+
+def listener_pid(port: int) -> int | None:
+    """Return the process that listens on a TCP port of this machine; ``None`` where that cannot be seen."""
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except psutil.Error:
+        return None
+    for each in connections:
+        if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port and each.pid:
+            return int(each.pid)
+    return None

@@ -135,6 +135,19 @@ class Monitor:
             self.read_now()
             window.end_ns = now_ns()
 
+    @contextmanager
+    def also(self, *samplers: Sampler) -> Iterator[None]:
+        """Read more samplers meanwhile; they are closed at the end."""
+        with self._lock:
+            self.samplers += samplers
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.samplers = [sampler for sampler in self.samplers if sampler not in samplers]
+            for sampler in samplers:
+                sampler.close()
+
     def drain(self) -> list[Sample]:
         """Return the samples since the last call, and forget them: they are for the database."""
         with self._lock:

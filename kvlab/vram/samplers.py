@@ -66,18 +66,21 @@ class ProcessTree:
     Both exist on Linux (``/proc/<pid>/smaps_rollup``); elsewhere the reason says so.
     """
 
-    def __init__(self, pid: int, *, measure: Measure = "rss") -> None:
-        """Watch the tree below ``pid``, which need not exist any more: then there is a reason."""
+    def __init__(self, pid: int, *, measure: Measure = "rss", prefix: str = "process") -> None:
+        """Watch the tree below ``pid``, which need not exist any more: then there is a reason.
+
+        ``prefix`` names the series (``<prefix>_<measure>``), where two trees share a timeline.
+        """
         self.name = f"{measure} of process {pid} and its descendants"
         self.reason: str | None = None
-        self._measure, self._root = measure, None
+        self._measure, self._series, self._root = measure, f"{prefix}_{measure}", None
         try:
             self._root = psutil.Process(pid)  # with its start: a later process of that number is another
         except psutil.Error:
             self.reason = f"there is no process {pid}"
 
     def read(self) -> list[Reading]:
-        """Return one reading, ``process_<measure>``."""
+        """Return one reading, ``<prefix>_<measure>``."""
         if self._root is None:
             return []
         try:
@@ -93,7 +96,7 @@ class ProcessTree:
             self.reason = f"{self._measure} cannot be read here: not permitted, or not known on this system"
             return []
         self.reason = None
-        return [Reading(f"process_{self._measure}", sum(found))]
+        return [Reading(self._series, sum(found))]
 
     def _size(self, process: psutil.Process) -> int | None:
         with contextlib.suppress(psutil.Error):  # it has just ended, or belongs to somebody else
