@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 def take(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
     """Take one step, with its stretch of the memory timeline."""
-    bench = bench_of(lab)
+    bench, kind = bench_of(lab), Kind(trial.planned["kind"])
+    if kind not in (Kind.CHILD, Kind.CHILD_CUT):
+        bench.wait_for_server()
     with bench.watched(trial, attempt):
-        rows = _STEPS[Kind(trial.planned["kind"])](lab, trial, attempt)
+        rows = _STEPS[kind](lab, trial, attempt)
     if trial.ordinal == lab.trials[-1].ordinal:
         bench.monitor.stop()
     return rows
