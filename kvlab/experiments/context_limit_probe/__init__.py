@@ -72,7 +72,7 @@ class ContextLimitProbe(Experiment[ContextLimitProbeParams]):
             "bisection steps at most": params.cut_steps,
             "questions a point": params.needles,
             "child processes at least": len(params.dtypes),
-            "memory that a child may take, MiB": params.headroom_mib if params.dtypes else None,
+            "memory that a child may take, MiB": params.headroom_mib if params.dtypes else 0,
             "replayed turns": params.replay_exchanges * len(params.interval_factors),
         }
 

@@ -146,8 +146,8 @@ def replays(frame: pd.DataFrame, found: Findings, params: "ContextLimitProbePara
 
     Columns: factor, interval (exchanges), turns, failed, trims, largest_tokens, turn_ttft_ms (median
     without trims), trim_ttft_ms (an `Interval` of the median), trim_cached_tokens and
-    trim_computed_tokens (medians), mean_ttft_ms over all turns after the first trim, states (cache
-    states of the trims).
+    trim_computed_tokens (medians), mean_ttft_ms over whole cycles, from the first trim to the last (missing:
+    fewer than two trims), states (cache states of the trims).
     """
     rows = []
     for factor in sorted(params.interval_factors) if found.constants else []:
@@ -161,7 +161,9 @@ def _replay(part: pd.DataFrame, interval: int, params: "ContextLimitProbeParams"
     good = part[part["status"] == "ok"].sort_values("sent_ns")
     is_trim = good["arm"].str.startswith(TRIM)
     trims, turns = good[is_trim], good[~is_trim]
-    after = good[is_trim.cumsum() > 0]
+    # Whole cycles, from a trim up to the next: half a cycle would hide a trim, or count one too many.
+    number = is_trim.cumsum()
+    cycles = good[(number > 0) & (number < len(trims))]
     computed = trims["prompt_tokens"] - trims["cached_tokens"]
     return {
         "interval": interval,
@@ -175,7 +177,7 @@ def _replay(part: pd.DataFrame, interval: int, params: "ContextLimitProbeParams"
         ),
         "trim_cached_tokens": _median(trims["cached_tokens"]),
         "trim_computed_tokens": _median(computed),
-        "mean_ttft_ms": float(after["ttft_ms"].astype(float).mean()) if len(after) else None,
+        "mean_ttft_ms": float(cycles["ttft_ms"].astype(float).mean()) if len(cycles) else None,
         "states": ", ".join(
             f"{n} {state}" for state, n in trims["cache_state"].value_counts().sort_index().items()
         ),
@@ -188,11 +190,10 @@ def _median(values: "pd.Series[Any]") -> float | None:
 
 
 def best_interval(table: pd.DataFrame) -> "pd.Series[Any] | None":
-    """Return the row with the lowest mean TTFT a turn among those without a failure and with a trim."""
-    if not len(table):
+    """Return the row with the lowest mean TTFT a turn; ``None`` where one failed or had no whole cycle."""
+    if not len(table) or table["failed"].any() or table["mean_ttft_ms"].isna().any():
         return None
-    fit = table[(table["failed"] == 0) & (table["trims"] > 0) & table["mean_ttft_ms"].notna()]
-    return fit.sort_values("mean_ttft_ms").iloc[0] if len(fit) else None
+    return table.sort_values("mean_ttft_ms").iloc[0]
 
 
 def latencies(frame: pd.DataFrame) -> pd.DataFrame:

@@ -152,8 +152,8 @@ def trims(replays: pd.DataFrame) -> Table:
         rows=rows,
         note=(
             "interval: exchanges from trim to trim, all with the same KEEP_MESSAGES. A trim moves what it keeps, so the "
-            "cache knows only the system message before it. Mean TTFT: over all turns from the first trim on, trims "
-            "included. That is what an interval costs."
+            "cache knows only the system message before it. Mean TTFT: over whole cycles, each a trim and the turns up "
+            "to the next. That is what an interval costs."
         ),
     )  # fmt: skip
 

@@ -64,7 +64,7 @@ def summarize(
         results=_results(frame, found, table, params),
         tables=tables(frame, found, table, params),
         figures=FIGURES,
-        limitations=_limitations(found, params, identity),
+        limitations=_limitations(found, table, params, identity),
     )
 
 
@@ -72,7 +72,7 @@ def _checks(
     found: Findings, table: pd.DataFrame, params: "ContextLimitProbeParams", identity: Identity | None
 ) -> list[Check]:
     return [
-        _limit_found(found.endpoint, params),
+        _limit_found(found.endpoint, params, identity),
         _predictable(found, params),
         _near_theory(found, params),
         _below_safe(found, params),
@@ -81,16 +81,17 @@ def _checks(
     ]
 
 
-def _limit_found(endpoint: Bracket, params: "ContextLimitProbeParams") -> Check:
+def _limit_found(endpoint: Bracket, params: "ContextLimitProbeParams", identity: Identity | None) -> Check:
     held, failed = endpoint.held, endpoint.failed
-    tolerance = params.resolution_tokens or max(1, endpoint.low // 100)
+    block = identity.block_size if identity is not None else None
+    tolerance = params.resolution_tokens or max(block or 1, endpoint.low // 100)
     if held is None or failed is None:
         seen = "nothing was accepted" if held is None else f"{held.tokens:,} accepted, nothing longer failed"
         return _check("limit_found", "the limit lies between two neighbouring sizes", seen, None)
     why = WORDS[failed.outcome or Outcome.RUN_ENDED]
     seen = f"{held.tokens:,} accepted, {failed.tokens:,} {why}"
-    asks = f"the largest accepted and the smallest failed prompt are at most {tolerance} tokens apart, or a block"
-    return _check("limit_found", asks, seen, failed.tokens - held.tokens <= max(tolerance, 32))
+    asks = f"the largest accepted and the smallest failed prompt are at most {tolerance} tokens apart"
+    return _check("limit_found", asks, seen, failed.tokens - held.tokens <= tolerance)
 
 
 def _predictable(found: Findings, params: "ContextLimitProbeParams") -> Check:
@@ -214,7 +215,7 @@ def _results(
         "smallest_failed_tokens": failed.tokens if failed else None,
         "apart_tokens": found.width,
         "limit_reason": str(failed.outcome) if failed else None,
-        "limit_message": failed.detail.get("message") if failed else None,
+        "limit_message": _message(found),
         "server_capacity": found.detail(ENDPOINT, "capacity"),
         "quality_held_tokens": found.quality.held.tokens if found.quality.held else None,
         "quality_lost_tokens": found.quality.failed.tokens if found.quality.failed else None,
@@ -232,6 +233,15 @@ def _results(
         "failed_requests": int((frame["status"] == "failed").sum()),
         "interval_confidence": params.confidence,
     }
+
+
+def _message(found: Findings) -> str | None:
+    """Return what the server says at its limit: of several refusals, one that states a maximum."""
+    refused = [
+        probe.detail for probe in found.probes if probe.target == ENDPOINT and probe.detail.get("message")
+    ]
+    refused.sort(key=lambda detail: detail.get("stated") is None)
+    return str(refused[0]["message"]) if refused else None
 
 
 def _line(found: Findings, dtype: str) -> dict[str, Any] | None:
@@ -260,12 +270,18 @@ def _figures(line: Line, theory: int | None) -> dict[str, Any]:
     }
 
 
-def _limitations(found: Findings, params: "ContextLimitProbeParams", identity: Identity | None) -> list[str]:
+def _limitations(
+    found: Findings, table: pd.DataFrame, params: "ContextLimitProbeParams", identity: Identity | None
+) -> list[str]:
     lines = []
     if (found.detail(ENDPOINT, "capacity") or {}).get("blocks"):
         lines.append(
             "The server allocated its KV cache when it started, so its memory does not grow with the context, and no "
             "line is fitted to it: bytes a token come from a process in which they do grow."
+        )
+    if len(table) and analysis.best_interval(table) is None and not table["failed"].any():
+        lines.append(
+            "The replay is too short for two trims at every interval: which one is cheapest is not said."
         )
     if found.children and not any(line for _, line in found.children.values()):
         lines.append(
