@@ -12,14 +12,13 @@ import httpx
 from kvlab.engines.openai_compat import Call, OpenAICompat
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import material
-from kvlab.experiments.context_limit_probe.cache_usage import CacheUsage
+from kvlab.experiments.context_limit_probe.cache_usage import CacheUsage, capacity
 from kvlab.experiments.context_limit_probe.ledger import Ledger
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.prompts import manual
 from kvlab.prompts.counter import ServerCounter
 from kvlab.prompts.exact import fit
 from kvlab.records import Recorded, Trial
-from kvlab.serving.metrics import Metrics
 from kvlab.vram import Monitor, ProcessTree, for_process, timeline
 from kvlab.vram.choose import listener_pid
 
@@ -53,7 +52,8 @@ class Bench:
             connection = self.engine.connection
             # A client of its own, which gives up early: looking at memory must not wait for a busy server.
             http = httpx.Client(headers=dict(connection.http.headers), timeout=2.0, trust_env=False)
-            samplers.append(CacheUsage(Metrics(http, f"{connection.root}/metrics")))
+            size = capacity(connection.metrics.scrape())["bytes"]
+            samplers.append(CacheUsage(http, f"{connection.root}/metrics", size))
         self.monitor = Monitor(samplers, interval_s=self.params.memory_interval_ms / 1e3).start()
         self._stream: list[int] = []
         self.results: set[str] = set()

@@ -95,7 +95,7 @@ def _per_token(found: Findings) -> "Figure":
                 markersize=10,
             )
     if drawn:
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower right")
     else:
         _empty(axes)
     return figure

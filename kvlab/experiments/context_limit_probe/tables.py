@@ -116,7 +116,8 @@ def cards(found: Findings, params: "ContextLimitProbeParams") -> Table:
     """Return what fits into how much free memory, extrapolated."""
     lines = {dtype: line for dtype, (_, line) in found.children.items() if line is not None}
     rows: list[list[Any]] = [
-        [free, *(line.tokens_in(free * GIB) for line in lines.values())] for free in params.cards_free_gib
+        [f"{free:g}", *(line.tokens_in(free * GIB) for line in lines.values())]
+        for free in params.cards_free_gib
     ]
     return Table(
         name="cards",
@@ -189,7 +190,7 @@ def memory(frame: pd.DataFrame) -> Table:
         [row["name"], row["series"], *(_round(row[f"{name}_bytes"] / MIB) for name in ("baseline", "peak", "delta")),
          row["samples"]]
         for row in found.windows.to_dict("records")
-        if row["samples"] > 2
+        if row["samples"] > 3
     ]  # fmt: skip
     cost = [
         f"{row['reads']} looks of {row['mean_ms']:.2f} ms on average, {row['busy_fraction']:.2%} of the time"

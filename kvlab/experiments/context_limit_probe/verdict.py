@@ -41,7 +41,7 @@ FIGURES = [
     Figure(
         name="memory_over_time",
         title="Memory over time",
-        caption="Shaded: trials. The server's line is flat because its cache was allocated when it started.",
+        caption="Shaded: trials. A server that allocated its cache when it started hardly moves, whatever is asked of it.",
     ),
 ]
 
