@@ -11,7 +11,10 @@ so the same weights are also loaded in a child process that may die of it.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from kvlab.endpoint import Identity
 from kvlab.errors import InputError
@@ -60,6 +63,19 @@ class ContextLimitProbe(Experiment[ContextLimitProbeParams]):
                 f"it may be {max_model_len - params.decode_tokens} at most"
             )
             raise InputError("cold_tokens", params.cold_tokens[-1], fix)
+
+    def check_engine(self, params: ContextLimitProbeParams, engine: Any) -> None:  # noqa: ANN401 - its own engine
+        """Refuse a child that this machine has no memory for, or no model."""
+        if not params.dtypes:
+            return
+        named, free = params.in_process_model, psutil.virtual_memory().available
+        if named and named[0] in "/.~" and not (Path(named).expanduser() / "config.json").is_file():
+            raise InputError(
+                "in_process_model", named, "is no folder with a config.json; name a model folder"
+            )
+        if (named or engine.connection.embedded is not None) and params.headroom_mib * 2**20 > free:
+            fix = f"is more than the {free // 2**20} MiB that are free on this machine; lower it"
+            raise InputError("headroom_mib", params.headroom_mib, fix)
 
     def plan(self, params: ContextLimitProbeParams) -> list[Trial]:
         """Return the steps; see `kvlab.experiments.context_limit_probe.plan`."""

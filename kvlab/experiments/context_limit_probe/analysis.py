@@ -13,7 +13,7 @@ from kvlab.endpoint import Identity
 from kvlab.experiments.context_limit_probe import constants as rules
 from kvlab.experiments.context_limit_probe import ledger
 from kvlab.experiments.context_limit_probe.growth import Line, fit_child
-from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, Bracket, Probe, bracket
+from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, Bracket, Probe, bracket, settled
 from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
 from kvlab.experiments.context_limit_probe.replay import TRIM, interval_of
 from kvlab.stats import Interval, bootstrap_median
@@ -94,7 +94,7 @@ def _open(path: str) -> "closing[sqlite3.Connection]":
 
 def findings(probes: Sequence[Probe], params: "ContextLimitProbeParams") -> Findings:
     """Return what the probes say, and the constants that follow."""
-    endpoint = bracket([probe for probe in probes if probe.target == ENDPOINT])
+    endpoint = bracket(settled([probe for probe in probes if probe.target == ENDPOINT]))
     quality = bracket([probe for probe in probes if probe.target == QUALITY])
     children: dict[str, tuple[Bracket, Line | None]] = {
         dtype: (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from kvlab.experiments.context_limit_probe import material
 from kvlab.experiments.context_limit_probe.bench import Bench, bench_of
 from kvlab.experiments.context_limit_probe.cache_usage import capacity
-from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, Bracket, bracket
+from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, Bracket, bracket, settled
 from kvlab.experiments.context_limit_probe.outcomes import Outcome, Seen, classify, stated_maximum
 from kvlab.prompts import manual
 from kvlab.records import Recorded, Trial
@@ -22,7 +22,7 @@ ANSWER_TOKENS = 12
 def grow(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
     """Try the context of a planned number of exchanges, and ask for the facts at its start."""
     bench, count = bench_of(lab), int(trial.planned["exchanges"])
-    failed = bracket(bench.ledger.probes(ENDPOINT)).failed
+    failed = bracket(settled(bench.ledger.probes(ENDPOINT))).failed
     prompt = bench.prompt(bench.conversation(count))
     if failed is not None and bench.length(prompt) >= failed.tokens:
         return []
@@ -35,7 +35,7 @@ def grow(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> lis
 def cut(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
     """Try one length between the largest that was held and the smallest that was not."""
     bench = bench_of(lab)
-    found = bracket(bench.ledger.probes(ENDPOINT))
+    found = bracket(settled(bench.ledger.probes(ENDPOINT)))
     tokens, why = next_length(found, _maximum(bench, found), _tolerance(bench, found))
     if tokens is None:
         return []
@@ -74,7 +74,7 @@ def quality(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> 
 def cold(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
     """Take the TTFT of a context of which nothing is in the cache."""
     bench, tokens = bench_of(lab), int(trial.planned["tokens"])
-    limit = bracket(bench.ledger.probes(ENDPOINT)).low
+    limit = bracket(settled(bench.ledger.probes(ENDPOINT))).low
     if tokens > limit:
         return []
     prompt = bench.cut(tokens, manual.marker(lab.run.isolation_id, lab.tag(trial, attempt)))

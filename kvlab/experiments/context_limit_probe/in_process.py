@@ -179,7 +179,8 @@ def model_source(bench: Bench) -> str | None:
     """Return what a child can load; ``None``: the endpoint's weights are elsewhere, and none are named."""
     embedded = bench.engine.connection.embedded
     if bench.params.in_process_model is not None:
-        return bench.params.in_process_model
+        named = bench.params.in_process_model
+        return str(Path(named).expanduser().resolve()) if named[0] in "/.~" else named
     return None if embedded is None else str(embedded.model.source)
 
 

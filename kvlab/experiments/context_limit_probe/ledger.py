@@ -6,6 +6,7 @@ outcome, and that is how a resumed run knows what not to do again.
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,3 +135,13 @@ def bracket(probes: Sequence[Probe]) -> Bracket:
     failed = [probe for probe in probes if probe.outcome not in (None, Outcome.HELD) and probe.tokens > low]
     smallest = min(failed, key=lambda p: (p.tokens, p.outcome is Outcome.RUN_ENDED), default=None)
     return Bracket(held, smallest)
+
+
+def settled(probes: Sequence[Probe]) -> list[Probe]:
+    """Return an endpoint's probes without those that a run ended in, unless it did so twice at that size.
+
+    A server does not die with the run, and whoever stops a run does not say that its context is too
+    long; so the size is tried once more.
+    """
+    ended = Counter(probe.tokens for probe in probes if probe.outcome is Outcome.RUN_ENDED)
+    return [probe for probe in probes if probe.outcome is not Outcome.RUN_ENDED or ended[probe.tokens] > 1]

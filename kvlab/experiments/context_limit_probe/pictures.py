@@ -57,7 +57,7 @@ def _limits(found: Findings, params: "ContextLimitProbeParams") -> "Figure":
                 part, [place] * len(part), marker, color=colour, markersize=7 if held else 9, alpha=0.75
             )
     axes.set_yticks(range(len(rows)), [names[name] for name in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
     axes.set_xlim(left=0)
     if found.constants:
         largest = value(found.constants, "MAX_CONTEXT_TOKENS")

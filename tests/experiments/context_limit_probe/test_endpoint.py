@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from kvlab.errors import KvlabError
+from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.context_limit_probe import ledger
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.lab import open_lab
@@ -73,6 +73,17 @@ def test_the_files_to_paste_and_the_seeds_json(server, monkeypatch, tmp_path):
     assert content["test_sizes"] == SMALL["exchanges"]
     assert [test["success"] for test in content["tests"]].count(False) >= 1
     assert content["vram_growth"]["kv_cache_bytes_per_token"] is None, "no child was asked for"
+
+
+def test_documents_grow_too_and_what_is_too_large_for_this_machine_is_refused(server, outputs):
+    _, probes, summary = run(growth="documents", exchanges=[1, 2, 8], replay_exchanges=0)
+    assert summary.results["apart_tokens"] == 1
+    assert summary.results["tokens_per_exchange"] > 200
+    before = folders(outputs)
+    for changes, said in (({"headroom_mib": 1_000_000}, "headroom_mib"), ({}, "in_process_model")):
+        with pytest.raises(InputError, match=said):
+            run(dtypes=["float32"], in_process_model="/tmp" if changes == {} else "a/name", **changes)
+    assert folders(outputs) == before
 
 
 def test_memory_of_a_server_on_this_machine_is_in_the_timeline(server):

@@ -2,7 +2,7 @@ import pytest
 
 from kvlab.experiments.context_limit_probe.endpoint_probe import next_length
 from kvlab.experiments.context_limit_probe.in_process import forbidden
-from kvlab.experiments.context_limit_probe.ledger import Bracket, Ledger, Probe, bracket
+from kvlab.experiments.context_limit_probe.ledger import Bracket, Ledger, Probe, bracket, settled
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.store.database import Database
 from tests.store.test_database import fill
@@ -53,6 +53,12 @@ def test_the_bracket_is_the_largest_held_and_the_smallest_larger_failure():
     assert bracket([probe(300, Outcome.REFUSED)]).low == 0
     twice = bracket([probe(300, Outcome.RUN_ENDED), probe(300, Outcome.OUT_OF_MEMORY)])
     assert twice.failed.outcome is Outcome.OUT_OF_MEMORY
+
+
+def test_a_run_that_ended_during_a_probe_is_no_limit_of_a_server_but_twice_is():
+    once = [probe(100), probe(300, Outcome.RUN_ENDED), probe(900, Outcome.REFUSED)]
+    assert bracket(settled(once)).failed.tokens == 900
+    assert bracket(settled([*once, probe(300, Outcome.RUN_ENDED)])).failed.tokens == 300
 
 
 def search(limit, high, stated, tolerance):
