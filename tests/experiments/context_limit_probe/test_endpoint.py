@@ -76,7 +76,7 @@ def test_the_files_to_paste_and_the_seeds_json(server, monkeypatch, tmp_path):
 
 
 def test_documents_grow_too_and_what_is_too_large_for_this_machine_is_refused(server, outputs):
-    _, probes, summary = run(growth="documents", exchanges=[1, 2, 8], replay_exchanges=0)
+    _, _, summary = run(growth="documents", exchanges=[1, 2, 8], replay_exchanges=0)
     assert summary.results["apart_tokens"] == 1
     assert summary.results["tokens_per_exchange"] > 200
     before = folders(outputs)
