@@ -45,6 +45,8 @@ def test_the_store_knows_no_other_room_but_what_it_stores():
         "kvlab.experiments.token_sweep",
         "kvlab.experiments.prefix_hit_miss",
         "kvlab.experiments.prefix_hit_miss.plots",
+        "kvlab.experiments.context_limit_probe",
+        "kvlab.vram",
         "kvlab.engines.vllm_offline",
         "kvlab.engines.transformers_kv",
         "kvlab.policies",

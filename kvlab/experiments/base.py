@@ -14,7 +14,6 @@ from kvlab.records import Recorded, Trial
 from kvlab.settings import Settings
 from kvlab.store.database import Database
 from kvlab.summary import Summary
-from kvlab.timing.request import Failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,9 +88,9 @@ class Experiment(ABC, Generic[P]):
     def attempt(self, lab: "Lab[P]", trial: Trial, attempt: int) -> list[Recorded]:
         """Measure a trial once, from its beginning; stop at the first failure."""
 
-    def failed(self, rows: Sequence[Recorded]) -> Failure | None:
-        """Return why an attempt has failed: the first failure, unless failures are results here."""
-        return next((row.measurement.failure for row in rows if row.measurement.failure), None)
+    def is_result(self, lab: "Lab[P]", trial: Trial, row: Recorded) -> bool:
+        """Whether a failed request is what its trial set out to find: then the trial is done."""
+        return False
 
     @abstractmethod
     def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:

@@ -132,12 +132,12 @@ class Lab(Generic[P]):
 
     def _attempt(self, trial: Trial, number: int, *, last: bool) -> list[Recorded]:
         rows = self.experiment.attempt(self, trial, number)
-        failure = self.experiment.failed(rows)
+        unwanted = [row for row in rows if not row.ok and not self.experiment.is_result(self, trial, row)]
+        failure = unwanted[0].measurement.failure if unwanted else None
         again = failure is not None and failure.error_type in RETRYABLE
         outcome = "done" if failure is None else "planned" if again and not last else "failed"
         self.run.database.record_attempt(self.run.run_id, trial.trial_id, number, rows, outcome)
-        if failure is not None:
-            _check(rows, trial.trial_id)
+        _check(unwanted, trial.trial_id)
         return rows
 
     def _say(self, line: str) -> None:

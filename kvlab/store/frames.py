@@ -49,7 +49,8 @@ def requests(sql: sqlite3.Connection) -> pd.DataFrame:
     is sent to first token, ``latency_ms`` sent to done, ``tpot_ms`` the mean gap between the
     tokens after the first: (last - first) / (completion_tokens - 1). ``cache_reset`` is what the
     engine answered when told to empty its cache just before; ``completion_token_ids`` is a JSON list,
-    where the engine gives token ids.
+    where the engine gives token ids. ``frame.attrs["database"]`` is the database's file, for an
+    experiment that keeps more than requests.
     """
     rows = [dict(row) for row in sql.execute(_QUERY)]
     frame = pd.DataFrame(rows, columns=None if rows else [*REQUEST_COLUMNS, "ordinal"])
@@ -60,7 +61,9 @@ def requests(sql: sqlite3.Connection) -> pd.DataFrame:
     frame["latency_ms"] = _ms(frame, "sent_ns", "done_ns")
     gaps = (frame["completion_tokens"] - 1).astype("Float64")
     frame["tpot_ms"] = _ms(frame, "first_token_ns", "last_token_ns") / gaps.where(gaps > 0)
-    return frame[[*REQUEST_COLUMNS]]
+    frame = frame[[*REQUEST_COLUMNS]]
+    frame.attrs["database"] = sql.execute("PRAGMA database_list").fetchone()[2]
+    return frame
 
 
 def _ms(frame: pd.DataFrame, start: str, end: str) -> "pd.Series[float]":

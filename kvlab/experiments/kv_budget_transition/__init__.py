@@ -22,7 +22,6 @@ from kvlab.records import Recorded, Trial
 from kvlab.settings import Settings
 from kvlab.store.database import Database
 from kvlab.summary import Summary
-from kvlab.timing.request import Failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,9 +117,9 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
             return local.attempt(lab, trial)
         return remote.attempt(lab, trial)
 
-    def failed(self, rows: Sequence[Recorded]) -> Failure | None:
-        """Return None: an answer that failed is a result of its budget, and is not asked again here."""
-        return None
+    def is_result(self, lab: "Lab[KVBudgetTransitionParams]", trial: Trial, row: Recorded) -> bool:
+        """Return True: an answer that failed is a result of its budget, and is not asked again here."""
+        return True
 
     def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
         """Return what was answered at each budget, shortened, and how many requests failed."""

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from kvlab.experiments.kv_budget_transition import analysis, frame, store
 from kvlab.experiments.kv_budget_transition.asked import Asked
-from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.experiments.kv_budget_transition.cells import clean
+from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.store.database import Database, to_json
 
 if TYPE_CHECKING:

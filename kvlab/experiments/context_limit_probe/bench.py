@@ -1,0 +1,207 @@
+"""What all steps of a probe share while a run is open: prompts, the ledger, memory, the server's health."""
+
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from kvlab.engines.openai_compat import Call, OpenAICompat
+from kvlab.errors import KvlabError
+from kvlab.experiments.context_limit_probe import material
+from kvlab.experiments.context_limit_probe.cache_usage import CacheUsage, capacity
+from kvlab.experiments.context_limit_probe.ledger import Ledger
+from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+from kvlab.prompts import manual
+from kvlab.prompts.counter import ServerCounter
+from kvlab.prompts.exact import fit
+from kvlab.records import Recorded, Trial
+from kvlab.vram import Monitor, ProcessTree, for_process, timeline
+from kvlab.vram.choose import listener_pid
+
+if TYPE_CHECKING:
+    from kvlab.experiments.lab import Lab
+
+_BENCHES: "weakref.WeakKeyDictionary[Lab[Any], Bench]" = weakref.WeakKeyDictionary()
+_HEALTH_S = 10.0
+
+
+class Bench:
+    """One open run.
+
+    Attributes:
+        ledger: What was tried.
+        monitor: Looks at the server's memory in the background.
+        mark: The marker of the growing context, the same in all sessions of a run.
+        results: Ids of requests whose failure is what their trial set out to find.
+    """
+
+    def __init__(self, lab: "Lab[ContextLimitProbeParams]") -> None:
+        self.params, self.engine, self.run = lab.params, lab.engine, lab.run
+        self.identity = lab.identity
+        self.mark = manual.marker(lab.run.isolation_id, "growing context")
+        self.ledger = Ledger(lab.run.database, lab.run.session_id)
+        self.server_pid = _server_pid(self.engine)
+        samplers = for_process(self.server_pid)
+        if self.server_pid is not None:
+            samplers[0] = ProcessTree(self.server_pid, prefix="server")
+        if self.identity.can("metrics"):
+            connection = self.engine.connection
+            # A client of its own, which gives up early: looking at memory must not wait for a busy server.
+            http = httpx.Client(headers=dict(connection.http.headers), timeout=2.0, trust_env=False)
+            size = capacity(connection.metrics.scrape())["bytes"]
+            samplers.append(CacheUsage(http, f"{connection.root}/metrics", size))
+        self.monitor = Monitor(samplers, interval_s=self.params.memory_interval_ms / 1e3).start()
+        self._stream: list[int] = []
+        self.results: set[str] = set()
+
+    @contextmanager
+    def watched(self, trial: Trial, attempt: int) -> Iterator[None]:
+        """Mark a trial in the memory timeline, and store what was seen when it ends."""
+        with self.monitor.window(trial.trial_id, attempt) as window:
+            yield
+        timeline.record(self.run.database, self.run.session_id, self.monitor, [window])
+
+    @property
+    def exact(self) -> bool:
+        """Whether prompts can be sent as token ids, and so cut anywhere."""
+        counter = self.engine.counter
+        return isinstance(counter, ServerCounter) and self.identity.can("token_ids")
+
+    def prompt(self, messages: list[material.Message], answer_prefix: str = "") -> dict[str, Any]:
+        """Return a chat as token ids where the server takes them, else as messages.
+
+        With token ids, the answer can be begun for the model (``answer_prefix``).
+        """
+        if not self.exact:
+            return {"messages": messages}
+        ids = self.engine.counter.tokens({"messages": messages})
+        if answer_prefix:
+            ids += self.engine.counter.tokens({"prompt": answer_prefix, "add_special_tokens": False})
+        return {"prompt": ids}
+
+    def length(self, prompt: Mapping[str, Any]) -> int:
+        """Return how many tokens a prompt has, or probably has."""
+        return len(prompt["prompt"]) if self.exact else int(self.engine.counter(prompt))
+
+    def cut(self, tokens: int, mark: str | None = None) -> dict[str, Any]:
+        """Return the growing context cut to ``tokens``: exactly, where the server takes token ids.
+
+        ``mark``: another marker than the growing context's makes one that shares nothing with it.
+        """
+        if not self.exact:
+            return self._cut_text(tokens, mark or self.mark)
+        if mark is not None:
+            return {"prompt": self._long_stream(tokens, mark)[:tokens]}
+        if len(self._stream) < tokens:
+            self._stream = self._long_stream(tokens, self.mark)
+        return {"prompt": self._stream[:tokens]}
+
+    def _long_stream(self, tokens: int, mark: str) -> list[int]:
+        count, ids = 1 + tokens // 100, list[int]()
+        while len(ids) < tokens:
+            ids = list(self.prompt(self.conversation(count, mark))["prompt"])
+            count *= 2
+        return ids
+
+    def _cut_text(self, tokens: int, mark: str) -> dict[str, Any]:
+        filler = " ".join(
+            message["content"]
+            for message in material.history(self.params.growth, self.params.text_seed, 8 + tokens // 40)
+        )
+        head = material.system(mark, self.params.needles)
+
+        def build(text: str) -> dict[str, Any]:
+            return {"messages": [head, {"role": "user", "content": text}]}
+
+        return dict(fit(build, filler, tokens, self.engine.counter))
+
+    def conversation(self, count: int, mark: str | None = None) -> list[material.Message]:
+        """Return the growing context with ``count`` exchanges and the next request."""
+        params = self.params
+        return material.conversation(
+            mark or self.mark, params.needles, params.growth, params.text_seed, count
+        )
+
+    def ask(
+        self,
+        trial: Trial,
+        attempt: int,
+        arm: str,
+        prompt: Mapping[str, Any],
+        max_tokens: int,
+        target: int | None = None,
+    ) -> Recorded:
+        """Make one request of a trial, after making sure that the server is there to be asked.
+
+        Raises:
+            KvlabError: It is not there, and did not come back.
+        """
+        self.wait_for_server()
+        engine: OpenAICompat = self.engine
+        tag = f"{trial.trial_id}.s{self.run.session_id}.a{attempt}.{arm}"
+        return engine.ask(
+            Call(
+                request_id=tag,
+                arm=arm,
+                prompt=prompt,
+                decoding={"max_tokens": max_tokens, "temperature": 0.0},
+                attempt=attempt,
+                target_tokens=target,
+            )
+        )
+
+    def alive(self) -> bool:
+        """Whether the server answers its own pages."""
+        connection = self.engine.connection
+        if connection.embedded is not None and not connection.embedded.alive():
+            return False
+        try:
+            url = f"{connection.target.base_url}/models"
+            return int(connection.http.get(url, timeout=_HEALTH_S).status_code) < 500
+        except httpx.HTTPError:
+            return False
+
+    def wait_for_server(self) -> None:
+        """Wait until the server answers, at most ``recover_s``.
+
+        Raises:
+            KvlabError: It does not.
+        """
+        deadline, said = time.monotonic() + self.params.recover_s, False
+        while not self.alive():
+            embedded = self.engine.connection.embedded
+            if time.monotonic() >= deadline or (embedded is not None and not embedded.alive()):
+                raise KvlabError(
+                    f"the server no longer answers; start it again and resume with --resume {self.run.folder}"
+                )
+            if not said:
+                print(f"waiting up to {self.params.recover_s:g} s for the server to come back", flush=True)
+                said = True
+            time.sleep(1)
+
+    def preemptions(self) -> float | None:
+        """Return how many requests the server has preempted since its start; ``None``: it does not say."""
+        scrape = self.engine.connection.metrics.scrape()
+        return None if scrape is None else scrape.values.get("vllm:num_preemptions_total")
+
+
+def bench_of(lab: "Lab[ContextLimitProbeParams]") -> Bench:
+    """Return the bench of an open lab, made on first use."""
+    if lab not in _BENCHES:
+        _BENCHES[lab] = Bench(lab)
+    return _BENCHES[lab]
+
+
+def _server_pid(engine: Any) -> int | None:  # noqa: ANN401 - an engine
+    """Return the server's process, if it runs on this machine."""
+    connection = engine.connection
+    if connection.embedded is not None:
+        return int(connection.embedded.pid)
+    url = urlsplit(connection.target.base_url)
+    if url.hostname not in ("127.0.0.1", "localhost", "::1"):
+        return None
+    return listener_pid(url.port or (443 if url.scheme == "https" else 80))

@@ -1,0 +1,147 @@
+"""Every size that was tried, written before it is tried.
+
+A probe may end the process that makes it. What is in the database then is its size without an
+outcome, and that is how a resumed run knows what not to do again.
+"""
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvlab.experiments.context_limit_probe.outcomes import Outcome
+from kvlab.store.database import Database, to_json
+
+ENDPOINT, QUALITY = "endpoint", "quality"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One size that was tried.
+
+    Attributes:
+        target: ``endpoint``, ``quality``, or the precision of a child process.
+        tokens: Length of the context; the server's own count where it gave one.
+        chosen_by: Why this length: growth, bisection, the stated maximum.
+        outcome: ``None`` while it is being tried.
+        detail: Whatever else was seen, by name.
+    """
+
+    probe_id: int
+    session_id: int
+    trial_id: str
+    target: str
+    tokens: int
+    chosen_by: str
+    outcome: Outcome | None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def held(self) -> bool:
+        """Whether the context was held."""
+        return self.outcome is Outcome.HELD
+
+
+class Ledger:
+    """The probes of a run's database.
+
+    Args:
+        database: Open for writing.
+        session_id: Of this start or resume. What an earlier one left without an outcome gets
+            ``run_ended``.
+    """
+
+    def __init__(self, database: Database, session_id: int) -> None:
+        self._database, self._session_id = database, session_id
+        with database.transaction():
+            database.sql.execute(
+                "UPDATE context_probes SET outcome = ? WHERE outcome IS NULL AND session_id < ?",
+                (str(Outcome.RUN_ENDED), session_id),
+            )
+
+    def begin(self, trial_id: str, target: str, tokens: int, chosen_by: str) -> int:
+        """Write down what is about to be tried, durably. Returns the probe's id."""
+        with self._database.transaction():
+            self._database.insert(
+                "context_probes",
+                session_id=self._session_id,
+                trial_id=trial_id,
+                target=target,
+                tokens=tokens,
+                chosen_by=chosen_by,
+            )
+            return int(self._database.sql.execute("SELECT last_insert_rowid()").fetchone()[0])
+
+    def end(self, probe_id: int, outcome: Outcome, *, tokens: int | None = None, **detail: Any) -> None:  # noqa: ANN401
+        """Write down what became of it; ``tokens``: how long it turned out to be."""
+        with self._database.transaction():
+            self._database.sql.execute(
+                "UPDATE context_probes SET outcome = ?, detail_json = ?, tokens = coalesce(?, tokens) "
+                "WHERE probe_id = ?",
+                (str(outcome), to_json(detail), tokens, probe_id),
+            )
+
+    def withdraw(self, probe_id: int) -> None:
+        """Forget a probe that says nothing about its size: it was not really tried."""
+        with self._database.transaction():
+            self._database.sql.execute("DELETE FROM context_probes WHERE probe_id = ?", (probe_id,))
+
+    def probes(self, target: str | None = None) -> list[Probe]:
+        """Return the probes in the order in which they were tried."""
+        return [found for found in read(self._database.sql) if target in (None, found.target)]
+
+
+def read(sql: sqlite3.Connection) -> list[Probe]:
+    """Return all probes of a database in the order in which they were tried."""
+    names = "probe_id, session_id, trial_id, target, tokens, chosen_by, outcome, detail_json"
+    rows = sql.execute(f"SELECT {names} FROM context_probes ORDER BY probe_id")  # noqa: S608 - names above
+    found = []
+    for probe_id, session_id, trial_id, target, tokens, chosen_by, outcome, detail in rows:
+        known = None if outcome is None else Outcome(outcome)
+        found.append(
+            Probe(probe_id, session_id, trial_id, target, tokens, chosen_by, known, json.loads(detail))
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """Between which two sizes a limit lies.
+
+    Attributes:
+        held: The largest that was held; ``None``: none was.
+        failed: The smallest larger one that was not; ``None``: none failed.
+    """
+
+    held: Probe | None
+    failed: Probe | None
+
+    @property
+    def low(self) -> int:
+        """Tokens that are known to be held; 0: none."""
+        return self.held.tokens if self.held else 0
+
+
+def bracket(probes: Sequence[Probe]) -> Bracket:
+    """Return the bracket of one target's probes.
+
+    A failure below a size that was held later does not bound it (a timeout on a busy machine, a run
+    that somebody killed). Of two failures of the same size, one with a cause counts.
+    """
+    held = max((probe for probe in probes if probe.held), key=lambda probe: probe.tokens, default=None)
+    low = held.tokens if held else 0
+    failed = [probe for probe in probes if probe.outcome not in (None, Outcome.HELD) and probe.tokens > low]
+    smallest = min(failed, key=lambda p: (p.tokens, p.outcome is Outcome.RUN_ENDED), default=None)
+    return Bracket(held, smallest)
+
+
+def settled(probes: Sequence[Probe]) -> list[Probe]:
+    """Return an endpoint's probes without those that a run ended in, unless it did so twice at that size.
+
+    A server does not die with the run, and whoever stops a run does not say that its context is too
+    long; so the size is tried once more.
+    """
+    ended = Counter(probe.tokens for probe in probes if probe.outcome is Outcome.RUN_ENDED)
+    return [probe for probe in probes if probe.outcome is not Outcome.RUN_ENDED or ended[probe.tokens] > 1]

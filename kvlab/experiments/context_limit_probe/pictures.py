@@ -1,0 +1,145 @@
+"""The figures of the report."""
+
+from typing import TYPE_CHECKING
+
+from kvlab import figures
+from kvlab.experiments.context_limit_probe import analysis
+from kvlab.experiments.context_limit_probe.analysis import Findings
+from kvlab.experiments.context_limit_probe.constants import value
+from kvlab.experiments.context_limit_probe.growth import longest_child
+from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY
+from kvlab.experiments.context_limit_probe.replay import TRIM, interval_of
+from kvlab.vram.pictures import memory_over_time
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+
+MIB = 2**20
+_COLOURS = {"float32": figures.COLD, "bfloat16": figures.HIT, "float16": figures.MARGIN}
+_KINDS = {"cold": figures.COLD, "growing": figures.OTHER, "warm": figures.HIT}
+
+
+def draw(frame: "pd.DataFrame", params: "ContextLimitProbeParams") -> "dict[str, Figure]":
+    """Return all figures by name."""
+    found = analysis.findings(analysis.read_probes(frame), params)
+    memory = analysis.read_memory(frame)
+    drawn = {
+        "limits": _limits(found, params),
+        "memory_per_token": _per_token(found),
+        "latency": _latency(frame),
+        "replay": _replay(frame, found, params),
+    }
+    if memory is None:
+        figure, axes = figures.new("Memory over time", "seconds since the first sample", "memory in use, MiB")
+        _empty(axes)
+        return {**drawn, "memory_over_time": figure}
+    return {**drawn, "memory_over_time": memory_over_time(memory.samples, memory.windows)}
+
+
+def _empty(axes: "Axes") -> None:
+    axes.text(0.5, 0.5, "nothing was measured", transform=axes.transAxes, ha="center")
+
+
+def _limits(found: Findings, params: "ContextLimitProbeParams") -> "Figure":
+    figure, axes = figures.new("Every size that was tried", "context, tokens", "")
+    names = {ENDPOINT: "accepted by\nthe endpoint", QUALITY: "start still\nanswered"}
+    names |= {dtype: f"held by a child\n({dtype})" for dtype in params.dtypes}
+    rows = [name for name in names if any(probe.target == name for probe in found.probes)]
+    for place, target in enumerate(rows):
+        tried = [probe for probe in found.probes if probe.target == target and probe.outcome is not None]
+        for held, marker, colour in ((True, "o", figures.COLD), (False, "x", figures.HIT)):
+            part = [probe.tokens for probe in tried if probe.held is held]
+            axes.plot(
+                part, [place] * len(part), marker, color=colour, markersize=7 if held else 9, alpha=0.75
+            )
+    axes.set_yticks(range(len(rows)), [names[name] for name in rows])
+    axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    if found.constants:
+        largest = value(found.constants, "MAX_CONTEXT_TOKENS")
+        axes.axvspan(0, largest, color=figures.MARGIN, alpha=0.12, linewidth=0)
+        axes.axvline(largest, color=figures.MARGIN, linestyle="--", linewidth=1)
+        axes.set_title(f"Every size that was tried; shaded: up to MAX_CONTEXT_TOKENS = {largest:,}")
+    if not rows:
+        _empty(axes)
+    return figure
+
+
+def _per_token(found: Findings) -> "Figure":
+    figure, axes = figures.new("Memory against context, in a child process", "context, tokens", "growth, MiB")
+    drawn = False
+    for dtype, (limits, line) in found.children.items():
+        held = longest_child(found.probes, dtype)
+        if line is None or not held:
+            continue
+        drawn, colour = True, _COLOURS[dtype]
+        x = [probe.tokens for probe in held]
+        y = [(probe.detail["rss_bytes"] - line.intercept) / MIB for probe in held]
+        axes.plot(
+            x, y, "o", color=colour, markersize=4, label=f"{dtype}: {line.slope:,.0f} bytes a token, measured"
+        )
+        theory = found.detail(dtype, "theory_bytes_per_token")
+        if theory:
+            label = f"{dtype}: {theory:,} in theory"
+            axes.plot([0, x[-1]], [0, theory * x[-1] / MIB], "--", color=colour, linewidth=1, label=label)
+        if limits.failed is not None:
+            axes.plot(
+                limits.failed.tokens,
+                line.slope * limits.failed.tokens / MIB,
+                "x",
+                color=colour,
+                markersize=10,
+            )
+    if drawn:
+        axes.legend(loc="lower right")
+    else:
+        _empty(axes)
+    return figure
+
+
+def _latency(frame: "pd.DataFrame") -> "Figure":
+    figure, (left, right) = figures.panels(1, 2, width=4.4, height=3.8)
+    table = analysis.latencies(frame)
+    for kind, part in table.groupby("kind", sort=True):
+        x, colour = part["prompt_tokens"].astype(float), _KINDS[str(kind)]
+        left.plot(
+            x, part["ttft_ms"].astype(float), "o", color=colour, markersize=5, label=str(kind), alpha=0.8
+        )
+        speed = 1e3 / part["tpot_ms"].astype("Float64").where(part["tpot_ms"] > 0)
+        known = speed.notna()
+        right.plot(x[known], speed[known].astype(float), "o", color=colour, markersize=5, alpha=0.8)
+    left.set(title="TTFT", xlabel="context, tokens", ylabel="ms")
+    right.set(title="decode speed", xlabel="context, tokens", ylabel="tokens/s")
+    right.set_ylim(bottom=0)
+    if len(table):
+        left.set_yscale("log")
+        left.legend()
+    return figure
+
+
+def _replay(frame: "pd.DataFrame", found: Findings, params: "ContextLimitProbeParams") -> "Figure":
+    factors = sorted(params.interval_factors) if found.constants and params.replay_exchanges else []
+    figure, axes = figures.panels(max(1, len(factors)), 1, width=7.2, height=2.1)
+    if not factors:
+        _empty(axes[0])
+    top = 0.0
+    for panel, factor in zip(axes, factors, strict=False):
+        part = frame[frame["used"] & (frame["trial_id"] == f"replay-{factor:.3f}")].sort_values("sent_ns")
+        turns = part["arm"].astype(str).str.rpartition("-")[2].astype(int) if len(part) else part["arm"]
+        ttft = part["ttft_ms"].astype(float)
+        is_trim = part["arm"].astype(str).str.startswith(TRIM)
+        panel.plot(turns, ttft, color=figures.OTHER, linewidth=1)
+        panel.plot(turns[is_trim], ttft[is_trim], "o", color=figures.COLD, markersize=5)
+        interval = interval_of(found.constants, factor)
+        panel.set_title(f"trimmed every {interval} exchanges", loc="left", fontsize=10)
+        panel.set_ylabel("TTFT, ms")
+        top = max(top, float(ttft.max()) if len(ttft) else 0.0)
+    for panel in axes:
+        if top:
+            panel.set_ylim(0, 1.08 * top)
+    axes[-1].set_xlabel("turn (dots: the first after a trim)")
+    return figure

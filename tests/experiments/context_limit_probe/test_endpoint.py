@@ -1,0 +1,167 @@
+"""The probe on a server whose limit is known: through the bench of a notebook, and through the command."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from kvlab.errors import InputError, KvlabError
+from kvlab.experiments.context_limit_probe import ledger
+from kvlab.experiments.context_limit_probe.outcomes import Outcome
+from kvlab.experiments.lab import open_lab
+from kvlab.store.database import Database
+from kvlab.vram import timeline
+from tests.command import done, folders, kvlab, read, start, until
+from tests.fakes.process import FakeServer
+
+SMALL = {
+    "profile": "test",
+    "exchanges": [2, 5, 20, 40],
+    "needles": 0,
+    "dtypes": [],
+    "replay_exchanges": 30,
+    "cut_steps": 14,
+    "cold_tokens": [256],
+    "memory_interval_ms": 20,
+    "recover_s": 0.5,
+    "isolation_id": "fixed",
+}
+
+
+def run(**changes):
+    lab = open_lab("context_limit_probe", {**SMALL, **changes})
+    for trial in lab.pending():
+        lab.measure(trial)
+    probes = lab.run.database.sql, ledger.read(lab.run.database.sql)
+    return lab, probes[1], lab.finish()
+
+
+@pytest.fixture
+def server(point_at):
+    with FakeServer(max_model_len=1500, base_ms=1, itl_ms=0.2, ms_per_uncached_token=0.01) as found:
+        point_at(found)
+        yield found
+
+
+def test_the_limit_is_found_to_the_token_and_the_constants_hold(server):
+    lab, probes, summary = run()
+    results = summary.results
+    assert (results["largest_accepted_tokens"], results["smallest_failed_tokens"]) == (1499, 1500)
+    assert results["limit_reason"] == Outcome.REFUSED
+    assert "maximum context length is 1500" in results["limit_message"]
+    assert summary.verdict == "PASS", summary.checks
+    assert results["constants"]["MAX_CONTEXT_TOKENS"] == 1199
+    assert (results["replay_turns"], results["replay_failures"]) == (90, 0)
+    assert len([probe for probe in probes if probe.target == ledger.ENDPOINT]) < 8, (
+        "the stated maximum is tried"
+    )
+    trims = next(table for table in summary.tables if table.name == "trims")
+    states = trims.columns.index("cache states of trims")
+    assert len({row[0] for row in trims.rows}) == 3, "three intervals"
+    assert all("hit" not in row[states] for row in trims.rows), "a trimmed prefix is a miss"
+    assert (lab.folder / "recommended.env").read_text().count("=") >= 4
+
+
+def test_the_files_to_paste_and_the_seeds_json(server, monkeypatch, tmp_path):
+    lab, _, summary = run()
+    pasted: dict = {}
+    exec((lab.folder / "recommended.py").read_text(), pasted)
+    content = json.loads((lab.folder / "context_limit_results.json").read_text())
+    for name, value in summary.results["constants"].items():
+        assert pasted[name] == value == content["recommended"][name]
+    assert content["test_sizes"] == SMALL["exchanges"]
+    assert [test["success"] for test in content["tests"]].count(False) >= 1
+    assert content["vram_growth"]["kv_cache_bytes_per_token"] is None, "no child was asked for"
+
+
+def test_documents_grow_too_and_what_is_too_large_for_this_machine_is_refused(server, outputs):
+    _, _, summary = run(growth="documents", exchanges=[1, 2, 8], replay_exchanges=0)
+    assert summary.results["apart_tokens"] == 1
+    assert summary.results["tokens_per_exchange"] > 200
+    before = folders(outputs)
+    for changes, said in (({"headroom_mib": 1_000_000}, "headroom_mib"), ({}, "in_process_model")):
+        with pytest.raises(InputError, match=said):
+            run(dtypes=["float32"], in_process_model="/tmp" if changes == {} else "a/name", **changes)
+    assert folders(outputs) == before
+
+
+def test_memory_of_a_server_on_this_machine_is_in_the_timeline(server):
+    lab, _, summary = run()
+    with Database(lab.folder / "run.sqlite") as database:
+        samples, windows = timeline.samples(database.sql), timeline.windows(database.sql)
+    assert "server_rss" in set(samples["series"]), "found by the port that it listens on"
+    assert {"grow-00002", "replay-1.000"} <= set(windows["name"])
+    assert any(table.name == "memory" and table.rows for table in summary.tables)
+
+
+def test_without_token_ids_the_limit_is_near_and_without_a_limit_there_is_no_answer(point_at):
+    with FakeServer(persona="other", max_model_len=1500, token_ids=False, base_ms=1, itl_ms=0.1) as found:
+        point_at(found)
+        _, _, summary = run(replay_exchanges=0)
+        assert (
+            1400
+            < summary.results["largest_accepted_tokens"]
+            < summary.results["smallest_failed_tokens"]
+            < 1700
+        )
+    with FakeServer(max_model_len=100_000, base_ms=1, itl_ms=0.1) as found:
+        point_at(found)
+        _, _, summary = run(replay_exchanges=0)
+        assert summary.verdict == "INVALID"
+        assert summary.results["limit_reason"] is None
+
+
+def test_a_failure_that_says_nothing_about_length_is_no_limit(server):
+    server.control(faults={"8": "status_500"})
+    _, probes, summary = run(replay_exchanges=0)
+    assert summary.results["largest_accepted_tokens"] == 1499
+    assert all(probe.outcome is not None for probe in probes)
+
+
+def test_a_server_that_gives_no_answer_in_time_is_a_limit(server, monkeypatch):
+    monkeypatch.setenv("REQUEST_TIMEOUT_S", "1")
+    lab = open_lab("context_limit_probe", {**SMALL, "replay_exchanges": 0})
+    server.control(faults={"3": "stall_before"})
+    for trial in lab.pending():
+        lab.measure(trial)
+    outcomes = [probe.outcome for probe in ledger.read(lab.run.database.sql)]
+    lab.finish()
+    assert Outcome.TIMEOUT in outcomes
+
+
+def test_a_server_that_dies_ends_the_run_in_one_line_and_is_on_record(server):
+    lab = open_lab("context_limit_probe", {**SMALL, "replay_exchanges": 0})
+    trials = lab.pending()
+    lab.measure(next(trials))
+    os.kill(server.pid, signal.SIGKILL)
+    with pytest.raises(KvlabError, match="no longer answers"):
+        lab.measure(next(trials))
+    lab.engine.close()
+
+
+def test_a_killed_run_goes_on_where_it_was(server, outputs):
+    options = [item for name, value in SMALL.items() if name not in ("profile", "replay_exchanges")
+               for item in ("--set", f"{name}={json.dumps(value)}")]  # fmt: skip
+    process = start("run", "context_limit_probe", *options, "--set", "replay_exchanges=400")
+    until(lambda: bool(folders(outputs)) and "cut-01" in done(folders(outputs)[0]), 120)
+    process.kill()
+    process.communicate(timeout=60)
+    (folder,) = folders(outputs)
+    before = read(folder, "SELECT probe_id, tokens, outcome FROM context_probes")
+    # (Whoever killed it may have done so in the middle of a probe: then that one has no outcome yet.)
+    result = kvlab("run", "context_limit_probe", "--resume", str(folder))
+    assert result.returncode == 0, result
+    after = read(folder, "SELECT probe_id, tokens, outcome FROM context_probes")
+    known = [row for row in before if row[2] is not None]
+    assert after[: len(known)] == known, "nothing acknowledged is lost, nothing is done twice"
+    assert json.loads((folder / "summary.json").read_text())["results"]["apart_tokens"] == 1
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(server, outputs):
+    result = kvlab("run", "context_limit_probe", "--profile", "smoke", "--set", "cold_tokens=[4000]")
+    assert result.returncode == 2
+    assert "cold_tokens: 4000" in result.stderr
+    assert "1492 at most" in result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    assert not list(outputs.glob("*/*"))

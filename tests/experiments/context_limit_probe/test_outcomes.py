@@ -1,0 +1,72 @@
+import pytest
+
+from kvlab.experiments.context_limit_probe.outcomes import Outcome, Seen, classify, stated_maximum
+from kvlab.taxonomy import ErrorType
+from kvlab.timing.request import Failure
+
+#: What servers say, as they say it.
+VLLM = "This model's maximum context length is 8192 tokens. However, your prompt contains at least 8193 input tokens"
+VLLM_NO_ROOM = "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)"
+LLAMA = "the request exceeds the available context size (4096 tokens), try increasing it"
+OPENAI = (
+    "This model's maximum context length is 128,000 tokens. However, your messages resulted in 130000 tokens."
+)
+TORCH = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.70 GiB"
+CPU = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 147968 bytes"
+SLOT = "failed to find a memory slot for batch of size 512"
+
+
+def failure(message, kind=ErrorType.REFUSED_INPUT):
+    return Failure(kind, message)
+
+
+@pytest.mark.parametrize(
+    ("seen", "outcome"),
+    [
+        (Seen(100, counted_tokens=100), Outcome.HELD),
+        (Seen(100, counted_tokens=None), Outcome.HELD),
+        (Seen(100, counted_tokens=100, preemptions=1), Outcome.CACHE_EXHAUSTED),
+        (Seen(5000, counted_tokens=4096), Outcome.TRUNCATED),
+        (Seen(5000, counted_tokens=4800, count_is_exact=False), Outcome.HELD),
+        (Seen(5000, counted_tokens=4096, count_is_exact=False), Outcome.TRUNCATED),
+        (Seen(8193, failure(VLLM)), Outcome.REFUSED),
+        (Seen(8192, failure(VLLM_NO_ROOM), room_tokens=8191), Outcome.REFUSED),
+        (Seen(5000, failure(LLAMA)), Outcome.REFUSED),
+        (Seen(130_000, failure(OPENAI)), Outcome.REFUSED),
+        (Seen(9000, failure(TORCH, ErrorType.ENGINE_ERROR)), Outcome.OUT_OF_MEMORY),
+        (Seen(9000, failure(CPU, ErrorType.ENGINE_ERROR)), Outcome.OUT_OF_MEMORY),
+        (Seen(9000, failure(SLOT, ErrorType.ENGINE_ERROR)), Outcome.CACHE_EXHAUSTED),
+        (Seen(9000, failure("no answer in 3 s", ErrorType.TIMEOUT)), Outcome.TIMEOUT),
+        (Seen(9000, failure("connection reset", ErrorType.ENGINE_ERROR), alive=False), Outcome.SERVER_DIED),
+    ],
+)
+def test_each_failure_has_its_name(seen, outcome):
+    assert classify(seen) is outcome
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        Seen(100, failure("connection reset", ErrorType.ENGINE_ERROR)),
+        Seen(100, failure("slow down", ErrorType.RATE_LIMITED)),
+        Seen(100, failure("unknown field: stream_options"), room_tokens=8191),
+        Seen(100, failure(VLLM_NO_ROOM), room_tokens=8191),
+    ],
+)
+def test_a_failure_that_says_nothing_of_the_length_is_no_limit(seen):
+    assert classify(seen) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "maximum"),
+    [
+        (VLLM, 8192),
+        (LLAMA, 4096),
+        (OPENAI, 128_000),
+        ("prompt is too long: n_ctx = 2048", 2048),
+        (VLLM_NO_ROOM, None),
+        (TORCH, None),
+    ],
+)
+def test_the_maximum_that_a_refusal_states(message, maximum):
+    assert stated_maximum(message) == maximum
