@@ -30,7 +30,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Recorded:
-    """One request that was made, with its answer or failure and the evidence."""
+    """One request that was made, with its answer or failure and the evidence.
+
+    Attributes:
+        item: Which request of a trial of many, from 0; ``None``: the trial has no items.
+        final: Whether it is the last attempt at its item.
+        due_ns: When it was to be sent, on the clock of the stamps.
+    """
 
     request_id: str
     arm: str
@@ -45,6 +51,9 @@ class Recorded:
     label: CacheLabel
     shared_tokens: int = 0
     measured: bool = True
+    item: int | None = None
+    final: bool | None = None
+    due_ns: int | None = None
 
     @property
     def ok(self) -> bool:
