@@ -1,8 +1,9 @@
 """What an experiment is. A new one is a module here with an ``EXPERIMENT``, a notebook and a params folder."""
 
 from abc import ABC, abstractmethod
+import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from kvlab.endpoint import Identity
 from kvlab.params import Params
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Params)
 
 
+class Streamed(NamedTuple):
+    """How far a trial of many requests came: whether it is done, and one line about it."""
+
+    done: bool
+    line: str
+
+
 class Experiment(ABC, Generic[P]):
     """One question that can be put to a serving system.
 
@@ -27,12 +35,15 @@ class Experiment(ABC, Generic[P]):
         title: One line for people.
         engine: Which module of `kvlab.engines` it measures with.
         needs: The facts of an endpoint without which the verdict is INVALID.
+        streams: Whether a trial is many requests that are stored as they come (`stream`), and resumed
+            in its middle, rather than a few that count together (`attempt`).
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     engine: ClassVar[str] = "openai_compat"
     needs: ClassVar[tuple[str, ...]] = ("cached_tokens",)
+    streams: ClassVar[bool] = False
     Params: type[P]
 
     @abstractmethod
@@ -67,13 +78,21 @@ class Experiment(ABC, Generic[P]):
         """Make the unmeasured requests that come first (``attempt`` counts from 1); none, where the plan has its own."""
         return []
 
-    @abstractmethod
     def attempt(self, lab: "Lab[P]", trial: Trial, attempt: int) -> list[Recorded]:
         """Measure a trial once, from its beginning; stop at the first failure."""
+        raise NotImplementedError(f"{self.name} has no trials of a few requests")
 
-    @abstractmethod
+    def stream(self, lab: "Lab[P]", trial: Trial, attempt: int) -> Streamed:
+        """Measure what is left of a trial of many requests, and store it as it comes."""
+        raise NotImplementedError(f"{self.name} has no trials of many requests")
+
     def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
         """Return one line about a trial that is done."""
+        return f"{len(rows)} requests"
+
+    def attach(self, frame: "pd.DataFrame", sql: sqlite3.Connection) -> None:
+        """Put what else the database holds for this experiment into ``frame.attrs``; by default nothing."""
+        return
 
     @abstractmethod
     def summarize(self, frame: "pd.DataFrame", params: P, profile: str, identity: Identity | None) -> Summary:

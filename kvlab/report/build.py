@@ -1,5 +1,6 @@
 """Everything in a run folder that follows from its database, written anew and the same each time."""
 
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,9 @@ class Reporter(Protocol):
     @property
     def Params(self) -> Any:  # noqa: ANN401, N802 - the experiment's own class
         """Its parameters' class."""
+
+    def attach(self, frame: pd.DataFrame, sql: sqlite3.Connection) -> None:
+        """Put what else the database holds into ``frame.attrs``."""
 
     def summarize(self, frame: pd.DataFrame, params: Any, profile: str, identity: Any) -> Summary:  # noqa: ANN401
         """Return what the requests say."""
@@ -57,6 +61,7 @@ def rebuild(folder: Path, experiment: Reporter) -> Summary:
     identity = identity_of(folder)
     with Database(folder / DATABASE) as database:
         frame = frames.requests(database.sql)
+        experiment.attach(frame, database.sql)
         broken = frames.integrity(database.sql)
     params = experiment.Params.check(stored["params"])
     summary = experiment.summarize(frame, params, stored["profile"], identity)
