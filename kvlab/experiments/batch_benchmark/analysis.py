@@ -34,7 +34,7 @@ def cells(frame: pd.DataFrame, params: "BatchBenchmarkParams", identity: Identit
     ``why``; counts ``answered``, ``failed``, ``sent_again``, ``errors`` (by label, final ones), ``attempt_errors``;
     ``total_s``, ``requests_per_s``, ``prompt_tokens``, ``completion_tokens``, ``completion_tokens_per_s``;
     quantiles ``ttft_ms``, ``itl_ms``, ``latency_ms``, ``send_lag_ms`` by q; ``steady`` (`steady.Steady`),
-    ``steady_requests_per_s``; ``savings``, ``savings_source``, ``predicted_savings``; ``server_s`` and
+    ``steady_requests_per_s``; ``savings``, ``savings_source``, ``predicted_savings`` (at least), ``predicted_savings_at_most``; ``server_s`` and
     ``failure_s`` (request-seconds); ``preemptions``, ``evicted``; ``generator``; ``memory`` by series.
     """
     load = data.of(frame)
@@ -132,7 +132,8 @@ def _savings(
     return {
         "savings": saved.share,
         "savings_source": saved.source,
-        "predicted_savings": expected,
+        "predicted_savings": expected[0] if expected else None,
+        "predicted_savings_at_most": expected[1] if expected else None,
         "prefix_tokens": state.get("prefix_tokens"),
     }
 

@@ -75,7 +75,7 @@ def _held_out(found: Sequence[Cell], params: "BatchBenchmarkParams") -> dict[str
     taken = sum(measured) / len(measured)
     inside = None
     if made.low_s is not None and made.high_s is not None:
-        inside = made.low_s <= taken <= made.high_s
+        inside = bool(made.low_s <= taken <= made.high_s)
     return {
         "requests": largest,
         "predicted_s": made.seconds,

@@ -59,8 +59,9 @@ def _strategies(largest: Sequence[Cell]) -> "Figure":
             bar = saved.bar(place, 100 * cell["savings"], 0.6, color=COLOURS[cell["strategy"]])
             saved.bar_label(bar, [f"{100 * cell['savings']:.1f}"], fontsize=8, padding=2)
         if cell["predicted_savings"] is not None:
-            saved.bar(place, 100 * cell["predicted_savings"], 0.74, fill=False, edgecolor="black", linewidth=1)
-    saved.set(title="prompt tokens saved, % (outline: predicted)", xticks=places, xticklabels=names, ylim=(0, 110))
+            low, high = 100 * cell["predicted_savings"], 100 * cell["predicted_savings_at_most"]
+            saved.bar(place, high - low, 0.74, bottom=low, fill=False, edgecolor="black", linewidth=1)
+    saved.set(title="prompt tokens saved, % (box: predicted)", xticks=places, xticklabels=names, ylim=(0, 110))
     for axes in (rates, saved):
         axes.tick_params(axis="x", labelsize=8)
         axes.grid(visible=False, axis="x")

@@ -7,6 +7,7 @@ counters' differences over the stretches of a trial, or, where it has none, the 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from kvlab.experiments.batch_benchmark.plan import Planned
@@ -62,12 +63,14 @@ def measured(rows: pd.DataFrame, stretches: pd.DataFrame, proven: bool) -> Saved
 
 def predicted(
     rows: pd.DataFrame, item: Planned, state: Mapping[str, Any], block: int | None, conversations: int, trim: int
-) -> float | None:
-    """Return the savings that the prompts' structure allows: every prefix computed once and then found.
+) -> tuple[float, float] | None:
+    """Return the least and the most that the prompts' structure and the moments of sending let one expect.
 
     A prefix of p tokens is found in whole blocks, ``floor(p / block) * block``, and the last token of a
     prompt is always computed. A turn of a conversation finds the prompt of the turn before; after a
-    trim, only the system prompt.
+    trim, only the system prompt. At the most, a prefix is computed once. At the least, every request
+    that was sent before the first token of any other with that prefix computes it again: what runs
+    side by side can miss side by side.
 
     Args:
         rows: The trial's final, answered requests.
@@ -79,16 +82,24 @@ def predicted(
     """
     prefix = state.get("prefix_tokens")
     if item.strategy == "isolated":
-        return 0.0
+        return 0.0, 0.0
     if block is None or prefix is None or rows.empty or rows["prompt_tokens"].isna().any():
         return None
-    lengths = rows.set_index("item")["prompt_tokens"].astype(int).sort_index()
-    count = min(conversations, item.size)
-    found = 0
-    for number, length in lengths.items():
-        reach = prefix if number != lengths.index[0] else 0
-        turn = int(number) // count  # type: ignore[call-overload]
-        if item.strategy == "conversation" and turn and turn % trim:
-            reach = int(lengths.get(int(number) - count, reach))  # type: ignore[call-overload]
-        found += min((length - 1) // block, reach // block) * block
-    return found / int(lengths.sum())
+    table = rows.sort_values("item")
+    numbers = table["item"].to_numpy(dtype=np.int64)
+    lengths = table["prompt_tokens"].to_numpy(dtype=np.int64)
+    sent = table["sent_ns"].to_numpy(dtype=np.int64)
+    known_ns = rows["first_token_ns"].fillna(rows["done_ns"]).min()  # a batch job's answers have no first token
+    reach = np.full(len(numbers), int(prefix))
+    early = sent < int(known_ns)
+    if item.strategy == "conversation":
+        count = min(conversations, item.size)
+        before = dict(zip(numbers.tolist(), lengths.tolist(), strict=True))
+        for place, number in enumerate(numbers.tolist()):
+            if (number // count) % trim:
+                reach[place] = before.get(number - count, prefix)
+    found = np.minimum((lengths - 1) // block, reach // block) * block
+    most, least = found.copy(), np.where(early, 0, found)
+    most[int(np.argmin(sent))] = 0
+    whole = int(lengths.sum())
+    return int(np.minimum(least, most).sum()) / whole, int(most.sum()) / whole

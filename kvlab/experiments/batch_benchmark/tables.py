@@ -45,7 +45,7 @@ def flat(cell: Cell) -> dict[str, Any]:
         "trial_id", "strategy", "size", "repeat", "state", "why", "answered", "failed", "sent_again", "errors",
         "attempt_errors", "total_s", "requests_per_s", "steady_requests_per_s", "prompt_tokens", "completion_tokens",
         "completion_tokens_per_s", "ttft_ms", "itl_ms", "latency_ms", "send_lag_ms", "savings", "savings_source",
-        "predicted_savings", "server_s", "failure_s", "preemptions", "evicted", "generator",
+        "predicted_savings", "predicted_savings_at_most", "server_s", "failure_s", "preemptions", "evicted", "generator",
     )  # fmt: skip
     memory = {
         series: {key: value for key, value in usage.items() if key != "used_bytes"}
@@ -63,18 +63,21 @@ def tables(table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params
 def _comparison(table: Sequence[Cell]) -> Table:
     columns = [
         "strategy", "requests", "answered", "total_s", "requests_per_s", "steady_per_s", "tokens_per_s",
-        "savings_pct", "predicted_pct", "savings_from",
+        "savings_pct", "predicted_pct", "at_most_pct", "savings_from",
     ]  # fmt: skip
     rows = [
         [
             cell["strategy"], cell["size"], cell["answered"] if cell["state"] != "not offered" else None,
             cell["total_s"], cell["requests_per_s"], cell["steady_requests_per_s"], cell["completion_tokens_per_s"],
             _percent(cell["savings"]), _percent(cell["predicted_savings"]),
-            cell["why"] if cell["state"] == "not offered" else cell["savings_source"],
+            _percent(cell["predicted_savings_at_most"]), cell["why"] if cell["state"] == "not offered" else cell["savings_source"],
         ]
         for cell in table
     ]  # fmt: skip
-    note = "Savings: 1 - prompt tokens computed / prompt tokens sent, as the server counts them."
+    note = (
+        "Savings: 1 - prompt tokens computed / prompt tokens sent, as the server counts them. Predicted: at least, if "
+        "what starts together misses together; at most, if every prefix is computed once."
+    )
     return Table(name="strategies", title="Strategies", columns=columns, rows=rounded(rows), note=note)
 
 

@@ -19,7 +19,7 @@ FIGURES = [
         name="strategies",
         title="The strategies at the largest size",
         caption="Left: requests a second. Right: prompt tokens that the server did not compute, as measured, and as "
-        "the structure of the prompts lets one expect (outline).",
+        "the structure of the prompts lets one expect (box: from at least to at most).",
     ),
     Figure(
         name="rate_over_time",
@@ -137,7 +137,7 @@ def _as_predicted(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> C
     ratios = [
         (cell["trial_id"], cell["savings"] / cell["predicted_savings"])
         for cell in complete
-        if cell["strategy"] in ("shared_prefix", "conversation", "batch_api")
+        if cell["strategy"] in ("shared_prefix", "conversation")
         and cell["savings"] is not None
         and cell["predicted_savings"]
     ]
@@ -217,7 +217,6 @@ def _limitations(
         "The extrapolation goes on from a steady state: it knows nothing of hours in which the server's load, its "
         "neighbours or the prompts change.",
         "Tokens a second are generated ones; a prompt's are in the table of tokens.",
-        "Predicted savings take every prefix as computed once; requests that start together can all miss it.",
     ]
     lines += [f"Memory: {name}: {why}." for name, why in sorted(reasons.items())]
     lines += [f"{cell['trial_id']}: {cell['why']}." for cell in table if cell["why"]]
