@@ -4,7 +4,8 @@
 
 The fake server of the tests imitates an engine, and so is busy itself at a thousand requests a second. This one
 knows a single answer: 16 chunks, a write each, precomputed, from one loop on plain sockets. A token of a
-prompt is four bytes of its messages, and a prefix up to the last user message is cached once seen. It
+prompt is four bytes of its messages, and a prompt, and what stands before its last user message, is
+cached once seen. It
 prints {"port": N} and ends with its standard input. GET /_truth gives, in the order of their
 arrival, [request id, request read, first token written] (perf_counter_ns).
 """
@@ -26,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 TOKENS = 16
-_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+)
 
 
 def _chunk(data: bytes) -> bytes:
@@ -34,14 +37,23 @@ def _chunk(data: bytes) -> bytes:
 
 
 def _event(choices: list[Any], **more: Any) -> bytes:
-    base = {"id": "chatcmpl-0123456789abcdef", "object": "chat.completion.chunk", "created": 1700000000, "model": "fake"}
-    return b"data: " + json.dumps({**base, "choices": choices, **more}, separators=(",", ":")).encode() + b"\n\n"
+    base = {
+        "id": "chatcmpl-0123456789abcdef",
+        "object": "chat.completion.chunk",
+        "created": 1700000000,
+        "model": "fake",
+    }
+    return (
+        b"data: " + json.dumps({**base, "choices": choices, **more}, separators=(",", ":")).encode() + b"\n\n"
+    )
 
 
 def _token(number: int) -> bytes:
     finish = "length" if number == TOKENS - 1 else None
     delta: dict[str, Any] = {"content": f" word{number}"} | ({"role": "assistant"} if number == 0 else {})
-    return _event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, "token_ids": None}])
+    return _event(
+        [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, "token_ids": None}]
+    )
 
 
 BLOCK = 16
@@ -127,19 +139,24 @@ class Server:
 
     def _last(self, body: bytes) -> bytes:
         start = body.find(b'"messages"')
-        prefix = body[start : body.rfind(b'"user"')]
-        key, cached = hash(prefix), len(prefix) // 4 // BLOCK * BLOCK
-        if key not in self.seen:
-            self.seen.add(key)
-            cached = 0
-        return _last_write((body.rfind(b"]") - start) // 4, cached)
+        whole = body[start : body.rfind(b"]")]
+        tokens, cached = len(whole) // 4, 0
+        prefix = whole[: whole.rfind(b'"user"')]
+        if hash(whole) in self.seen:
+            cached = (tokens - 1) // BLOCK * BLOCK
+        elif hash(prefix) in self.seen:
+            cached = len(prefix) // 4 // BLOCK * BLOCK
+        self.seen |= {hash(whole), hash(prefix)}
+        return _last_write(tokens, cached)
 
     def _answer(self, client: socket.socket, head: bytes, body: bytes, received_ns: int) -> None:
         if head.startswith(b"post /v1/chat"):
             name = head.partition(b"\r\nx-request-id:")[2].split(b"\r\n", 1)[0].strip().decode()
             record = [name, received_ns, None]
             self.truth.append(record)
-            heapq.heappush(self.due, (received_ns + self.base_ns, len(self.truth), 0, client, record, self._last(body)))
+            heapq.heappush(
+                self.due, (received_ns + self.base_ns, len(self.truth), 0, client, record, self._last(body))
+            )
             return
         path = head.split(b" ", 2)[1]
         if path == b"/_truth":
@@ -147,7 +164,9 @@ class Server:
             self.truth.clear()
         elif path == b"/tokenize":
             raw = json.dumps({"messages": json.loads(body).get("messages", [])})[1:-2].encode()
-            body = json.dumps({"tokens": [int.from_bytes(raw[i : i + 4]) for i in range(0, len(raw) - 3, 4)]}).encode()
+            body = json.dumps(
+                {"tokens": [int.from_bytes(raw[i : i + 4]) for i in range(0, len(raw) - 3, 4)]}
+            ).encode()
         elif path.endswith(b"/models"):
             entry = {"id": "fake", "object": "model", "created": 1, "owned_by": "fake", "max_model_len": 8192}
             body = json.dumps({"object": "list", "data": [entry]}).encode()
@@ -155,7 +174,10 @@ class Server:
             body = b"{}"
         found = b"404 Not Found" if path in (b"/metrics", b"/v1/batches?limit=1") else b"200 OK"
         client.setblocking(True)
-        client.sendall(b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (found, len(body), body))
+        client.sendall(
+            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+            % (found, len(body), body)
+        )
         client.setblocking(False)
 
     def _emit(self) -> None:

@@ -101,7 +101,6 @@ class OpenAICompat:
         return Evidence(prompt_tokens, cached, server.cached_tokens, as_tokens(generation.field_value))
 
 
-
 def open_engine(settings: Settings, check: Callable[[int | None], None]) -> OpenAICompat:
     """Connect to the configured endpoint, or the embedded server, and find out what it can prove.
 

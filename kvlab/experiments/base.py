@@ -1,7 +1,7 @@
 """What an experiment is. A new one is a module here with an ``EXPERIMENT``, a notebook and a params folder."""
 
-from abc import ABC, abstractmethod
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 

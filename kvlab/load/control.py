@@ -50,7 +50,9 @@ def progress(database: Database, job: Job) -> Progress:
     return Progress(final, open_, answers)
 
 
-def run(job: Job, so_far: Progress, *, told: Callable[[dict[str, Any]], None], tick: Callable[[], None]) -> Ended:
+def run(
+    job: Job, so_far: Progress, *, told: Callable[[dict[str, Any]], None], tick: Callable[[], None]
+) -> Ended:
     """Send what is left of a job, from processes of its own, and wait for the end.
 
     Ctrl-C stops the sending; what is in flight is waited for and stored before it is raised.
@@ -121,6 +123,6 @@ def _ended(last: dict[str, Any], code: int) -> Ended:
         why = f"the recorder ended with {code}"
     elif last["died"]:
         why = str(last["died"])
-    elif says["gave_up"] or says["stopped"]:
+    elif says is not None and (says["gave_up"] or says["stopped"]):
         why = says["gave_up"] or "stopped"
     return Ended(last.get("done", 0), last.get("failed", 0), last.get("retried", 0), says, why)

@@ -125,7 +125,13 @@ class Job:
     def read(cls, descriptor: int) -> "Job":
         """Read it from the other end."""
         values = unpack(descriptor)
-        kinds = {"workload": Workload, "arrivals": Arrivals, "target": Target, "retries": Retries, "labels": Labels}
+        kinds = {
+            "workload": Workload,
+            "arrivals": Arrivals,
+            "target": Target,
+            "retries": Retries,
+            "labels": Labels,
+        }
         made = {name: kind(**values[name]) for name, kind in kinds.items()}
         return cls(**{**values, **made, "secrets": tuple(values["secrets"])})
 

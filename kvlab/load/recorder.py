@@ -118,7 +118,14 @@ class Recorder:
                 said = self._said
         code = self._generator.wait()
         died = None if code == 0 and said is not None else f"the generator ended with {code}"
-        say(state="ended", done=self._done, failed=self._failed, retried=self._retried, generator=said, died=died)
+        say(
+            state="ended",
+            done=self._done,
+            failed=self._failed,
+            retried=self._retried,
+            generator=said,
+            died=died,
+        )
         return EXIT_OK if died is None else EXIT_FAILED
 
     _said: dict[str, Any] | None = None

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from kvlab.files import write_atomic, write_json
+from kvlab.files import replacing, write_atomic, write_json
 from kvlab.report import render
 from kvlab.run import SUMMARY, identity_of, stored_experiment
 from kvlab.store import frames
@@ -66,7 +66,9 @@ def rebuild(folder: Path, experiment: Reporter) -> Summary:
     params = experiment.Params.check(stored["params"])
     summary = experiment.summarize(frame, params, stored["profile"], identity)
     summary.limitations.extend(f"The database is not sound: {line}." for line in broken)
-    write_atomic(folder / "requests.csv", frame.to_csv(index=False, float_format="%.6f"))
+    with replacing(folder / "requests.csv") as file:  # as it is made: in one piece it can be a gigabyte
+        plain = {name: float for name, kind in frame.dtypes.items() if str(kind) == "Float64"}
+        frame.astype(plain).to_csv(file, index=False, float_format="%.6f")
     for table in summary.tables:
         write_atomic(
             folder / f"{table.name}.csv", pd.DataFrame(table.rows, columns=table.columns).to_csv(index=False)

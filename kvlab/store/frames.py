@@ -94,7 +94,11 @@ def _column(name: str, parts: list[Any]) -> "pd.Series[Any]":
         return pd.Series(_array(name, ()))
     whole = pd.concat([pd.Series(part) for part in parts], ignore_index=True)
     # Where nothing is known there is no kind, either.
-    return whole.astype(object).where(whole.notna(), None) if whole.isna().all() and name not in _INTEGERS else whole
+    return (
+        whole.astype(object).where(whole.notna(), None)
+        if whole.isna().all() and name not in _INTEGERS
+        else whole
+    )
 
 
 def _ms(frame: pd.DataFrame, start: str, end: str) -> "pd.Series[float]":

@@ -63,4 +63,4 @@ class Arrivals:
         slope = (b - a) / length
         if slope == 0:
             return number / a
-        return (-a + (a * a + 2 * slope * number) ** 0.5) / slope
+        return float((-a + (a * a + 2 * slope * number) ** 0.5) / slope)

@@ -117,7 +117,7 @@ class Pump:
         if timeout_s > 0:
             timeout_s = min(timeout_s, self._until_deadline_s())
             # select() takes microseconds where epoll_wait() rounds up to whole milliseconds.
-            select.select([self._selector.fileno()], [], [], max(0.0, timeout_s))  # type: ignore[attr-defined]
+            select.select([self._selector.fileno()], [], [], max(0.0, timeout_s))
         awake_ns = now_ns()
         for key, mask in self._selector.select(0):
             if isinstance(key.data, _Link):

@@ -56,7 +56,12 @@ class Batches:
             fault = server.options.batch_faults.get(str(number))
             (bad if fault else good).append(_failed(line, fault) if fault else _answered(line, server))
         name = f"batch-{len(self.batches)}"
-        batch = {"id": name, "object": "batch", "status": "in_progress", "ready": time.monotonic() + server.options.batch_ms / 1e3}
+        batch = {
+            "id": name,
+            "object": "batch",
+            "status": "in_progress",
+            "ready": time.monotonic() + server.options.batch_ms / 1e3,
+        }
         for key, found in (("output_file_id", good), ("error_file_id", bad)):
             batch[key] = f"{name}-{key}" if found else None
             if found:
@@ -80,7 +85,9 @@ def _answered(line: dict[str, Any], server: Any) -> dict[str, Any]:
     cached = server.cache.match(chain, len(tokens))
     server.cache.store(chain)
     server.metrics.prefilled(len(tokens), cached)
-    plan = schedule.plan([1.0] * min(body["max_tokens"], options.output_tokens), 0, body["max_tokens"], len(tokens), options)
+    plan = schedule.plan(
+        [1.0] * min(body["max_tokens"], options.output_tokens), 0, body["max_tokens"], len(tokens), options
+    )
     server.metrics.generated += len(plan.words)
     server.metrics.e2e.add_ns(1_000_000)
     told = shapes.usage(Counts(len(tokens), cached, len(plan.words), 0), options, stream=False)
@@ -91,4 +98,8 @@ def _answered(line: dict[str, Any], server: Any) -> dict[str, Any]:
 
 def _failed(line: dict[str, Any], status: int) -> dict[str, Any]:
     refusal = Refusal(status, shapes.error(status, "A fault was ordered."))
-    return {"custom_id": line["custom_id"], "response": {"status_code": status, "body": refusal.body}, "error": None}
+    return {
+        "custom_id": line["custom_id"],
+        "response": {"status_code": status, "body": refusal.body},
+        "error": None,
+    }

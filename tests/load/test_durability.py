@@ -86,10 +86,14 @@ def test_conversations_go_on_with_the_answers_of_the_session_before(tmp_path, se
     bench.run(bench.job(server.base_url, 80, kind="conversation", session=bench.resume()))
     assert bench.final() == list(range(80))
     answers = dict(bench.read("SELECT r.item, p.text FROM requests r JOIN responses p USING (request_id)"))
-    prompts = bench.read("SELECT item, body_json FROM requests JOIN prompts USING (prompt_sha256) WHERE final = 1")
+    prompts = bench.read(
+        "SELECT item, body_json FROM requests JOIN prompts USING (prompt_sha256) WHERE final = 1"
+    )
     for item, body in prompts:
         said = [m["content"] for m in json.loads(body)["messages"] if m["role"] == "assistant"]
         earlier = [answers[number] for number in range(item % 4, item, 4)]
         turn = item // 4
-        kept = 0 if not turn else turn if turn < 3 else turn % 3 + 1  # trimmed to one exchange every third turn
+        kept = (
+            0 if not turn else turn if turn < 3 else turn % 3 + 1
+        )  # trimmed to one exchange every third turn
         assert said == earlier[len(earlier) - kept :], item

@@ -1,5 +1,6 @@
 """Server trouble under load: every request ends with one final row."""
 
+import itertools
 import socket
 import threading
 import time
@@ -18,7 +19,9 @@ def check(bench, ended, items=ITEMS):
     assert (ended.why, ended.done) == ("done", items)
     assert bench.final() == list(range(items))
     assert frames.integrity(bench.database.sql) == []
-    attempts = bench.read("SELECT item, group_concat(attempt), sum(final) FROM requests GROUP BY item ORDER BY attempt")
+    attempts = bench.read(
+        "SELECT item, group_concat(attempt), sum(final) FROM requests GROUP BY item ORDER BY attempt"
+    )
     for _, numbers, finals in attempts:
         made = sorted(int(number) for number in numbers.split(","))
         assert (made, finals) == (list(range(1, len(made) + 1)), 1)
@@ -126,7 +129,7 @@ def test_an_open_loop_sends_at_its_own_pace(tmp_path):
         ended, _ = bench.run(bench.job(server.base_url, 40, arrivals=Arrivals("constant", rate_per_s=100.0)))
     check(bench, ended, 40)
     (due,) = zip(*bench.read("SELECT due_ns FROM telemetry ORDER BY due_ns"), strict=True)
-    assert {round((b - a) / 1e6) for a, b in zip(due, due[1:], strict=False)} == {10}
+    assert {round((b - a) / 1e6) for a, b in itertools.pairwise(due)} == {10}
     assert ended.generator["connections_opened"] > 20, "none waited for another's answer"
 
 

@@ -43,7 +43,12 @@ class BatchBenchmark(Experiment[BatchBenchmarkParams]):
     def samples(self, params: BatchBenchmarkParams) -> tuple[Prompt, Prompt]:
         """Return two short prompts of different markers."""
         first, second = (
-            {"messages": [batch.system_message(manual.marker("sample", tag), "Section 1."), batch.question(0, 0)]}
+            {
+                "messages": [
+                    batch.system_message(manual.marker("sample", tag), "Section 1."),
+                    batch.question(0, 0),
+                ]
+            }
             for tag in "ab"
         )
         return first, second
@@ -93,7 +98,9 @@ class BatchBenchmark(Experiment[BatchBenchmarkParams]):
         call = Call(
             request_id=f"{lab.run.experiment_id}/warmup.s{lab.run.session_id}.a{attempt}",
             arm="warmup",
-            prompt={"messages": [batch.system_message(mark, "Section 1."), batch.question(lab.params.seed, 0)]},
+            prompt={
+                "messages": [batch.system_message(mark, "Section 1."), batch.question(lab.params.seed, 0)]
+            },
             decoding={"max_tokens": lab.params.max_tokens, "temperature": lab.params.temperature},
             salt=mark,
             attempt=attempt,

@@ -27,7 +27,9 @@ def quantile(values: Any, q: float) -> float | None:  # noqa: ANN401 - a series 
     return float(np.quantile(known, q))
 
 
-def cells(frame: pd.DataFrame, params: "BatchBenchmarkParams", identity: Identity | None) -> list[dict[str, Any]]:
+def cells(
+    frame: pd.DataFrame, params: "BatchBenchmarkParams", identity: Identity | None
+) -> list[dict[str, Any]]:
     """Return a row for each planned trial, in the plan's order.
 
     Keys: those of `plan.Planned` and ``trial_id``; ``state`` (``complete``, ``incomplete``, ``not offered``),
@@ -40,7 +42,14 @@ def cells(frame: pd.DataFrame, params: "BatchBenchmarkParams", identity: Identit
     load = data.of(frame)
     groups = dict(list(frame.groupby("trial_id", sort=False))) if len(frame) else {}
     return [
-        _cell(trial.trial_id, plan.Planned(**trial.planned), groups.get(trial.trial_id, frame.iloc[:0]), load, params, identity)
+        _cell(
+            trial.trial_id,
+            plan.Planned(**trial.planned),
+            groups.get(trial.trial_id, frame.iloc[:0]),
+            load,
+            params,
+            identity,
+        )
         for trial in plan.plan(params)
     ]
 
@@ -67,7 +76,9 @@ def _cell(
     found |= _time_split(rows, final, ok)
     found["preemptions"] = savings.delta(stretches, savings.PREEMPTIONS)
     found["evicted"] = _evicted(ok, item, found["prefix_tokens"], identity)
-    found["generator"] = next((g for g in reversed(list(stretches["generator"])) if isinstance(g, Mapping)), None)
+    found["generator"] = next(
+        (g for g in reversed(list(stretches["generator"])) if isinstance(g, Mapping)), None
+    )
     found["memory"] = _memory(load, trial_id)
     return found
 
@@ -95,7 +106,9 @@ def _counts(rows: pd.DataFrame, final: pd.DataFrame, ok: pd.DataFrame) -> dict[s
         "failed": len(lost),
         "sent_again": len(rows) - len(final),
         "errors": {str(k): int(v) for k, v in lost["error_type"].value_counts().sort_index().items()},
-        "attempt_errors": {str(k): int(v) for k, v in attempts["error_type"].value_counts().sort_index().items()},
+        "attempt_errors": {
+            str(k): int(v) for k, v in attempts["error_type"].value_counts().sort_index().items()
+        },
     }
 
 
@@ -110,7 +123,9 @@ def _rates(ok: pd.DataFrame, concurrency: int) -> dict[str, Any]:
         "requests_per_s": len(ok) / total if total else None,
         "prompt_tokens": int(prompt) if ok["prompt_tokens"].notna().all() and len(ok) else None,
         "completion_tokens": int(made) if ok["completion_tokens"].notna().all() and len(ok) else None,
-        "completion_tokens_per_s": float(made) / total if total and ok["completion_tokens"].notna().all() else None,
+        "completion_tokens_per_s": float(made) / total
+        if total and ok["completion_tokens"].notna().all()
+        else None,
         "steady_requests_per_s": 1 / tau if tau else None,
     }
 
@@ -124,7 +139,11 @@ def _savings(
     identity: Identity | None,
 ) -> dict[str, Any]:
     proven = identity is not None and identity.can("cached_tokens")
-    saved = savings.measured(rows, stretches, proven) if len(rows) else savings.Saved(None, "nothing was measured")
+    saved = (
+        savings.measured(rows, stretches, proven)
+        if len(rows)
+        else savings.Saved(None, "nothing was measured")
+    )
     state = next((s for s in stretches["state"] if isinstance(s, Mapping)), {})
     block = identity.block_size if identity else None
     conversations = params.conversations or params.concurrency
@@ -148,10 +167,15 @@ def _time_split(rows: pd.DataFrame, final: pd.DataFrame, ok: pd.DataFrame) -> di
     last = final.set_index("item")["sent_ns"]
     waited = (last - first.reindex(last.index)).astype(float).sum() / 1e9 if len(last) else 0.0
     lost = final[(final["status"] == "failed")]["latency_ms"].dropna().astype(float).sum() / 1e3
-    return {"server_s": float(ok["latency_ms"].dropna().astype(float).sum()) / 1e3, "failure_s": float(waited + lost)}
+    return {
+        "server_s": float(ok["latency_ms"].dropna().astype(float).sum()) / 1e3,
+        "failure_s": float(waited + lost),
+    }
 
 
-def _evicted(ok: pd.DataFrame, item: plan.Planned, prefix: int | None, identity: Identity | None) -> int | None:
+def _evicted(
+    ok: pd.DataFrame, item: plan.Planned, prefix: int | None, identity: Identity | None
+) -> int | None:
     """Return how many requests did not find the shared prefix although an answer had it before they were sent."""
     block = identity.block_size if identity else None
     if item.strategy not in ("shared_prefix", "concurrent_start") or prefix is None or block is None:

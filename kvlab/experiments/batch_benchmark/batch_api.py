@@ -55,7 +55,9 @@ class _Batch:
         """Upload requests and start them. Returns the batch's id."""
         data = "".join(lines).encode()
         files = {"file": ("requests.jsonl", data, "application/jsonl")}
-        uploaded = self.http.post(f"{self.base_url}/files", data={"purpose": "batch"}, files=files, timeout=600)
+        uploaded = self.http.post(
+            f"{self.base_url}/files", data={"purpose": "batch"}, files=files, timeout=600
+        )
         made = self.http.post(
             f"{self.base_url}/batches",
             json={
@@ -100,7 +102,10 @@ def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Stre
             return Streamed(True, why)
         if "batch_id" not in state:
             left = [number for number in range(item.size) if number not in so_far.final]
-            state |= {"created_ns": now_ns(), "created_utc": datetime.now(UTC).isoformat(timespec="milliseconds")}
+            state |= {
+                "created_ns": now_ns(),
+                "created_utc": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            }
             state["batch_id"] = batch.create(_requests(job, left))
             stretch.keep_state(database, number, state)  # before anything is waited for
         last = _wait(lab, trial, batch, state["batch_id"])
@@ -136,12 +141,16 @@ def _wait(lab: "Lab[BatchBenchmarkParams]", trial: Trial, batch: _Batch, batch_i
         if time.monotonic() - said > SAY_S:
             said = time.monotonic()
             counts = last.get("request_counts") or {}
-            lab.note(f"{trial.trial_id}: {last['status']}, {counts.get('completed', 0):,} of {counts.get('total', 0):,}")
+            lab.note(
+                f"{trial.trial_id}: {last['status']}, {counts.get('completed', 0):,} of {counts.get('total', 0):,}"
+            )
         time.sleep(lab.params.batch_poll_s)
     return {**last, "seen_ns": now_ns()}
 
 
-def _store(lab: "Lab[BatchBenchmarkParams]", job: Job, batch: _Batch, last: dict[str, Any], state: dict[str, Any]) -> int:
+def _store(
+    lab: "Lab[BatchBenchmarkParams]", job: Job, batch: _Batch, last: dict[str, Any], state: dict[str, Any]
+) -> int:
     """Store one row for each request that has none yet. Returns how many were answered."""
     database = lab.run.database
     with database.transaction():
@@ -193,7 +202,9 @@ def _measurement(
         return Measurement(stamps, None, failure, failure.http_status if failure else None)
     choice = answer["choices"][0]
     text = (choice.get("message") or {}).get("content") or ""
-    generation = Generation(text=text, finish_reason=choice.get("finish_reason"), usage=answer.get("usage"), ended=True)
+    generation = Generation(
+        text=text, finish_reason=choice.get("finish_reason"), usage=answer.get("usage"), ended=True
+    )
     return Measurement(stamps, generation, None, 200)
 
 

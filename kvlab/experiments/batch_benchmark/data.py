@@ -47,7 +47,11 @@ def read(sql: sqlite3.Connection) -> Load:
     for text in timeline.monitors(sql)["reasons_json"]:
         reasons |= json.loads(text)
     return Load(
-        pd.DataFrame(rows, columns=columns), timeline.samples(sql), timeline.windows(sql), reasons, _gaps_ms(sql)
+        pd.DataFrame(rows, columns=columns),
+        timeline.samples(sql),
+        timeline.windows(sql),
+        reasons,
+        _gaps_ms(sql),
     )
 
 

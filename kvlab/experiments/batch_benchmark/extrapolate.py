@@ -61,8 +61,14 @@ def predict(trials: Sequence[Trial], requests: int, confidence: float) -> Predic
     parts += [(between * (1 + 1 / len(means)), len(means) - 1)] if between else []
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance else effective - 1
-    extra = float(np.std([trial.total_s - trial.requests * tau for trial in trials], ddof=1)) if len(trials) > 1 else 0.0
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * float(np.hypot(requests * variance**0.5, extra))
+    extra = (
+        float(np.std([trial.total_s - trial.requests * tau for trial in trials], ddof=1))
+        if len(trials) > 1
+        else 0.0
+    )
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * float(
+        np.hypot(requests * variance**0.5, extra)
+    )
     reason = None if len(used) > 1 else "one trial: how much trials differ is not in it"
     return Prediction(requests, seconds, max(0.0, seconds - half), seconds + half, confidence, n, reason)
 

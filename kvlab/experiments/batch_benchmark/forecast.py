@@ -88,7 +88,9 @@ def _held_out(found: Sequence[Cell], params: "BatchBenchmarkParams") -> dict[str
     }
 
 
-def _refusals(found: Sequence[Cell], held_out: Mapping[str, Any] | None, params: "BatchBenchmarkParams") -> list[str]:
+def _refusals(
+    found: Sequence[Cell], held_out: Mapping[str, Any] | None, params: "BatchBenchmarkParams"
+) -> list[str]:
     """Return everything that makes going on to the target unsound."""
     if not found:
         return ["no trial is complete"]
@@ -97,14 +99,18 @@ def _refusals(found: Sequence[Cell], held_out: Mapping[str, Any] | None, params:
     evicted = sum(cell["evicted"] or 0 for cell in found)
     lost = sum(cell["failed"] for cell in found)
     if preempted:
-        reasons.append(f"the server preempted {preempted:.0f} requests: its memory is too small for this load")
+        reasons.append(
+            f"the server preempted {preempted:.0f} requests: its memory is too small for this load"
+        )
     if evicted:
         reasons.append(f"{evicted} requests did not find the shared prefix any more: it was evicted")
     if lost:
         reasons.append(f"{lost} requests failed for good")
     change = extrapolate.trend(largest["steady"].windows["s_per_request"].tolist())
     if change is not None:
-        reasons.append(f"the time a request {'rises' if change > 0 else 'falls'} by {abs(change):.0%} within {largest['size']:,} requests")
+        reasons.append(
+            f"the time a request {'rises' if change > 0 else 'falls'} by {abs(change):.0%} within {largest['size']:,} requests"
+        )
     reasons += [f"memory rises: {line}" for line in leaks(found, params)]
     if held_out is None:
         reasons.append("no smaller size has a steady state, so the fit cannot be checked on the largest")
@@ -142,7 +148,9 @@ def _tokens(cell: Cell, params: "BatchBenchmarkParams") -> dict[str, Any]:
     }
 
 
-def _cost(prompt: float | None, computed: float | None, made: float | None, params: "BatchBenchmarkParams") -> float | None:
+def _cost(
+    prompt: float | None, computed: float | None, made: float | None, params: "BatchBenchmarkParams"
+) -> float | None:
     """Return the price; ``None`` where a price or a figure is missing. Cached tokens may have their own."""
     fresh, out = params.price_per_million_prompt_tokens, params.price_per_million_completion_tokens
     if fresh is None or out is None or prompt is None or made is None:

@@ -92,7 +92,9 @@ def job(
         target=connection.target,
         body=body(lab),
         salted=lab.identity.can("salt"),
-        retries=Retries(params.max_attempts, params.retry_wait_s, params.retry_max_wait_s, params.outage_limit_s),
+        retries=Retries(
+            params.max_attempts, params.retry_wait_s, params.retry_max_wait_s, params.outage_limit_s
+        ),
         labels=Labels(lab.identity.block_size, lab.shared_tokens, prefixed),
         max_connections=params.max_connections,
         secrets=tuple(text for text in connection.settings.secrets() if len(text) >= 8),

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from kvlab.params import Params
 
 Strategy = Literal["shared_prefix", "isolated", "conversation", "concurrent_start", "batch_api"]
-STRATEGIES: tuple[str, ...] = get_args(Strategy)
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
 class BatchBenchmarkParams(Params):

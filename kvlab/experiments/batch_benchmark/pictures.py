@@ -11,6 +11,7 @@ from kvlab.experiments.batch_benchmark import analysis, data
 from kvlab.vram import pictures as memory
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
@@ -27,7 +28,10 @@ _POINTS = 2_000  # of a curve: more would be drawn on top of one another
 
 
 def draw(
-    frame: pd.DataFrame, table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
+    frame: pd.DataFrame,
+    table: Sequence[Cell],
+    forecasts: Sequence[Mapping[str, Any]],
+    params: "BatchBenchmarkParams",
 ) -> "dict[str, Figure]":
     """Return the figures by name."""
     largest = [found[-1] for name in params.strategies if (found := analysis.trials_of(table, name))]
@@ -61,7 +65,9 @@ def _strategies(largest: Sequence[Cell]) -> "Figure":
         if cell["predicted_savings"] is not None:
             low, high = 100 * cell["predicted_savings"], 100 * cell["predicted_savings_at_most"]
             saved.bar(place, high - low, 0.74, bottom=low, fill=False, edgecolor="black", linewidth=1)
-    saved.set(title="prompt tokens saved, % (box: predicted)", xticks=places, xticklabels=names, ylim=(0, 110))
+    saved.set(
+        title="prompt tokens saved, % (box: predicted)", xticks=places, xticklabels=names, ylim=(0, 110)
+    )
     for axes in (rates, saved):
         axes.tick_params(axis="x", labelsize=8)
         axes.grid(visible=False, axis="x")
@@ -71,7 +77,9 @@ def _strategies(largest: Sequence[Cell]) -> "Figure":
 
 def _windows(largest: Sequence[Cell]) -> "Figure":
     shown = [cell for cell in largest if len(cell["steady"].windows)]
-    figure, axes_list = figures.panels(1, max(1, len(shown)), width=max(3.0, 9.0 / max(1, len(shown))), height=3.4)
+    figure, axes_list = figures.panels(
+        1, max(1, len(shown)), width=max(3.0, 9.0 / max(1, len(shown))), height=3.4
+    )
     for axes, cell in zip(axes_list, shown, strict=False):
         found, colour = cell["steady"], COLOURS[cell["strategy"]]
         windows = found.windows
@@ -86,7 +94,9 @@ def _windows(largest: Sequence[Cell]) -> "Figure":
     if shown:
         axes_list[0].set_ylabel("time a request (ms)")
     else:
-        axes_list[0].text(0.5, 0.5, "no trial has a steady state", transform=axes_list[0].transAxes, ha="center")
+        axes_list[0].text(
+            0.5, 0.5, "no trial has a steady state", transform=axes_list[0].transAxes, ha="center"
+        )
     return figure
 
 
@@ -101,7 +111,9 @@ def _ttft(frame: pd.DataFrame, largest: Sequence[Cell]) -> "Figure":
         drawn += 1
         shares = np.arange(1, len(values) + 1) / len(values)
         kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), _POINTS)).astype(int))
-        axes.step(values[kept], shares[kept], where="post", color=COLOURS[cell["strategy"]], label=cell["strategy"])
+        axes.step(
+            values[kept], shares[kept], where="post", color=COLOURS[cell["strategy"]], label=cell["strategy"]
+        )
     axes.set_ylim(0, 1.02)
     if drawn:
         axes.set_xscale("log")
@@ -118,11 +130,34 @@ def _extrapolation(
         cells = [cell for cell in analysis.trials_of(table, found["strategy"]) if cell["total_s"]]
         if not cells:
             continue
-        axes.plot([c["size"] for c in cells], [c["total_s"] for c in cells], "o-", color=colour, markersize=5, label=found["strategy"])
+        axes.plot(
+            [c["size"] for c in cells],
+            [c["total_s"] for c in cells],
+            "o-",
+            color=colour,
+            markersize=5,
+            label=found["strategy"],
+        )
         if held := found["held_out"]:
-            _point(axes, held["requests"] * shift, held["predicted_s"], held["low_s"], held["high_s"], colour, hollow=True)
+            _point(
+                axes,
+                held["requests"] * shift,
+                held["predicted_s"],
+                held["low_s"],
+                held["high_s"],
+                colour,
+                hollow=True,
+            )
         if not found["refused"]:
-            _point(axes, params.target_requests * shift, found["seconds"], found["low_s"], found["high_s"], colour, hollow=False)
+            _point(
+                axes,
+                params.target_requests * shift,
+                found["seconds"],
+                found["low_s"],
+                found["high_s"],
+                colour,
+                hollow=False,
+            )
     axes.set(xscale="log", yscale="log")
     axes.axvline(params.target_requests, color=figures.OTHER, linestyle="--", linewidth=1)
     axes.annotate(f"target {params.target_requests:,}", (params.target_requests, 1), xycoords=("data", "axes fraction"),
@@ -132,8 +167,20 @@ def _extrapolation(
     return figure
 
 
-def _point(axes: Any, x: float, y: float, low: float | None, high: float | None, colour: str, *, hollow: bool) -> None:  # noqa: ANN401
+def _point(
+    axes: "Axes", x: float, y: float, low: float | None, high: float | None, colour: str, *, hollow: bool
+) -> None:
     """Draw a prediction with its interval, if it has one."""
     errors = None if low is None or high is None else [[y - max(low, y * 1e-3)], [high - y]]
     face = "white" if hollow else colour
-    axes.errorbar([x], [y], yerr=errors, fmt="s", color=colour, markerfacecolor=face, markersize=6, capsize=3, linewidth=1.2)
+    axes.errorbar(
+        [x],
+        [y],
+        yerr=errors,
+        fmt="s",
+        color=colour,
+        markerfacecolor=face,
+        markersize=6,
+        capsize=3,
+        linewidth=1.2,
+    )

@@ -53,7 +53,9 @@ def measured(rows: pd.DataFrame, stretches: pd.DataFrame, proven: bool) -> Saved
             return Saved(1 - computed / sent, "server counters")
         why = f"the server finished {finished:.0f} requests meanwhile, {answered} of them ours"
     else:
-        why = "its counters do not span the trial" if finished is None else "it does not count computed tokens"
+        why = (
+            "its counters do not span the trial" if finished is None else "it does not count computed tokens"
+        )
     ok = rows[rows["status"] == "ok"]
     if proven and len(ok) and ok["cached_tokens"].notna().all():
         share = float(ok["cached_tokens"].sum()) / float(ok["prompt_tokens"].sum())
@@ -62,7 +64,12 @@ def measured(rows: pd.DataFrame, stretches: pd.DataFrame, proven: bool) -> Saved
 
 
 def predicted(
-    rows: pd.DataFrame, item: Planned, state: Mapping[str, Any], block: int | None, conversations: int, trim: int
+    rows: pd.DataFrame,
+    item: Planned,
+    state: Mapping[str, Any],
+    block: int | None,
+    conversations: int,
+    trim: int,
 ) -> tuple[float, float] | None:
     """Return the least and the most that the prompts' structure and the moments of sending let one expect.
 
@@ -89,7 +96,9 @@ def predicted(
     numbers = table["item"].to_numpy(dtype=np.int64)
     lengths = table["prompt_tokens"].to_numpy(dtype=np.int64)
     sent = table["sent_ns"].to_numpy(dtype=np.int64)
-    known_ns = rows["first_token_ns"].fillna(rows["done_ns"]).min()  # a batch job's answers have no first token
+    known_ns = (
+        rows["first_token_ns"].fillna(rows["done_ns"]).min()
+    )  # a batch job's answers have no first token
     reach = np.full(len(numbers), int(prefix))
     early = sent < int(known_ns)
     if item.strategy == "conversation":

@@ -54,7 +54,9 @@ def find(rows: pd.DataFrame, concurrency: int) -> Steady:
     size = _window_size(len(inside), concurrency)
     count = len(inside) // size
     if count < LEAST_WINDOWS:
-        why = f"{len(inside)} answers between start-up and drain, fewer than {LEAST_WINDOWS} windows of {size}"
+        why = (
+            f"{len(inside)} answers between start-up and drain, fewer than {LEAST_WINDOWS} windows of {size}"
+        )
         return Steady(None, None, total_s, empty, why)
     edges = np.concatenate([[start_ns], inside[size - 1 : size * count : size]])
     lengths_s = np.diff(edges) / 1e9

@@ -42,7 +42,11 @@ def _kept(scrape: Scrape) -> dict[str, float]:
 
 
 def begin(
-    database: Database, trial_id: str, session_id: int, before: Mapping[str, float] | None, state: Mapping[str, Any]
+    database: Database,
+    trial_id: str,
+    session_id: int,
+    before: Mapping[str, float] | None,
+    state: Mapping[str, Any],
 ) -> int:
     """Note that a stretch begins. Returns its number."""
     with database.transaction():
@@ -90,7 +94,8 @@ def keep_state(database: Database, stretch_id: int, state: Mapping[str, Any]) ->
 def last_state(database: Database, trial_id: str) -> dict[str, Any]:
     """Return the state that a trial's last stretch kept; empty: it has none."""
     row = database.sql.execute(
-        "SELECT state_json FROM load_stretches WHERE trial_id = ? ORDER BY stretch_id DESC LIMIT 1", (trial_id,)
+        "SELECT state_json FROM load_stretches WHERE trial_id = ? ORDER BY stretch_id DESC LIMIT 1",
+        (trial_id,),
     ).fetchone()
     content = json.loads(row["state_json"] or "{}") if row else {}
     return content if isinstance(content, dict) else {}

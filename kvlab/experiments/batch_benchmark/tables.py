@@ -16,7 +16,11 @@ def sentence(found: Mapping[str, Any], params: "BatchBenchmarkParams") -> str:
     span = ""
     if found["low_s"] is not None:
         span = f" [{hours(found['low_s'])} to {hours(found['high_s'])}, {params.confidence:.0%}]"
-    saved = "savings not provable" if found["savings"] is None else f"{found['savings']:.1%} of the prompt tokens saved"
+    saved = (
+        "savings not provable"
+        if found["savings"] is None
+        else f"{found['savings']:.1%} of the prompt tokens saved"
+    )
     held = found["held_out"]
     checked = f"; checked: {held['requests']:,} requests missed by {held['miss']:+.1%}" if held else ""
     return f"{params.target_requests:,} requests take {hours(found['seconds'])}{span}, {saved}{checked}"
@@ -55,9 +59,18 @@ def flat(cell: Cell) -> dict[str, Any]:
     return found
 
 
-def tables(table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams") -> list[Table]:
+def tables(
+    table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
+) -> list[Table]:
     """Return the report's tables."""
-    return [_comparison(table), _times(table), _failures(table), _generator(table), _memory(table), _forecasts(forecasts, params)]
+    return [
+        _comparison(table),
+        _times(table),
+        _failures(table),
+        _generator(table),
+        _memory(table),
+        _forecasts(forecasts, params),
+    ]
 
 
 def _comparison(table: Sequence[Cell]) -> Table:
@@ -90,12 +103,23 @@ def _times(table: Sequence[Cell]) -> Table:
         for cell in table
         if cell["answered"]
     ]
-    note = "A quantile needs five values beyond it: below 10 requests no p50, below 50 no p90, below 500 no p99."
+    note = (
+        "A quantile needs five values beyond it: below 10 requests no p50, below 50 no p90, below 500 no p99."
+    )
     return Table(name="times", title="Times of a request", columns=columns, rows=rounded(rows), note=note)
 
 
 def _failures(table: Sequence[Cell]) -> Table:
-    columns = ["trial", "answered", "failed", "sent_again", "failed attempts by kind", "server_s", "failure_s", "failure_pct"]
+    columns = [
+        "trial",
+        "answered",
+        "failed",
+        "sent_again",
+        "failed attempts by kind",
+        "server_s",
+        "failure_s",
+        "failure_pct",
+    ]
     rows = []
     for cell in table:
         whole = cell["server_s"] + cell["failure_s"]
@@ -108,7 +132,9 @@ def _failures(table: Sequence[Cell]) -> Table:
         "Request-seconds: what the server worked on answers, and what failed attempts, the waits after them and "
         "outages took."
     )
-    return Table(name="failures", title="Server time and failure time", columns=columns, rows=rounded(rows), note=note)
+    return Table(
+        name="failures", title="Server time and failure time", columns=columns, rows=rounded(rows), note=note
+    )
 
 
 def _generator(table: Sequence[Cell]) -> Table:
@@ -128,13 +154,23 @@ def _generator(table: Sequence[Cell]) -> Table:
         "The generator's own lag: how long after it was due a request was sent, and how long a pass of its loop took, "
         "which is the most that a stamp can be late."
     )
-    return Table(name="generator", title="Was the generator the bottleneck?", columns=columns, rows=rounded(rows), note=note)
+    return Table(
+        name="generator",
+        title="Was the generator the bottleneck?",
+        columns=columns,
+        rows=rounded(rows),
+        note=note,
+    )
 
 
 def _memory(table: Sequence[Cell]) -> Table:
     columns = ["trial", "series", "baseline_mib", "peak_mib", "end_mib"]
     rows = [
-        [cell["trial_id"], series, *(usage[name] / 2**20 for name in ("baseline_bytes", "peak_bytes", "end_bytes"))]
+        [
+            cell["trial_id"],
+            series,
+            *(usage[name] / 2**20 for name in ("baseline_bytes", "peak_bytes", "end_bytes")),
+        ]
         for cell in table
         for series, usage in cell["memory"].items()
     ]

@@ -1,5 +1,6 @@
 """The criteria: all sizes complete, consistent across scales, savings as predicted, memory safe, no errors."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,9 @@ def summarize(
     )
 
 
-def results(table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams") -> dict[str, Any]:
+def results(
+    table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
+) -> dict[str, Any]:
     """Return ``summary.json``'s figures."""
     return {
         "requests_planned": sum(cell["size"] for cell in table),
@@ -82,7 +85,9 @@ def results(table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], param
     }
 
 
-def _checks(table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams") -> list[Check]:
+def _checks(
+    table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
+) -> list[Check]:
     offered = [cell for cell in table if cell["state"] != "not offered"]
     complete = [cell for cell in offered if cell["state"] == "complete"]
     left_out = len(table) - len(offered)
@@ -91,7 +96,8 @@ def _checks(table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], param
         Check(
             name="all_sizes_complete",
             asks="every request of every trial has its final row",
-            seen=f"{len(complete)} of {len(offered)} trials" + (f"; {left_out} not offered" if left_out else ""),
+            seen=f"{len(complete)} of {len(offered)} trials"
+            + (f"; {left_out} not offered" if left_out else ""),
             holds=len(complete) == len(offered) if offered else None,
         ),
         Check(
@@ -122,12 +128,14 @@ def _consistent(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> Che
             for cell in analysis.trials_of(complete, strategy)
             if cell["steady_requests_per_s"] and strategy not in forecast.WITHOUT
         ]
-        falls += [(name, rate / before - 1) for (_, before), (name, rate) in zip(rates, rates[1:], strict=False)]
+        falls += [(name, rate / before - 1) for (_, before), (name, rate) in itertools.pairwise(rates)]
     worst = min(falls, key=lambda fall: fall[1], default=None)
     return Check(
         name="consistent_across_scales",
         asks=f"the steady rate falls by at most {params.max_rate_change:.0%} from a size to the next",
-        seen="no two sizes have a steady state" if worst is None else f"at worst {worst[1]:+.1%} ({worst[0]})",
+        seen="no two sizes have a steady state"
+        if worst is None
+        else f"at worst {worst[1]:+.1%} ({worst[0]})",
         holds=None if worst is None else worst[1] >= -params.max_rate_change,
     )
 
@@ -162,7 +170,11 @@ def _memory(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> Check:
     rising = forecast.leaks(complete, params)
     over = [f"{series}: {peak / 2**20:,.0f} MiB" for series, peak, limit in peaks if limit and peak > limit]
     highest = max(peaks, key=lambda peak: peak[1], default=None)
-    seen = "memory cannot be seen from here" if highest is None else f"peak {highest[1] / 2**20:,.0f} MiB ({highest[0]})"
+    seen = (
+        "memory cannot be seen from here"
+        if highest is None
+        else f"peak {highest[1] / 2**20:,.0f} MiB ({highest[0]})"
+    )
     return Check(
         name="memory_is_safe",
         asks=f"memory stays below its limit, and rises by less than {params.max_memory_rise:.0%} within a trial",
@@ -202,7 +214,9 @@ def _foretold(forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkPar
     return lines
 
 
-def _headline(table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams") -> str:
+def _headline(
+    table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
+) -> str:
     standing = [found for found in forecasts if not found["refused"]]
     if standing:
         return f"{standing[0]['strategy']}: {tables.sentence(standing[0], params)}"
@@ -211,7 +225,10 @@ def _headline(table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], par
 
 
 def _limitations(
-    table: Sequence[Cell], reasons: Mapping[str, str], params: "BatchBenchmarkParams", identity: Identity | None
+    table: Sequence[Cell],
+    reasons: Mapping[str, str],
+    params: "BatchBenchmarkParams",
+    identity: Identity | None,
 ) -> list[str]:
     lines = [
         "The extrapolation goes on from a steady state: it knows nothing of hours in which the server's load, its "
