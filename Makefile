@@ -22,9 +22,9 @@ ifeq ($(strip $(UV_FIND_LINKS)),)
 unexport UV_FIND_LINKS
 endif
 
-.PHONY: help setup demo test lint lab bench clean
+.PHONY: help setup demo test lint lab bench bench-peers clean
 help:
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 setup: $(STAMP) ## make the environment in .venv
 
@@ -47,8 +47,11 @@ test: setup lint ## lint, unit tests, notebooks on the real engine
 lab: setup ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks
 
-bench: setup ## the client's own error, against a server whose timing is known
+bench: setup ## the clients' own errors and the load generator's rate, against servers whose timing is known
 	$(BIN)/python -m benchmarks
+
+bench-peers: setup ## the load generator beside other clients, each in .venv-peers/<name>, on the same server
+	$(BIN)/python -m benchmarks.peers
 
 clean: ## remove the environment (never outputs/)
 	rm -rf $(VENV)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import client_error
+from benchmarks import client_error, load_generator
 from kvlab import manifest
 from kvlab.files import write_json
 from kvlab.status import utc_now
@@ -24,6 +24,9 @@ def main() -> None:
     print("client error: |TTFT measured - TTFT emitted|, fake server, one client process", flush=True)
     rows = client_error.run(**plan)
     Console(width=140).print(_table(rows))
+    print("load generator: one process that sends, one that records; fast server", flush=True)
+    load = load_generator.run(1, 0.05) if options.quick else load_generator.run()
+    Console(width=140).print(_load_table(load))
     write_json(
         options.output,
         {
@@ -32,6 +35,7 @@ def main() -> None:
             "machine": manifest.machine(),
             "packages": manifest.packages(),
             "client_error": rows,
+            "load_generator": load,
         },
     )
     print(f"written: {options.output}")
@@ -59,6 +63,33 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             ", ".join(f"{value:.2f}" for value in row["ttft_error_p50_ms_by_round"]),
             f"{row['there_ms']['p50']:.2f} + {row['back_ms']['p50']:.2f}",
             f"{row['send_lag_ms']['p50']:.2f}",
+        )
+    return table
+
+
+def _load_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(
+        "load",
+        "requests/s",
+        "chunks/s",
+        "by round",
+        "TTFT error p50 ms",
+        "p99 ms",
+        "send lag p50 ms",
+        "p99 ms",
+        "CPU",
+    )
+    for row in rows:
+        table.add_row(
+            row["case"],
+            f"{row['requests_per_s']:,.0f}",
+            f"{row['chunks_per_s']:,.0f}",
+            ", ".join(f"{value:,.0f}" for value in row["requests_per_s_by_round"]),
+            *(
+                "–" if row[name] is None else f"{row[name]:.2f}"
+                for name in ("error_ms_p50", "error_ms_p99", "send_lag_ms_p50", "send_lag_ms_p99")
+            ),
+            f"{row['cpu_share']:.0%}",
         )
     return table
 

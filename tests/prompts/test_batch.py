@@ -23,7 +23,9 @@ def test_a_stored_prompt_can_be_restored():
 
 
 def test_a_conversation_grows_and_is_trimmed():
-    talk = Conversation(Workload("conversation", "m", TEXT, conversations=1, trim_interval=3, keep_messages=2))
+    talk = Conversation(
+        Workload("conversation", "m", TEXT, conversations=1, trim_interval=3, keep_messages=2)
+    )
     lengths = []
     for item in range(7):
         lengths.append(len(talk.ask(item)))

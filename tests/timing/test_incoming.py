@@ -15,7 +15,9 @@ def chunked(*parts):
 
 
 @given(
-    st.lists(st.sampled_from([b"a", b"data: 10\r\n\r\n", b"0\r\n\r\n", b"x" * 300, b"\r\n0\r\n\r\n"]), max_size=5),
+    st.lists(
+        st.sampled_from([b"a", b"data: 10\r\n\r\n", b"0\r\n\r\n", b"x" * 300, b"\r\n0\r\n\r\n"]), max_size=5
+    ),
     st.lists(st.integers(1, 400), max_size=12),
 )
 def test_it_ends_with_the_read_that_completes_it_however_the_bytes_are_cut(parts, cuts):

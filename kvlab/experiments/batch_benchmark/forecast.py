@@ -122,13 +122,19 @@ def _refusals(
 
 
 def leaks(found: Sequence[Cell], params: "BatchBenchmarkParams") -> list[str]:
-    """Return the series whose memory has a rising trend within a trial, beyond ``max_memory_rise``."""
-    lines = []
+    """Return the series whose memory rises by more than ``max_memory_rise``: by a trend within a trial, or in all."""
+    lines, first = [], dict[str, int]()
+    last: dict[str, int] = {}
     for cell in found:
         for series, usage in cell["memory"].items():
             change = extrapolate.trend(usage["used_bytes"], params.max_memory_rise)
             if change is not None and change > 0:
                 lines.append(f"{series} by {change:.0%} within {cell['trial_id']}")
+            first.setdefault(series, usage["baseline_bytes"])
+            last[series] = usage["end_bytes"]
+    for series, start in first.items():
+        if start and last[series] / start - 1 > params.max_memory_rise:
+            lines.append(f"{series} by {last[series] / start - 1:.0%} from the first trial to the last")
     return lines
 
 

@@ -117,7 +117,7 @@ def _ttft(frame: pd.DataFrame, largest: Sequence[Cell]) -> "Figure":
     axes.set_ylim(0, 1.02)
     if drawn:
         axes.set_xscale("log")
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper left")
     return figure
 
 
@@ -149,15 +149,9 @@ def _extrapolation(
                 hollow=True,
             )
         if not found["refused"]:
-            _point(
-                axes,
-                params.target_requests * shift,
-                found["seconds"],
-                found["low_s"],
-                found["high_s"],
-                colour,
-                hollow=False,
-            )
+            x, y = params.target_requests * shift, found["seconds"]
+            axes.plot([cells[-1]["size"], x], [cells[-1]["total_s"], y], ":", color=colour, linewidth=1)
+            _point(axes, x, y, found["low_s"], found["high_s"], colour, hollow=False)
     axes.set(xscale="log", yscale="log")
     axes.axvline(params.target_requests, color=figures.OTHER, linestyle="--", linewidth=1)
     axes.annotate(f"target {params.target_requests:,}", (params.target_requests, 1), xycoords=("data", "axes fraction"),

@@ -177,7 +177,7 @@ def _memory(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> Check:
     )
     return Check(
         name="memory_is_safe",
-        asks=f"memory stays below its limit, and rises by less than {params.max_memory_rise:.0%} within a trial",
+        asks=f"memory stays below its limit, and rises by less than {params.max_memory_rise:.0%} within a trial and over all",
         seen="; ".join([seen, *over[:3], *rising[:3]]),
         holds=None if highest is None else not over and not rising,
     )

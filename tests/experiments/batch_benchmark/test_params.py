@@ -64,5 +64,7 @@ def test_trimming_comes_from_a_context_limit_run_where_one_is_given(tmp_path):
 
 def test_the_profiles_are_valid():
     for name in ("default", "smoke"):
-        layers = [yaml.safe_load((ROOT / f"params/batch_benchmark/{n}.yaml").read_text()) for n in ("default", name)]
+        layers = [
+            yaml.safe_load((ROOT / f"params/batch_benchmark/{n}.yaml").read_text()) for n in ("default", name)
+        ]
         BatchBenchmarkParams.check({**layers[0], **layers[1]})

@@ -34,7 +34,10 @@ def table(summary, name):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """One run with every strategy; its folder, frame and summary."""
-    with pytest.MonkeyPatch.context() as patch, FakeServer(base_ms=5, itl_ms=1, batch_api=True, batch_ms=50) as server:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        FakeServer(base_ms=5, itl_ms=1, batch_api=True, batch_ms=50) as server,
+    ):
         folder = tmp_path_factory.mktemp("whole")
         (folder / "empty.env").touch()
         for name, value in {
@@ -81,7 +84,13 @@ def test_the_folder_has_the_plans_file_and_the_same_bytes_again(whole):
     assert content["test_sizes"] == [16, 32, 64]
     assert [entry["num_requests"] for entry in shared["results"]] == [16, 32, 64]
     assert shared["extrapolation"]["target_requests"] == 170_000
-    names = ["requests.csv", "summary.json", "report.html", "performance_benchmarks.json", "plots/strategies.png"]
+    names = [
+        "requests.csv",
+        "summary.json",
+        "report.html",
+        "performance_benchmarks.json",
+        "plots/strategies.png",
+    ]
     before = {name: (folder / name).read_bytes() for name in names}
     build.rebuild(folder, get("batch_benchmark"))
     assert {name: (folder / name).read_bytes() for name in names} == before
@@ -107,7 +116,9 @@ def test_trouble_is_told_apart_from_the_servers_time(point_at):
     storm = {"fault_rate": 0.3, "fault_kind": "status_429", "retry_after_s": 0, "fault_seed": 3}
     with FakeServer(base_ms=5, itl_ms=1) as server:
         point_at(server)
-        lab = labs.open_lab("batch_benchmark", {"profile": "t", **SMALL, "sizes": [64], "strategies": ["shared_prefix"]})
+        lab = labs.open_lab(
+            "batch_benchmark", {"profile": "t", **SMALL, "sizes": [64], "strategies": ["shared_prefix"]}
+        )
         server.control(**storm)
         for trial in lab.pending():
             lab.measure(trial)
