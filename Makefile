@@ -24,9 +24,9 @@ endif
 
 KVPRESS := .venv-kvpress
 
-.PHONY: help setup demo test lint lab bench conformance clean
+.PHONY: help setup demo test lint lab bench bench-peers conformance clean
 help:
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 setup: $(STAMP) ## make the environment in .venv
 
@@ -50,8 +50,11 @@ test: setup lint ## lint, unit tests, notebooks on the real engine
 lab: setup ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks
 
-bench: setup ## the client's own error against a known timing; the transition detector against known truths
+bench: setup ## client error, load generator, transition detector, KV sweep: a table each
 	$(BIN)/python -m benchmarks
+
+bench-peers: setup ## the load generator beside other clients, each in .venv-peers/<name>, on the same server
+	$(BIN)/python -m benchmarks.peers
 
 conformance: $(KVPRESS)/.kvpress-0.5.5 ## the policies against kvpress, in an environment of its own
 	$(BIN)/python -m benchmarks.conformance
@@ -63,4 +66,4 @@ $(KVPRESS)/.kvpress-0.5.5: | setup
 	@touch $@
 
 clean: ## remove the environments (never outputs/)
-	rm -rf $(VENV) $(KVPRESS)
+	rm -rf $(VENV) $(KVPRESS) .venv-peers

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import client_error, detector
+from benchmarks import client_error, detector, load_generator
 from kvlab import manifest
 from kvlab.files import write_json
 from kvlab.status import utc_now
@@ -43,6 +43,13 @@ def _client_error(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def _load_generator(quick: bool) -> list[dict[str, Any]]:
+    print("load generator: one process that sends, one that records; fast server", flush=True)
+    rows = load_generator.run(1, 0.05) if quick else load_generator.run()
+    Console(width=140).print(_load_table(rows))
+    return rows
+
+
 def _detector(quick: bool) -> dict[str, list[dict[str, Any]]]:
     plan = {"simulations": 50, "cliff_simulations": 10, "resamples": 100} if quick else {}
     print("detector: false alarms, power and coverage on answers whose truth is known", flush=True)
@@ -52,7 +59,7 @@ def _detector(quick: bool) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-PARTS = {"client_error": _client_error, "detector": _detector}
+PARTS = {"client_error": _client_error, "load_generator": _load_generator, "detector": _detector}
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -77,6 +84,33 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             ", ".join(f"{value:.2f}" for value in row["ttft_error_p50_ms_by_round"]),
             f"{row['there_ms']['p50']:.2f} + {row['back_ms']['p50']:.2f}",
             f"{row['send_lag_ms']['p50']:.2f}",
+        )
+    return table
+
+
+def _load_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(
+        "load",
+        "requests/s",
+        "chunks/s",
+        "by round",
+        "TTFT error p50 ms",
+        "p99 ms",
+        "send lag p50 ms",
+        "p99 ms",
+        "CPU",
+    )
+    for row in rows:
+        table.add_row(
+            row["case"],
+            f"{row['requests_per_s']:,.0f}",
+            f"{row['chunks_per_s']:,.0f}",
+            ", ".join(f"{value:,.0f}" for value in row["requests_per_s_by_round"]),
+            *(
+                "–" if row[name] is None else f"{row[name]:.2f}"
+                for name in ("error_ms_p50", "error_ms_p99", "send_lag_ms_p50", "send_lag_ms_p99")
+            ),
+            f"{row['cpu_share']:.0%}",
         )
     return table
 

@@ -31,6 +31,13 @@ class Steps:
         with scope:
             yield from items
 
+    def note(self, line: str) -> None:
+        """Say something about the step under way."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(line)
+        else:
+            print(f"    {line}", flush=True)
+
     def step(self, line: str) -> None:
         """Say that one more is done."""
         self.done += 1

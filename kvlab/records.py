@@ -62,6 +62,9 @@ class Recorded:
         example_id: The dataset's example that it asked, if it is one.
         phase: What the request is for, where an arm is measured for more than one end.
         kv: What the cache held, where a KV budget was applied.
+        item: Which request of a trial of many, from 0; ``None``: the trial has no items.
+        final: Whether it is the last attempt at its item.
+        due_ns: When it was to be sent, on the clock of the stamps.
     """
 
     request_id: str
@@ -81,6 +84,9 @@ class Recorded:
     example_id: str | None = None
     phase: str | None = None
     kv: KVKept | None = None
+    item: int | None = None
+    final: bool | None = None
+    due_ns: int | None = None
 
     @property
     def ok(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -71,7 +71,8 @@ class OpenAICompat:
         metrics = self.connection.metrics if self.identity.can("metrics") else None
         before = metrics.scrape() if metrics else None
         sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
-        measurement = self._redacted(self.connection.client.measure(path, body, call.request_id))
+        measurement = self.connection.client.measure(path, body, call.request_id)
+        measurement = measurement.redacted(self.connection.settings.redact)
         server = ServerView(reason="the server has no vLLM metrics")
         if metrics and measurement.failure is None:
             server = metrics.view(before)
@@ -98,13 +99,6 @@ class OpenAICompat:
             return Evidence()
         prompt_tokens, cached = usage_evidence(generation.usage)
         return Evidence(prompt_tokens, cached, server.cached_tokens, as_tokens(generation.field_value))
-
-    def _redacted(self, measurement: Measurement) -> Measurement:
-        """Servers echo keys in their error messages; they must not reach a database."""
-        if measurement.failure is None:
-            return measurement
-        message = self.connection.settings.redact(measurement.failure.message)
-        return replace(measurement, failure=replace(measurement.failure, message=message))
 
 
 def open_engine(settings: Settings, check: Callable[[int | None], None]) -> OpenAICompat:

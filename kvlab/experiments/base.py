@@ -4,7 +4,7 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from kvlab import engines
 from kvlab.endpoint import Identity
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Params)
 
 
+class Streamed(NamedTuple):
+    """How far a trial of many requests came: whether it is done, and one line about it."""
+
+    done: bool
+    line: str
+
+
 class Experiment(ABC, Generic[P]):
     """One question that can be put to a serving system.
 
@@ -32,12 +39,15 @@ class Experiment(ABC, Generic[P]):
         title: One line for people.
         engine: Which module of `kvlab.engines` it measures with.
         needs: The facts of an endpoint without which the verdict is INVALID.
+        streams: Whether a trial is many requests that are stored as they come (`stream`), and resumed
+            in its middle, rather than a few that count together (`attempt`).
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     engine: ClassVar[str] = "openai_compat"
     needs: ClassVar[tuple[str, ...]] = ("cached_tokens",)
+    streams: ClassVar[bool] = False
     Params: type[P]
 
     def open_engine(self, params: P, settings: Settings, check: engines.Check) -> Any:  # noqa: ANN401 - its own engine
@@ -84,17 +94,25 @@ class Experiment(ABC, Generic[P]):
         """Make the unmeasured requests that come first (``attempt`` counts from 1); none, where the plan has its own."""
         return []
 
-    @abstractmethod
     def attempt(self, lab: "Lab[P]", trial: Trial, attempt: int) -> list[Recorded]:
         """Measure a trial once, from its beginning; stop at the first failure."""
+        raise NotImplementedError(f"{self.name} has no trials of a few requests")
+
+    def stream(self, lab: "Lab[P]", trial: Trial, attempt: int) -> Streamed:
+        """Measure what is left of a trial of many requests, and store it as it comes."""
+        raise NotImplementedError(f"{self.name} has no trials of many requests")
 
     def is_result(self, lab: "Lab[P]", trial: Trial, row: Recorded) -> bool:
         """Whether a failed request is what its trial set out to find: then the trial is done."""
         return False
 
-    @abstractmethod
     def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
         """Return one line about a trial that is done."""
+        return f"{len(rows)} requests"
+
+    def attach(self, frame: "pd.DataFrame", sql: sqlite3.Connection) -> None:
+        """Put what else the database holds for this experiment into ``frame.attrs``; by default nothing."""
+        return
 
     def derive(self, database: Database, params: P) -> None:
         """Bring the tables that follow from the answers up to date; none, where there are no such tables."""

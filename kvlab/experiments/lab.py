@@ -109,7 +109,7 @@ class Lab(Generic[P]):
         yield from self._steps.over(left)
 
     def measure(self, trial: Trial) -> list[Recorded]:
-        """Measure one trial and store it, durably, before saying so. Returns its requests.
+        """Measure one trial and store it, durably, before saying so. Returns its requests, if they are few.
 
         A failed attempt is stored too; where another may succeed, the trial starts again from its
         beginning, with a prompt that no cache can know, after a pause that grows.
@@ -118,6 +118,9 @@ class Lab(Generic[P]):
             KvlabError: The server refuses the request itself: nothing else would succeed either.
         """
         first = self.run.database.trial_state()[trial.trial_id][1] + 1
+        if self.experiment.streams:
+            self._stream(trial, first)
+            return []
         rows: list[Recorded] = []
         try:
             for context in self._attempts():
@@ -129,6 +132,19 @@ class Lab(Generic[P]):
             return []
         self._say(f"{trial.trial_id} done: {self.experiment.line(trial, rows)}")
         return rows
+
+    def _stream(self, trial: Trial, number: int) -> None:
+        """Measure a trial that stores its own requests; a stop or a kill leaves it to be resumed."""
+        database = self.run.database
+        database.set_trial(trial.trial_id, "planned", number)
+        done, line = self.experiment.stream(self, trial, number)
+        database.set_trial(trial.trial_id, "done" if done else "failed", number)
+        self._say(f"{trial.trial_id} {'done' if done else 'failed'}: {line}")
+
+    def note(self, line: str) -> None:
+        """Say how far the trial under way is."""
+        if self._steps is not None:
+            self._steps.note(line)
 
     def _attempt(self, trial: Trial, number: int, *, last: bool) -> list[Recorded]:
         rows = self.experiment.attempt(self, trial, number)
@@ -148,12 +164,16 @@ class Lab(Generic[P]):
         """Return what the experiment makes of every measured request so far."""
         self.experiment.derive(self.run.database, self.params)
         sql = self.run.database.sql
-        return self.experiment.load(sql, frames.requests(sql), self.params)
+        frame = self.experiment.load(sql, frames.requests(sql), self.params)
+        self.experiment.attach(frame, sql)
+        return frame
 
     def summary(self) -> Summary:
         """Return what the requests so far say."""
-        profile = self.run.profile
-        return self.experiment.summarize(self.frame(), self.params, profile, self.identity)
+        return self._summarize(self.frame())
+
+    def _summarize(self, frame: pd.DataFrame) -> Summary:
+        return self.experiment.summarize(frame, self.params, self.run.profile, self.identity)
 
     def picture(self, name: str) -> "Image":
         """Return one of the report's figures, for display in the notebook."""
@@ -163,7 +183,8 @@ class Lab(Generic[P]):
 
         frame = self.frame()
         if self._drawn is None or self._drawn[0] != len(frame):
-            self._drawn = len(frame), self.experiment.draw(frame, self.summary(), self.params)
+            summary = self._summarize(frame)
+            self._drawn = len(frame), self.experiment.draw(frame, summary, self.params)
         return Image(png(self._drawn[1][name]), width=720)  # type: ignore[no-untyped-call]
 
     def finish(self) -> Summary:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from kvlab.files import write_atomic, write_json
+from kvlab.files import replacing, write_atomic, write_json
 from kvlab.report import render
 from kvlab.run import SUMMARY, identity_of, stored_experiment
 from kvlab.store import frames
@@ -32,6 +32,9 @@ class Reporter(Protocol):
 
     def load(self, sql: sqlite3.Connection, requests: pd.DataFrame, params: Any) -> pd.DataFrame:  # noqa: ANN401
         """Return the frame for the rest."""
+
+    def attach(self, frame: pd.DataFrame, sql: sqlite3.Connection) -> None:
+        """Put what else the database holds into ``frame.attrs``."""
 
     def summarize(self, frame: pd.DataFrame, params: Any, profile: str, identity: Any) -> Summary:  # noqa: ANN401
         """Return what the requests say."""
@@ -74,10 +77,13 @@ def write_results(folder: Path, experiment: Reporter) -> Summary:
         experiment.derive(database, params)
         requests = frames.requests(database.sql)
         frame = experiment.load(database.sql, requests, params)
+        experiment.attach(frame, database.sql)
         broken = frames.integrity(database.sql)
     summary = experiment.summarize(frame, params, stored["profile"], identity)
     summary.limitations.extend(f"The database is not sound: {line}." for line in broken)
-    write_atomic(folder / "requests.csv", requests.to_csv(index=False, float_format="%.6f"))
+    with replacing(folder / "requests.csv") as file:  # as it is made: in one piece it can be a gigabyte
+        plain = {name: float for name, kind in requests.dtypes.items() if str(kind) == "Float64"}
+        requests.astype(plain).to_csv(file, index=False, float_format="%.6f")
     for table in summary.tables:
         write_atomic(
             folder / f"{table.name}.csv", pd.DataFrame(table.rows, columns=table.columns).to_csv(index=False)

@@ -121,10 +121,31 @@ class Database:
                     (status, attempt, trial_id),
                 )
 
-    def _insert_request(self, run_id: str, trial_id: str | None, row: Recorded) -> None:
-        body = to_json(row.prompt)
+    def join_session(self, session_id: int) -> None:
+        """Write for a session that another process has begun."""
+        self._session = session_id
+
+    def record_items(self, run_id: str, trial_id: str, rows: Sequence[Recorded]) -> None:
+        """Record requests of a trial of many as they come, in one transaction, durable on return."""
+        with self.transaction():
+            for row in rows:
+                self._insert_request(run_id, trial_id, row)
+
+    def set_trial(self, trial_id: str, status: str, attempts: int) -> None:
+        """Record how a trial stands whose requests are recorded on their own."""
+        with self.transaction():
+            self.sql.execute(
+                "UPDATE trials SET status = ?, attempts = ? WHERE trial_id = ?", (status, attempts, trial_id)
+            )
+
+    def add_prompt(self, prompt: Mapping[str, Any]) -> str:
+        """Store a prompt's body, once. Returns its name: the SHA-256 of the text of its JSON."""
+        body = to_json(prompt)
         sha = hashlib.sha256(body.encode()).hexdigest()
         self.sql.execute("INSERT OR IGNORE INTO prompts VALUES (?, ?)", (sha, body))
+        return sha
+
+    def _insert_request(self, run_id: str, trial_id: str | None, row: Recorded) -> None:
         self.insert(
             "requests",
             request_id=row.request_id,
@@ -134,12 +155,14 @@ class Database:
             attempt=row.attempt,
             arm=row.arm,
             measured=int(row.measured),
-            prompt_sha256=sha,
+            prompt_sha256=self.add_prompt(row.prompt),
             target_tokens=row.target_tokens,
             decoding_json=to_json(row.decoding),
             sent_utc=row.sent_utc,
             example_id=row.example_id,
             phase=row.phase,
+            item=row.item,
+            final=None if row.final is None else int(row.final),
         )
         self._insert_telemetry(row)
         if row.kv is not None:
@@ -175,6 +198,7 @@ class Database:
             server_decode_ms=server.decode_ms,
             server_ttft_ms=server.server_ttft_ms,
             server_reason=server.reason,
+            due_ns=row.due_ns,
         )
 
     def _insert_response(self, row: Recorded) -> None:

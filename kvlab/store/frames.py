@@ -1,7 +1,9 @@
 """Reading a run's database into pandas, with the derived times."""
 
 import sqlite3
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 #: The columns of ``requests.csv``, the same for every experiment; empty where unknown.
@@ -12,58 +14,94 @@ REQUEST_COLUMNS = (
     "attempt", "used", "target_tokens", "predicted_cached_tokens", "shared_tokens", "cache_source",
     "cache_reason", "tpot_ms", "server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms",
     "finish_reason", "first_byte_ns", "first_content_ns", "last_token_ns", "events", "sent_utc", "session_id",
-    "error_message", "cache_reset", "completion_token_ids",
+    "error_message", "cache_reset", "completion_token_ids", "item", "send_lag_ms",
 )  # fmt: skip
 
 _QUERY = """
-SELECT r.*, t.point, t.repeat, t.ordinal,
-       t.status = 'done' AND t.attempts = r.attempt AS used,
+SELECT r.request_id, r.trial_id, r.arm, t.point, t.repeat, r.attempt, r.target_tokens, r.sent_utc, r.session_id, r.item,
+       CASE WHEN r.item IS NULL THEN t.status = 'done' AND t.attempts = r.attempt ELSE r.final END AS used,
        CASE WHEN f.request_id IS NULL THEN 'ok' ELSE 'failed' END AS status,
        f.error_type, f.message AS error_message,
        p.prompt_tokens, p.completion_tokens, p.cached_tokens, p.predicted_cached_tokens, p.shared_tokens,
        p.cache_state, p.cache_source, p.cache_reason, p.finish_reason,
-       m.sent_ns, m.first_byte_ns, m.first_token_ns, m.first_content_ns, m.last_token_ns, m.done_ns,
+       m.sent_ns, m.first_byte_ns, m.first_token_ns, m.first_content_ns, m.last_token_ns, m.done_ns, m.due_ns,
        m.server_queue_ms, m.server_prefill_ms, m.server_decode_ms, m.server_ttft_ms,
        json_array_length(m.token_ns_json) AS events,
        json_extract(p.evidence_json, '$.reset') AS cache_reset,
        json_extract(p.usage_json, '$.completion_token_ids') AS completion_token_ids
 FROM requests r
 JOIN telemetry m USING (request_id)
+JOIN sessions s USING (session_id)
 LEFT JOIN trials t USING (trial_id)
 LEFT JOIN responses p USING (request_id)
 LEFT JOIN failures f USING (request_id)
 WHERE r.measured = 1
-ORDER BY m.sent_ns + (SELECT anchor_unix_ns - anchor_perf_ns FROM sessions s WHERE s.session_id = r.session_id)
+ORDER BY m.sent_ns + s.anchor_unix_ns - s.anchor_perf_ns
 """
 
-_INTEGERS = (
-    "prompt_tokens", "completion_tokens", "cached_tokens", "predicted_cached_tokens", "shared_tokens",
-    "target_tokens", "repeat", "first_byte_ns", "first_token_ns", "first_content_ns", "last_token_ns", "done_ns",
-)  # fmt: skip
+_INTEGERS = frozenset((
+    "prompt_tokens", "completion_tokens", "cached_tokens", "predicted_cached_tokens", "shared_tokens", "item",
+    "target_tokens", "repeat", "first_byte_ns", "first_token_ns", "first_content_ns", "last_token_ns", "done_ns", "due_ns",
+))  # fmt: skip
+_COUNTS = frozenset(("sent_ns", "attempt", "session_id", "events", "used"))  # never missing
+_TIMES = frozenset(("server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms"))
+_ROWS = 20_000
 
 
 def requests(sql: sqlite3.Connection) -> pd.DataFrame:
     """Return every measured request, in the order of sending: `REQUEST_COLUMNS`, missing as NA.
 
-    ``used`` says whether a row is of the attempt that its trial's result comes from. ``ttft_ms``
-    is sent to first token, ``latency_ms`` sent to done, ``tpot_ms`` the mean gap between the
-    tokens after the first: (last - first) / (completion_tokens - 1). ``cache_reset`` is what the
-    engine answered when told to empty its cache just before; ``completion_token_ids`` is a JSON list,
-    where the engine gives token ids. ``frame.attrs["database"]`` is the database's file, for an
-    experiment that keeps more than requests.
+    ``used`` says whether a row is of the attempt that its trial's result comes from; in a trial of many
+    items, whether it is its item's final one. ``ttft_ms`` is sent to first token, ``latency_ms`` sent to
+    done, ``tpot_ms`` the mean gap between the tokens after the first: (last - first) /
+    (completion_tokens - 1), ``send_lag_ms`` due to sent. ``cache_reset`` is what the engine answered when told
+    to empty its cache just before; ``completion_token_ids`` is a JSON list, where the engine gives token ids.
+    ``frame.attrs["database"]`` is the database's file, for an experiment that keeps more than requests.
+
+    Built column by column out of pieces of the result: a dictionary a row would take gigabytes for the
+    hundreds of thousands of rows of a load test.
     """
-    rows = [dict(row) for row in sql.execute(_QUERY)]
-    frame = pd.DataFrame(rows, columns=None if rows else [*REQUEST_COLUMNS, "ordinal"])
-    frame = frame.astype(dict.fromkeys(_INTEGERS, "Int64"))
+    cursor = sql.execute(_QUERY)
+    names = [column[0] for column in cursor.description]
+    parts: dict[str, list[Any]] = {name: [] for name in names}
+    while rows := cursor.fetchmany(_ROWS):
+        for name, values in zip(names, zip(*rows, strict=True), strict=True):
+            parts[name].append(_array(name, values))
+    frame = pd.DataFrame({name: _column(name, found) for name, found in parts.items()})
+    del parts
     frame["used"] = frame["used"].fillna(0).astype(bool)
     frame["cache_reset"] = frame["cache_reset"].astype("boolean")
     frame["ttft_ms"] = _ms(frame, "sent_ns", "first_token_ns")
     frame["latency_ms"] = _ms(frame, "sent_ns", "done_ns")
+    frame["send_lag_ms"] = _ms(frame, "due_ns", "sent_ns")
     gaps = (frame["completion_tokens"] - 1).astype("Float64")
     frame["tpot_ms"] = _ms(frame, "first_token_ns", "last_token_ns") / gaps.where(gaps > 0)
     frame = frame[[*REQUEST_COLUMNS]]
     frame.attrs["database"] = sql.execute("PRAGMA database_list").fetchone()[2]
     return frame
+
+
+def _array(name: str, values: tuple[Any, ...]) -> Any:  # noqa: ANN401 - an array of whatever kind
+    """Return a piece of a column in as little memory as its kind allows."""
+    if name in _INTEGERS:
+        return pd.array(values, dtype="Int64")
+    if name in _COUNTS:
+        return np.array([0 if value is None else value for value in values], dtype=np.int64)
+    if name in _TIMES or name == "cache_reset":
+        return np.array(values, dtype=float)  # None becomes NaN
+    return pd.array(values, dtype="str")
+
+
+def _column(name: str, parts: list[Any]) -> "pd.Series[Any]":
+    if not parts:
+        return pd.Series(_array(name, ()))
+    whole = pd.concat([pd.Series(part) for part in parts], ignore_index=True)
+    # Where nothing is known there is no kind, either.
+    return (
+        whole.astype(object).where(whole.notna(), None)
+        if whole.isna().all() and name not in _INTEGERS
+        else whole
+    )
 
 
 def _ms(frame: pd.DataFrame, start: str, end: str) -> "pd.Series[float]":

@@ -7,8 +7,8 @@ stopped. How the bytes travel is in `kvlab.timing.client` (one at a time) and
 
 import contextlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -76,6 +76,12 @@ class Measurement:
     generation: Generation | None = None
     failure: Failure | None = None
     http_status: int | None = None
+
+    def redacted(self, redact: Callable[[str], str]) -> "Measurement":
+        """Return it with a cleaned message: servers echo keys, which must not reach a database."""
+        if self.failure is None:
+            return self
+        return replace(self, failure=replace(self.failure, message=redact(self.failure.message)))
 
 
 def interpret(target: Target, sent_ns: int, reader: ResponseReader, failure: Failure | None) -> Measurement:

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import metrics, shapes, validation
+from .batches import Batches
 from .clock import precise_loop
 from .faults import FaultPlan
 from .generation import Engine, Generation, Job
@@ -50,6 +51,7 @@ class FakeServer:
         self.metrics = Metrics()
         self.cache = PrefixCache(options.block_size, options.capacity_blocks or None)
         self.faults = FaultPlan(options)
+        self.batches = Batches()
         self.truth: list[Truth] = []
         self.connections: set[Connection] = set()
         self.requests = 0
@@ -83,6 +85,8 @@ class FakeServer:
                 return
             if request.path.startswith("/v1/"):
                 validation.check_key(request.headers, self.options)
+                if self.batches.handle(connection, request, self):
+                    return
             route = self._routes.get((request.method, request.path), self._not_found)
             route(connection, request)
         except Refusal as refusal:

@@ -87,6 +87,11 @@ class Options:
 
     record_chunks: bool = False
 
+    # OpenAI's batch API: {"3": 500} fails the fourth request of a batch
+    batch_api: bool = False
+    batch_ms: float = 300.0
+    batch_faults: dict[str, int] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
         self.check()
 

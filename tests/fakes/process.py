@@ -27,8 +27,13 @@ class FakeServer:
         self._process: subprocess.Popen[bytes]
         self.port = 0
 
+    def at(self, port: int) -> FakeServer:
+        """Serve at this port instead of a free one, so that a restart is at the same place."""
+        self.port = port
+        return self
+
     def __enter__(self) -> FakeServer:
-        command = [sys.executable, "-m", "tests.fakes.openai_server", "--port", "0", "--lifeline"]
+        command = [sys.executable, "-m", "tests.fakes.openai_server", "--port", str(self.port), "--lifeline"]
         command += ["--options", json.dumps(self._options)]
         self._process = subprocess.Popen(
             command, cwd=_REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE

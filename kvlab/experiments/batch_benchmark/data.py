@@ -1,0 +1,93 @@
+"""What a batch benchmark reads from the database beside its requests."""
+
+import json
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kvlab.vram import timeline
+
+_ROWS = 5_000
+
+
+@dataclass
+class Load:
+    """Stretches, memory, and the gaps between tokens.
+
+    Attributes:
+        stretches: One row a start of the generator: trial_id, session_id, ended, and the parsed
+            ``before``, ``after`` (server counters), ``generator``, ``state``; ``None`` where missing.
+        memory: `kvlab.vram.timeline.samples`.
+        windows: `kvlab.vram.timeline.windows`.
+        memory_reasons: Why a sampler saw nothing, by its name.
+        itl_ms: By trial, the gaps between the tokens of each final, answered request, in milliseconds.
+        judged: The trials and extrapolations of the summary, for its figures and exports.
+    """
+
+    stretches: pd.DataFrame
+    memory: pd.DataFrame
+    windows: pd.DataFrame
+    memory_reasons: dict[str, str] = field(default_factory=dict)
+    itl_ms: dict[str, "np.typing.NDArray[np.float32]"] = field(default_factory=dict)
+    judged: tuple[list[dict[str, Any]], list[dict[str, Any]]] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Load":
+        """Return itself: pandas copies ``attrs`` with every operation, and this is only read."""
+        return self
+
+
+def read(sql: sqlite3.Connection) -> Load:
+    """Read it all."""
+    rows = [_stretch(dict(row)) for row in sql.execute("SELECT * FROM load_stretches ORDER BY stretch_id")]
+    columns = ["trial_id", "session_id", "ended", "before", "after", "generator", "state"]
+    reasons: dict[str, str] = {}
+    for text in timeline.monitors(sql)["reasons_json"]:
+        reasons |= json.loads(text)
+    return Load(
+        pd.DataFrame(rows, columns=columns),
+        timeline.samples(sql),
+        timeline.windows(sql),
+        reasons,
+        _gaps_ms(sql),
+    )
+
+
+def of(frame: pd.DataFrame) -> Load:
+    """Return what `read` has put beside a frame; empty where nothing was."""
+    found = frame.attrs.get("load")
+    if isinstance(found, Load):
+        return found
+    empty = pd.DataFrame(columns=["trial_id", "session_id", "ended", "before", "after", "generator", "state"])
+    return Load(empty, pd.DataFrame(), pd.DataFrame())
+
+
+def _stretch(row: dict[str, Any]) -> dict[str, Any]:
+    parsed = {
+        name: json.loads(row[f"{name}_json"]) if row[f"{name}_json"] else None
+        for name in ("before", "after", "generator", "state")
+    }
+    return {**parsed, **{name: row[name] for name in ("trial_id", "session_id", "ended")}}
+
+
+def _gaps_ms(sql: sqlite3.Connection) -> dict[str, "np.typing.NDArray[np.float32]"]:
+    """Return the gaps between tokens by trial; millions of them, so they are parsed in bulk."""
+    found: dict[str, list[Any]] = {}
+    cursor = sql.execute(
+        """SELECT r.trial_id, m.token_ns_json FROM requests r JOIN telemetry m USING (request_id)
+        JOIN responses p USING (request_id) WHERE r.final = 1 ORDER BY r.trial_id, r.item"""
+    )
+    while rows := cursor.fetchmany(_ROWS):
+        for trial_id in dict.fromkeys(row[0] for row in rows):
+            texts = [row[1] for row in rows if row[0] == trial_id]
+            parsed = json.loads(f"[{','.join(texts)}]")
+            lengths = np.array([len(stamps) for stamps in parsed])
+            stamps = np.fromiter((value for each in parsed for value in each), np.int64, int(lengths.sum()))
+            gaps = np.diff(stamps)
+            inside = np.ones(len(gaps), bool)
+            borders = np.cumsum(lengths)[:-1] - 1  # from one request's last token to the next one's first
+            inside[borders[(borders >= 0) & (borders < len(gaps))]] = False
+            found.setdefault(trial_id, []).append((gaps[inside] / 1e6).astype(np.float32))
+    return {trial_id: np.concatenate(parts) for trial_id, parts in found.items()}

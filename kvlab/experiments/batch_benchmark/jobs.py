@@ -1,0 +1,112 @@
+"""What a trial asks, and what the load generator is told of it."""
+
+from typing import TYPE_CHECKING, Any
+
+from kvlab.errors import InputError
+from kvlab.experiments.batch_benchmark.plan import Planned, trimming
+from kvlab.load.job import Job, Labels, Retries
+from kvlab.prompts import batch, exact, manual
+from kvlab.prompts.batch import Kind, Workload
+from kvlab.prompts.counter import Counter, Prompt, shared_prefix
+from kvlab.records import Trial
+from kvlab.timing.arrivals import Arrivals
+
+if TYPE_CHECKING:
+    from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
+    from kvlab.experiments.lab import Lab
+
+KINDS: dict[str, Kind] = {"isolated": "isolated", "conversation": "conversation"}
+
+
+def handbook(params: "BatchBenchmarkParams", counter: Counter) -> str:
+    """Return the system prompt's text: so long that a request's prompt has ``prompt_tokens``.
+
+    Raises:
+        InputError: No cut of the handbook gives that length.
+    """
+    cuts: dict[str, str] = {}  # by the system message that they make
+
+    def build(cut: str) -> Prompt:
+        system = batch.system_message("0" * 16, cut)
+        cuts[system["content"]] = cut
+        return {"messages": [system, batch.question(params.seed, 0)]}
+
+    text = batch.handbook(params.seed, params.handbook_sections)
+    try:
+        prompt = exact.fit(build, text, params.prompt_tokens, counter)
+    except InputError as error:
+        why = str(error).partition(f"{params.prompt_tokens} ")[2] or str(error)
+        raise InputError(
+            "prompt_tokens", params.prompt_tokens, why.replace("manual_sections", "handbook_sections")
+        ) from None
+    return cuts[prompt["messages"][0]["content"]]
+
+
+def workload(lab: "Lab[BatchBenchmarkParams]", trial: Trial) -> Workload:
+    """Return what the requests of a trial ask; its marker is that of no other trial or run."""
+    params, item = lab.params, Planned(**trial.planned)
+    interval, keep = trimming(params)
+    return Workload(
+        kind=KINDS.get(item.strategy, "shared"),
+        marker=manual.marker(lab.run.isolation_id, trial.trial_id),
+        text=handbook(params, lab.counter),
+        seed=params.seed,
+        conversations=params.conversations or params.concurrency,
+        trim_interval=interval,
+        keep_messages=keep,
+    )
+
+
+def prefix_tokens(counter: Counter, asked: Workload) -> int | None:
+    """Return how many leading tokens the prompts of a trial share; ``None`` where that cannot be seen."""
+    first, second = ({"messages": [asked.system(item), asked.question(item)]} for item in (0, 1))
+    return shared_prefix(counter, first, second) or None
+
+
+def arrivals(params: "BatchBenchmarkParams", item: Planned) -> Arrivals:
+    """Return when the requests of a trial are sent."""
+    if item.strategy == "concurrent_start":
+        return Arrivals("closed", min(item.size, params.concurrent_start_at_most))
+    return Arrivals(
+        params.mode, params.concurrency, params.rate_per_s, params.ramp_from_per_s, params.ramp_s, params.seed
+    )
+
+
+def job(
+    lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int, asked: Workload, prefix: int | None
+) -> Job:
+    """Return what the load generator is told."""
+    params, item = lab.params, Planned(**trial.planned)
+    connection = lab.engine.connection
+    prefixed = prefix if asked.kind == "shared" else None
+    return Job(
+        database=str(lab.run.database.path),
+        run_id=lab.run.run_id,
+        trial_id=trial.trial_id,
+        session_id=lab.run.session_id,
+        arm=item.strategy,
+        tag=f"{lab.run.isolation_id[:8]}/{lab.tag(trial, attempt)}",
+        items=item.size,
+        workload=asked,
+        arrivals=arrivals(params, item),
+        target=connection.target,
+        body=body(lab),
+        salted=lab.identity.can("salt"),
+        retries=Retries(
+            params.max_attempts, params.retry_wait_s, params.retry_max_wait_s, params.outage_limit_s
+        ),
+        labels=Labels(lab.identity.block_size, lab.shared_tokens, prefixed),
+        max_connections=params.max_connections,
+        secrets=tuple(text for text in connection.settings.secrets() if len(text) >= 8),
+    )
+
+
+def body(lab: "Lab[BatchBenchmarkParams]") -> dict[str, Any]:
+    """Return what all request bodies share."""
+    return {
+        "model": lab.engine.connection.model,
+        "max_tokens": lab.params.max_tokens,
+        "temperature": lab.params.temperature,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }

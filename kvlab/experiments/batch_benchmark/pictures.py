@@ -1,0 +1,180 @@
+"""The pictures of a batch benchmark."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from kvlab import figures
+from kvlab.experiments.batch_benchmark import analysis, data
+from kvlab.vram import pictures as memory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
+
+Cell = Mapping[str, Any]
+COLOURS = {
+    "shared_prefix": figures.HIT,
+    "isolated": figures.COLD,
+    "conversation": figures.MARGIN,
+    "concurrent_start": "#CC79A7",
+    "batch_api": figures.OTHER,
+}
+_POINTS = 2_000  # of a curve: more would be drawn on top of one another
+
+
+def draw(
+    frame: pd.DataFrame,
+    table: Sequence[Cell],
+    forecasts: Sequence[Mapping[str, Any]],
+    params: "BatchBenchmarkParams",
+) -> "dict[str, Figure]":
+    """Return the figures by name."""
+    largest = [found[-1] for name in params.strategies if (found := analysis.trials_of(table, name))]
+    load = data.of(frame)
+    drawn = {
+        "strategies": _strategies(largest),
+        "rate_over_time": _windows(largest),
+        "ttft": _ttft(frame, largest),
+        "extrapolation": _extrapolation(table, forecasts, params),
+    }
+    if len(load.memory):
+        drawn["memory"] = memory.memory_over_time(load.memory, load.windows, "The server's memory")
+    return drawn
+
+
+def _strategies(largest: Sequence[Cell]) -> "Figure":
+    figure, (rates, saved) = figures.panels(1, 2, width=4.4, height=3.6)
+    names = [cell["strategy"].replace("_", "\n") for cell in largest]
+    places = np.arange(len(largest))
+    colours = [COLOURS[cell["strategy"]] for cell in largest]
+    heights = [cell["requests_per_s"] or 0 for cell in largest]
+    bars = rates.bar(places, heights, 0.6, color=colours)
+    rates.bar_label(bars, [f"{height:,.1f}" for height in heights], fontsize=8, padding=2)
+    rates.set(title="requests a second", xticks=places, xticklabels=names)
+    for place, cell in zip(places, largest, strict=True):
+        if cell["savings"] is None:
+            saved.annotate("not\nprovable", (place, 1), ha="center", fontsize=8)
+        else:
+            bar = saved.bar(place, 100 * cell["savings"], 0.6, color=COLOURS[cell["strategy"]])
+            saved.bar_label(bar, [f"{100 * cell['savings']:.1f}"], fontsize=8, padding=2)
+        if cell["predicted_savings"] is not None:
+            low, high = 100 * cell["predicted_savings"], 100 * cell["predicted_savings_at_most"]
+            saved.bar(place, high - low, 0.74, bottom=low, fill=False, edgecolor="black", linewidth=1)
+    saved.set(
+        title="prompt tokens saved, % (box: predicted)", xticks=places, xticklabels=names, ylim=(0, 110)
+    )
+    for axes in (rates, saved):
+        axes.tick_params(axis="x", labelsize=8)
+        axes.grid(visible=False, axis="x")
+        axes.title.set_fontsize(10)
+    return figure
+
+
+def _windows(largest: Sequence[Cell]) -> "Figure":
+    shown = [cell for cell in largest if len(cell["steady"].windows)]
+    figure, axes_list = figures.panels(
+        1, max(1, len(shown)), width=max(3.0, 9.0 / max(1, len(shown))), height=3.4
+    )
+    for axes, cell in zip(axes_list, shown, strict=False):
+        found, colour = cell["steady"], COLOURS[cell["strategy"]]
+        windows = found.windows
+        edges = [*windows["start_s"], windows["end_s"].iloc[-1]]
+        axes.stairs(windows["s_per_request"] * 1e3, edges, color=colour, linewidth=1.8, baseline=None)
+        axes.axhline(1e3 * windows["s_per_request"].mean(), color=colour, linestyle=":", linewidth=1)
+        for start, end in ((0, found.start_s), (found.end_s, found.total_s)):
+            axes.axvspan(start, end, color=figures.OTHER, alpha=0.18, linewidth=0)
+        axes.set(title=f"{cell['strategy']}, {cell['size']:,}", xlabel="seconds", xlim=(0, found.total_s))
+        axes.set_ylim(0, 1.35e3 * windows["s_per_request"].max())
+        axes.title.set_fontsize(10)
+    if shown:
+        axes_list[0].set_ylabel("time a request (ms)")
+    else:
+        axes_list[0].text(
+            0.5, 0.5, "no trial has a steady state", transform=axes_list[0].transAxes, ha="center"
+        )
+    return figure
+
+
+def _ttft(frame: pd.DataFrame, largest: Sequence[Cell]) -> "Figure":
+    figure, axes = figures.new("TTFT at the largest size", "TTFT (ms)", "share of requests")
+    drawn = 0
+    for cell in largest:
+        rows = frame[(frame["trial_id"] == cell["trial_id"]) & frame["used"]]
+        values = np.sort(rows["ttft_ms"].dropna().to_numpy(dtype=float))
+        if not len(values):
+            continue
+        drawn += 1
+        shares = np.arange(1, len(values) + 1) / len(values)
+        kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), _POINTS)).astype(int))
+        axes.step(
+            values[kept], shares[kept], where="post", color=COLOURS[cell["strategy"]], label=cell["strategy"]
+        )
+    axes.set_ylim(0, 1.02)
+    if drawn:
+        axes.set_xscale("log")
+        axes.legend(loc="upper left")
+    return figure
+
+
+def _extrapolation(
+    table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
+) -> "Figure":
+    figure, axes = figures.new("From the trials to the target", "requests", "time (s)")
+    for place, found in enumerate(forecasts):
+        colour, shift = COLOURS[found["strategy"]], 1 + 0.06 * (place - 2)  # side by side, not on top
+        cells = [cell for cell in analysis.trials_of(table, found["strategy"]) if cell["total_s"]]
+        if not cells:
+            continue
+        axes.plot(
+            [c["size"] for c in cells],
+            [c["total_s"] for c in cells],
+            "o-",
+            color=colour,
+            markersize=5,
+            label=found["strategy"],
+        )
+        if held := found["held_out"]:
+            _point(
+                axes,
+                held["requests"] * shift,
+                held["predicted_s"],
+                held["low_s"],
+                held["high_s"],
+                colour,
+                hollow=True,
+            )
+        if not found["refused"]:
+            x, y = params.target_requests * shift, found["seconds"]
+            axes.plot([cells[-1]["size"], x], [cells[-1]["total_s"], y], ":", color=colour, linewidth=1)
+            _point(axes, x, y, found["low_s"], found["high_s"], colour, hollow=False)
+    axes.set(xscale="log", yscale="log")
+    axes.axvline(params.target_requests, color=figures.OTHER, linestyle="--", linewidth=1)
+    axes.annotate(f"target {params.target_requests:,}", (params.target_requests, 1), xycoords=("data", "axes fraction"),
+                  xytext=(-6, -12), textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left")
+    return figure
+
+
+def _point(
+    axes: "Axes", x: float, y: float, low: float | None, high: float | None, colour: str, *, hollow: bool
+) -> None:
+    """Draw a prediction with its interval, if it has one."""
+    errors = None if low is None or high is None else [[y - max(low, y * 1e-3)], [high - y]]
+    face = "white" if hollow else colour
+    axes.errorbar(
+        [x],
+        [y],
+        yerr=errors,
+        fmt="s",
+        color=colour,
+        markerfacecolor=face,
+        markersize=6,
+        capsize=3,
+        linewidth=1.2,
+    )

@@ -1,0 +1,256 @@
+"""The tables of a batch benchmark, and the seed's ``performance_benchmarks.json``."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kvlab.summary import Table
+
+if TYPE_CHECKING:
+    from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
+
+Cell = Mapping[str, Any]
+
+
+def sentence(found: Mapping[str, Any], params: "BatchBenchmarkParams") -> str:
+    """Return an extrapolation that stands, in words."""
+    span = ""
+    if found["low_s"] is not None:
+        span = f" [{hours(found['low_s'])} to {hours(found['high_s'])}, {params.confidence:.0%}]"
+    saved = (
+        "savings not provable"
+        if found["savings"] is None
+        else f"{found['savings']:.1%} of the prompt tokens saved"
+    )
+    held = found["held_out"]
+    checked = f"; checked: {held['requests']:,} requests missed by {held['miss']:+.1%}" if held else ""
+    return f"{params.target_requests:,} requests take {hours(found['seconds'])}{span}, {saved}{checked}"
+
+
+def hours(seconds: float) -> str:
+    """Return a time in the unit that reads best."""
+    for length, unit in ((86_400.0 * 2, "days"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= length:
+            return f"{seconds / (86_400.0 if unit == 'days' else length):,.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def rounded(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return nested JSON with its floats at six significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {str(key): rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def flat(cell: Cell) -> dict[str, Any]:
+    """Return a trial for ``summary.json``."""
+    names = (
+        "trial_id", "strategy", "size", "repeat", "state", "why", "answered", "failed", "sent_again", "errors",
+        "attempt_errors", "total_s", "requests_per_s", "steady_requests_per_s", "prompt_tokens", "completion_tokens",
+        "completion_tokens_per_s", "ttft_ms", "itl_ms", "latency_ms", "send_lag_ms", "savings", "savings_source",
+        "predicted_savings", "predicted_savings_at_most", "server_s", "failure_s", "preemptions", "evicted", "generator",
+    )  # fmt: skip
+    memory = {
+        series: {key: value for key, value in usage.items() if key != "used_bytes"}
+        for series, usage in cell["memory"].items()
+    }
+    found: dict[str, Any] = rounded({**{name: cell[name] for name in names}, "memory": memory})
+    return found
+
+
+def tables(
+    table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
+) -> list[Table]:
+    """Return the report's tables."""
+    return [
+        _comparison(table),
+        _times(table),
+        _failures(table),
+        _generator(table),
+        _memory(table),
+        _forecasts(forecasts, params),
+    ]
+
+
+def _comparison(table: Sequence[Cell]) -> Table:
+    columns = [
+        "strategy", "requests", "answered", "total_s", "requests_per_s", "steady_per_s", "tokens_per_s",
+        "savings_pct", "predicted_pct", "at_most_pct", "savings_from",
+    ]  # fmt: skip
+    rows = [
+        [
+            cell["strategy"], cell["size"], cell["answered"] if cell["state"] != "not offered" else None,
+            cell["total_s"], cell["requests_per_s"], cell["steady_requests_per_s"], cell["completion_tokens_per_s"],
+            _percent(cell["savings"]), _percent(cell["predicted_savings"]),
+            _percent(cell["predicted_savings_at_most"]), cell["why"] if cell["state"] == "not offered" else cell["savings_source"],
+        ]
+        for cell in table
+    ]  # fmt: skip
+    note = (
+        "Savings: 1 - prompt tokens computed / prompt tokens sent, as the server counts them. Predicted: at least, if "
+        "what starts together misses together; at most, if every prefix is computed once."
+    )
+    return Table(name="strategies", title="Strategies", columns=columns, rows=rounded(rows), note=note)
+
+
+def _times(table: Sequence[Cell]) -> Table:
+    columns = ["strategy", "requests"]
+    columns += [f"{name}_p{q * 100:.0f}_ms" for name in ("ttft", "itl", "latency") for q in (0.5, 0.9, 0.99)]
+    rows = [
+        [cell["strategy"], cell["size"]]
+        + [cell[f"{name}_ms"][q] for name in ("ttft", "itl", "latency") for q in (0.5, 0.9, 0.99)]
+        for cell in table
+        if cell["answered"]
+    ]
+    note = (
+        "A quantile needs five values beyond it: below 10 requests no p50, below 50 no p90, below 500 no p99."
+    )
+    return Table(name="times", title="Times of a request", columns=columns, rows=rounded(rows), note=note)
+
+
+def _failures(table: Sequence[Cell]) -> Table:
+    columns = [
+        "trial",
+        "answered",
+        "failed",
+        "sent_again",
+        "failed attempts by kind",
+        "server_s",
+        "failure_s",
+        "failure_pct",
+    ]
+    rows = []
+    for cell in table:
+        whole = cell["server_s"] + cell["failure_s"]
+        kinds = ", ".join(f"{name} {count}" for name, count in cell["attempt_errors"].items())
+        rows.append(
+            [cell["trial_id"], cell["answered"], cell["failed"], cell["sent_again"], kinds or None,
+             cell["server_s"], cell["failure_s"], _percent(cell["failure_s"] / whole) if whole else None]
+        )  # fmt: skip
+    note = (
+        "Request-seconds: what the server worked on answers, and what failed attempts, the waits after them and "
+        "outages took."
+    )
+    return Table(
+        name="failures", title="Server time and failure time", columns=columns, rows=rounded(rows), note=note
+    )
+
+
+def _generator(table: Sequence[Cell]) -> Table:
+    columns = [
+        "trial", "send_lag_p50_ms", "send_lag_p99_ms", "pass_p50_ms", "pass_p99_ms", "pass_max_ms", "cpu_pct", "connections",
+    ]  # fmt: skip
+    rows = []
+    for cell in table:
+        says = cell["generator"]
+        if says is None:
+            continue
+        rows.append(
+            [cell["trial_id"], cell["send_lag_ms"][0.5], cell["send_lag_ms"][0.99], says["pass_p50_ms"],
+             says["pass_p99_ms"], says["pass_max_ms"], _percent(says["cpu_s"] / says["wall_s"]), says["connections_opened"]]
+        )  # fmt: skip
+    note = (
+        "The generator's own lag: how long after it was due a request was sent, and how long a pass of its loop took, "
+        "which is the most that a stamp can be late."
+    )
+    return Table(
+        name="generator",
+        title="Was the generator the bottleneck?",
+        columns=columns,
+        rows=rounded(rows),
+        note=note,
+    )
+
+
+def _memory(table: Sequence[Cell]) -> Table:
+    columns = ["trial", "series", "baseline_mib", "peak_mib", "end_mib"]
+    rows = [
+        [
+            cell["trial_id"],
+            series,
+            *(usage[name] / 2**20 for name in ("baseline_bytes", "peak_bytes", "end_bytes")),
+        ]
+        for cell in table
+        for series, usage in cell["memory"].items()
+    ]
+    return Table(name="memory", title="Memory of the server", columns=columns, rows=rounded(rows))
+
+
+def _forecasts(forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams") -> Table:
+    columns = [
+        "strategy", "held_out", "predicted_s", "measured_s", "miss_pct", "inside", "target", "hours", "low_h", "high_h",
+        "prompt_tokens", "computed_tokens", "completion_tokens", "cost", "refused",
+    ]  # fmt: skip
+    rows = []
+    for found in forecasts:
+        held = found["held_out"] or dict.fromkeys(("requests", "predicted_s", "measured_s", "miss", "inside"))
+        stands = not found["refused"]
+        rows.append(
+            [found["strategy"], held["requests"], held["predicted_s"], held["measured_s"], _percent(held["miss"]), held["inside"],
+             params.target_requests, *(_hours(found.get(name)) for name in ("seconds", "low_s", "high_s")),
+             *(found.get(name) for name in ("prompt_tokens", "computed_tokens", "completion_tokens", "cost")),
+             None if stands else "; ".join(found["refused"])]
+        )  # fmt: skip
+    note = "Held out: the largest size, predicted from the smaller ones alone."
+    return Table(name="extrapolation", title="Extrapolation", columns=columns, rows=rounded(rows), note=note)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _hours(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / 3600
+
+
+def performance_benchmarks(
+    table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
+) -> dict[str, Any]:
+    """Return ``performance_benchmarks.json``: the plan's fields, by strategy.
+
+    Missing figures are null: an estimate that is refused has its reasons in ``refused``.
+    """
+    found = {}
+    for strategy in params.strategies:
+        made = next(item for item in forecasts if item["strategy"] == strategy)
+        cells = [cell for cell in table if cell["strategy"] == strategy]
+        peak = max((vram for cell in cells if (vram := peak_bytes(cell)) is not None), default=None)
+        found[strategy] = {
+            "results": [_result(cell) for cell in cells],
+            "extrapolation": {
+                "target_requests": params.target_requests,
+                "estimated_time_s": made.get("seconds"),
+                "estimated_time_low_s": made.get("low_s"),
+                "estimated_time_high_s": made.get("high_s"),
+                "estimated_hours": _hours(made.get("seconds")),
+                "estimated_requests_per_s": made.get("requests_per_s"),
+                "estimated_savings_percent": _percent(made.get("savings")),
+                "estimated_vram_bytes": None if made["refused"] else peak,
+                "refused": made["refused"],
+            },
+        }
+    content: dict[str, Any] = rounded({"test_sizes": list(params.sizes), "strategies": found})
+    return content
+
+
+def _result(cell: Cell) -> dict[str, Any]:
+    return {
+        "num_requests": cell["size"],
+        "successful_requests": cell["answered"],
+        "failed_requests": cell["failed"],
+        "total_time_s": cell["total_s"],
+        "requests_per_s": cell["requests_per_s"],
+        "tokens_per_s": cell["completion_tokens_per_s"],
+        "prompt_tokens": cell["prompt_tokens"],
+        "completion_tokens": cell["completion_tokens"],
+        "token_savings_percent": _percent(cell["savings"]),
+        "predicted_savings_percent": _percent(cell["predicted_savings"]),
+        "vram_bytes": peak_bytes(cell),
+    }
+
+
+def peak_bytes(cell: Cell) -> int | None:
+    """Return the most memory that the server took in a trial: the card's, where there is one."""
+    series = sorted(cell["memory"], key=lambda name: not name.startswith("nvml_process"))
+    return cell["memory"][series[0]]["peak_bytes"] if series else None

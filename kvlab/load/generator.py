@@ -1,0 +1,222 @@
+"""``python -m kvlab.load.generator``: send, read, stamp, and hand the bytes on. Nothing else.
+
+Standard input brings the job and what of it is done. Standard input then stays open as a
+lifeline: ``stop`` ends the sending and drains what is in flight; its end is the recorder's, and
+everything stops at once. On standard output go length-prefixed pickles of `Finished` to the recorder.
+"""
+
+import contextlib
+import fcntl
+import gc
+import os
+import pickle
+import re
+import resource
+import selectors
+import signal
+import time
+from array import array
+from collections import deque
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kvlab.load.job import HEADER, Job, Progress
+from kvlab.load.scheduler import Outgoing, Scheduler
+from kvlab.prompts.batch import Message
+from kvlab.taxonomy import RETRYABLE, ErrorType
+from kvlab.timing.clock import now_ns
+from kvlab.timing.pump import Exchange, Pump
+from kvlab.timing.request import Failure, Measurement, interpret
+from kvlab.timing.wire import Piece, ResponseReader, WireError
+
+FLUSH_NS = 20_000_000
+BACKLOG_BYTES = 64 * 2**20  # so much may wait for the recorder before no more is sent
+#: A stream in which every event is an object and the last one says so: no reason to look closer.
+_PLAIN = re.compile(rb"(?:data: \{[^\n]*\}\n\n|: [^\n]*\n\n)+data: \[DONE\]\n\n\Z")
+
+
+class Finished(NamedTuple):
+    """One sending that is over, for the recorder."""
+
+    item: int
+    attempt: int
+    final: bool
+    due_ns: int
+    sent_ns: int
+    pieces: list[Piece]
+    ended_ns: int
+    closed: bool
+    failure: Failure | None
+    messages: list[Message] | None  # of conversations; else the item alone tells them
+
+
+def measurement(job: Job, done: Finished) -> Measurement:
+    """Read the stamped bytes of one exchange in full."""
+    reader, failure = ResponseReader(), done.failure
+    try:
+        for t_ns, data in done.pieces:
+            reader.feed(t_ns, data)
+        if done.closed and not reader.end(done.ended_ns) and failure is None:
+            raise WireError("the server closed the connection")
+    except WireError as error:
+        failure = failure or Failure(ErrorType.ENGINE_ERROR, str(error), reader.status)
+    return interpret(job.target, done.sent_ns, reader, failure)
+
+
+class Generator:
+    """One job under way."""
+
+    def __init__(self, job: Job, progress: Progress) -> None:
+        self.job = job
+        self.scheduler = Scheduler(job, progress)
+        self.pump = Pump(job.target, self._finished)
+        self._talks = job.workload.kind == "conversation"
+        self._done: list[Finished] = []
+        self._flushed_ns = 0
+        self._backlog: deque[bytes] = deque()
+        self._backlog_bytes = self._backlog_peak = 0
+        self._passes = array("Q")
+
+    def run(self) -> dict[str, Any]:
+        """Send everything, drain, and return what the generator says of itself."""
+        self.pump.watch(0, selectors.EVENT_READ, self._told)
+        os.set_blocking(1, False)
+        arrivals = self.job.arrivals
+        places = arrivals.concurrency if arrivals.is_closed else 0
+        self.pump.open_ahead(min(places, self.job.items, self.job.max_connections or places))
+        self.scheduler.build_ahead()
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # a collection stops the clock-watching for milliseconds; there are no cycles
+        start_ns, start_cpu = now_ns(), time.process_time()
+        self.scheduler.start(start_ns)
+        while not (self.scheduler.over and self.pump.in_flight == 0):
+            self._step()
+        wall_s = (now_ns() - start_ns) / 1e9
+        told = self._says(wall_s, time.process_time() - start_cpu)
+        self._flush()
+        self._write_out(pickle.dumps(told))
+        os.set_blocking(1, True)
+        while self._backlog:
+            self._push()
+        return told
+
+    def _step(self) -> None:
+        most = self.job.max_connections
+        t_ns = now_ns()
+        while (most is None or self.pump.in_flight < most) and self._backlog_bytes < BACKLOG_BYTES:
+            outgoing = self.scheduler.next(t_ns)
+            if outgoing is None:
+                break
+            self.pump.send(Exchange(outgoing, outgoing.request, outgoing.due_ns))
+        self.scheduler.build_ahead(8)
+        before_ns = now_ns()
+        wait_s = min(self.scheduler.wait_s(before_ns), 0.02 if self._done else 1.0)
+        self.pump.poll(wait_s)
+        self._passes.append(self.pump.pass_ns)
+        if self._done and (len(self._done) >= 64 or now_ns() - self._flushed_ns > FLUSH_NS):
+            self._flush()
+
+    def _told(self) -> None:
+        if not os.read(0, 4096):
+            os._exit(1)  # the recorder is gone: nothing that comes can be kept
+        self.scheduler.stop()
+
+    def _finished(self, exchange: Exchange) -> None:
+        outgoing: Outgoing = exchange.key
+        if exchange.sent_ns is None:
+            self.scheduler.unreachable(outgoing, now_ns())
+            return
+        self.scheduler.reachable(exchange.sent_ns)
+        t_ns = exchange.ended_ns or now_ns()
+        done = Finished(
+            outgoing.item, outgoing.attempt, True, exchange.due_ns, exchange.sent_ns, exchange.incoming.pieces,
+            t_ns, exchange.closed, exchange.failure, outgoing.messages if self._talks else None,
+        )  # fmt: skip
+        text = None
+        if self._talks or not self._is_plain(exchange):
+            measured = measurement(self.job, done)
+            failure = measured.failure
+            if failure is not None and failure.error_type in RETRYABLE:
+                again = self.scheduler.again(outgoing, t_ns, _retry_after_s(exchange))
+                done = done._replace(final=not again)
+            text = measured.generation.text if measured.generation else None
+        if done.final:
+            self.scheduler.final(outgoing, t_ns, text)
+        self._done.append(done)
+
+    @staticmethod
+    def _is_plain(exchange: Exchange) -> bool:
+        """Whether it is an answer as it should be, as far as a glance tells; else it is read in full."""
+        incoming = exchange.incoming
+        if exchange.failure is not None or incoming.status != 200 or exchange.closed:
+            return False
+        body = incoming.body()
+        return b'"error"' not in body and _PLAIN.match(body) is not None
+
+    def _flush(self) -> None:
+        if self._done:
+            self._write_out(pickle.dumps(self._done, protocol=5))
+            self._done = []
+        self._flushed_ns = now_ns()
+
+    def _write_out(self, data: bytes) -> None:
+        self._backlog.append(HEADER.pack(len(data)) + data)
+        self._backlog_bytes += len(data) + HEADER.size
+        self._backlog_peak = max(self._backlog_peak, self._backlog_bytes)
+        self._push()
+
+    def _push(self) -> None:
+        """Write as much as the pipe takes; the rest when it takes more."""
+        try:
+            while self._backlog:
+                written = os.write(1, self._backlog[0])
+                self._backlog_bytes -= written
+                rest = self._backlog.popleft()[written:]
+                if rest:
+                    self._backlog.appendleft(rest)
+        except BlockingIOError:
+            self.pump.watch(1, selectors.EVENT_WRITE, self._push)
+            return
+        except BrokenPipeError:
+            os._exit(1)
+        self.pump.watch(1, 0, self._push)
+
+    def _says(self, wall_s: float, cpu_s: float) -> dict[str, Any]:
+        passes = sorted(self._passes)
+        return {
+            "wall_s": wall_s,
+            "cpu_s": cpu_s,
+            "connections_opened": self.pump.connections_opened,
+            "pass_p50_ms": passes[len(passes) // 2] / 1e6 if passes else None,
+            "pass_p99_ms": passes[len(passes) * 99 // 100] / 1e6 if len(passes) >= 500 else None,
+            "pass_max_ms": passes[-1] / 1e6 if passes else None,
+            "backlog_peak_bytes": self._backlog_peak,
+            "outages_ns": self.scheduler.outages,
+            "gave_up": self.scheduler.gave_up,
+            "stopped": self.scheduler.stopped,
+        }
+
+
+def _retry_after_s(exchange: Exchange) -> float | None:
+    """Return the seconds of a ``Retry-After``; dates are passed over."""
+    head = exchange.incoming.raw()[:8192].lower().partition(b"\r\n\r\n")[0]
+    value = head.partition(b"\r\nretry-after:")[2].split(b"\r\n", 1)[0].strip()
+    return float(value) if value.isdigit() else None
+
+
+def main() -> None:
+    """Do the job on standard input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the notebook's; it says stop
+    with contextlib.suppress(OSError):  # elsewhere than on Linux: only less precise
+        Path("/proc/self/timerslack_ns").write_text("1000")
+        fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 2**20)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65_536)), hard))
+    job, progress = Job.read(0), Progress.read(0)
+    Generator(job, progress).run()
+
+
+if __name__ == "__main__":
+    main()

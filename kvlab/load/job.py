@@ -1,0 +1,165 @@
+"""What the load generator is told, as JSON through a pipe: it holds secrets and is never stored."""
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kvlab.prompts.batch import Workload
+from kvlab.timing.arrivals import Arrivals
+from kvlab.timing.request import Target
+
+HEADER = struct.Struct("<I")  # before each message in a pipe: its length
+
+
+def pack(value: object) -> bytes:
+    """Return a JSON value as one message."""
+    data = json.dumps(value).encode()
+    return HEADER.pack(len(data)) + data
+
+
+def read_exactly(descriptor: int, count: int) -> bytes:
+    """Read so many bytes from a pipe, without a buffer that would take more.
+
+    Raises:
+        EOFError: It ends before that.
+    """
+    data = bytearray()
+    while len(data) < count:
+        piece = os.read(descriptor, count - len(data))
+        if not piece:
+            raise EOFError
+        data += piece
+    return bytes(data)
+
+
+def unpack(descriptor: int) -> Any:  # noqa: ANN401 - JSON
+    """Read one message.
+
+    Raises:
+        EOFError: The pipe has ended.
+    """
+    (length,) = HEADER.unpack(read_exactly(descriptor, HEADER.size))
+    return json.loads(read_exactly(descriptor, length))
+
+
+@dataclass(frozen=True)
+class Retries:
+    """When a failed request is sent again.
+
+    Attributes:
+        max_attempts: How often one request is sent at most.
+        wait_s: Before the second attempt; it doubles with each, with jitter (AWS Architecture Blog
+            2015, "Exponential Backoff and Jitter"), and a longer ``Retry-After`` is obeyed.
+        max_wait_s: The longest wait.
+        outage_limit_s: How long to wait for a server that accepts no connection at all.
+    """
+
+    max_attempts: int = 6
+    wait_s: float = 0.5
+    max_wait_s: float = 30.0
+    outage_limit_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What cache labels are made with (`kvlab.cache_state.classify`).
+
+    Attributes:
+        block_size: Tokens a block; ``None``: unknown.
+        shared_tokens: Leading tokens that all prompts of the run share.
+        prefix_tokens: Leading tokens that the prompts of this trial share; ``None``: unknown, or no
+            fixed number.
+    """
+
+    block_size: int | None = None
+    shared_tokens: int = 0
+    prefix_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial of many requests, or what is left of it.
+
+    Attributes:
+        database: The run's database file.
+        run_id, trial_id, session_id: Where its rows belong.
+        arm: The strategy; a row's arm is ``<arm>/<item>``.
+        tag: Begins every request's id; no other session has it.
+        items: How many requests the trial has, whether measured already or not.
+        workload: What they ask.
+        arrivals: When they are sent.
+        target: Where they go.
+        body: What all request bodies share: model, decoding, stream options.
+        salted: Whether to send the marker as ``cache_salt``, too.
+        retries: When a failed one is sent again.
+        labels: What cache labels are made with.
+        max_connections: At most so many at a time; ``None``: as many as there are requests in flight.
+        secrets: Taken out of error messages.
+    """
+
+    database: str
+    run_id: str
+    trial_id: str
+    session_id: int
+    arm: str
+    tag: str
+    items: int
+    workload: Workload
+    arrivals: Arrivals
+    target: Target
+    body: Mapping[str, Any]
+    salted: bool = False
+    retries: Retries = field(default_factory=Retries)
+    labels: Labels = field(default_factory=Labels)
+    max_connections: int | None = None
+    secrets: tuple[str, ...] = ()
+
+    def message(self) -> bytes:
+        """Return the job for a pipe."""
+        return pack(asdict(self))
+
+    @classmethod
+    def read(cls, descriptor: int) -> "Job":
+        """Read it from the other end."""
+        values = unpack(descriptor)
+        kinds = {
+            "workload": Workload,
+            "arrivals": Arrivals,
+            "target": Target,
+            "retries": Retries,
+            "labels": Labels,
+        }
+        made = {name: kind(**values[name]) for name, kind in kinds.items()}
+        return cls(**{**values, **made, "secrets": tuple(values["secrets"])})
+
+    def request_id(self, item: int, attempt: int) -> str:
+        """Return what names one sending of one request; also its ``X-Request-Id``."""
+        return f"{self.tag}/{item:06d}.a{attempt}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is in the database of a trial already.
+
+    Attributes:
+        final: Items that have their final row.
+        attempts: How often an item was sent so far, where that was at least once.
+        answers: Text of the answered ones; only of conversations.
+    """
+
+    final: frozenset[int] = frozenset()
+    attempts: Mapping[int, int] = field(default_factory=dict)
+    answers: Mapping[int, str] = field(default_factory=dict)
+
+    def message(self) -> bytes:
+        """Return it for a pipe."""
+        return pack([sorted(self.final), list(self.attempts.items()), list(self.answers.items())])
+
+    @classmethod
+    def read(cls, descriptor: int) -> "Progress":
+        """Read it from the other end."""
+        final, attempts, answers = unpack(descriptor)
+        return cls(frozenset(final), dict(attempts), dict(answers))

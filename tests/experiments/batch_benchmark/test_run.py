@@ -1,0 +1,142 @@
+"""Whole runs against the fake server, whose cache and counters are real."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from kvlab.experiments import get
+from kvlab.experiments import lab as labs
+from kvlab.report import build
+from kvlab.store import frames
+from tests.fakes.process import FakeServer
+
+SMALL = {
+    "sizes": [16, 32, 64], "prompt_tokens": 200, "handbook_sections": 20, "max_tokens": 4, "concurrency": 4,
+    "trim_interval": 3, "keep_messages": 2, "retry_wait_s": 0.05, "retry_max_wait_s": 0.2, "batch_poll_s": 0.1,
+    "max_rate_change": 0.9, "max_held_out_miss": 0.9, "seed": 1,
+}  # fmt: skip
+
+
+def measure(**changes):
+    lab = labs.open_lab("batch_benchmark", {"profile": "test", **SMALL, **changes})
+    lab.warm_up()
+    for trial in lab.pending():
+        lab.measure(trial)
+    return lab
+
+
+def table(summary, name):
+    found = next(item for item in summary.tables if item.name == name)
+    return pd.DataFrame(found.rows, columns=found.columns)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One run with every strategy; its folder, frame and summary."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        FakeServer(base_ms=5, itl_ms=1, batch_api=True, batch_ms=50) as server,
+    ):
+        folder = tmp_path_factory.mktemp("whole")
+        (folder / "empty.env").touch()
+        for name, value in {
+            "KVLAB_OUTPUTS": str(folder / "outputs"), "KVLAB_ENV_FILE": str(folder / "empty.env"),
+            "OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "EMPTY", "OPENAI_MODEL": "fake",
+        }.items():  # fmt: skip
+            patch.setenv(name, value)
+        lab = measure()
+        frame = lab.frame()
+        return lab.folder, frame, lab.finish()
+
+
+def test_every_request_of_every_strategy_has_one_final_row(whole):
+    _, frame, summary = whole
+    final = frame[frame["used"]]
+    assert len(final) == 5 * (16 + 32 + 64)
+    assert not final.duplicated(["trial_id", "item"]).any()
+    assert (final["status"] == "ok").all()
+    assert summary.verdict == "PASS", summary.reasons
+
+
+def test_savings_are_the_servers_and_the_control_saves_nothing(whole):
+    rows = table(whole[2], "strategies").query("requests == 64").set_index("strategy")
+    assert rows.loc["isolated", "savings_pct"] == 0
+    assert (rows["savings_from"] == "server counters").all()
+    for name in ("shared_prefix", "conversation", "concurrent_start", "batch_api"):
+        saved, low, high = rows.loc[name, ["savings_pct", "predicted_pct", "at_most_pct"]]
+        assert low - 1e-3 <= saved <= high + 20, name  # a conversation finds its answers, too
+    assert rows.loc["shared_prefix", "savings_pct"] > 70
+    assert rows.loc["concurrent_start", "savings_pct"] < rows.loc["shared_prefix", "savings_pct"]
+
+
+def test_the_largest_size_is_predicted_from_the_smaller_ones(whole):
+    found = table(whole[2], "extrapolation").set_index("strategy")
+    assert found.loc["shared_prefix", "held_out"] == 64
+    assert abs(found.loc["shared_prefix", "miss_pct"]) < 90
+    assert found.loc["concurrent_start", "refused"].startswith("all requests are sent at once")
+
+
+def test_the_folder_has_the_plans_file_and_the_same_bytes_again(whole):
+    folder, _, _ = whole
+    content = json.loads((folder / "performance_benchmarks.json").read_text())
+    shared = content["strategies"]["shared_prefix"]
+    assert content["test_sizes"] == [16, 32, 64]
+    assert [entry["num_requests"] for entry in shared["results"]] == [16, 32, 64]
+    assert shared["extrapolation"]["target_requests"] == 170_000
+    names = [
+        "requests.csv",
+        "summary.json",
+        "report.html",
+        "performance_benchmarks.json",
+        "plots/strategies.png",
+    ]
+    before = {name: (folder / name).read_bytes() for name in names}
+    build.rebuild(folder, get("batch_benchmark"))
+    assert {name: (folder / name).read_bytes() for name in names} == before
+
+
+def test_without_counters_the_answers_tell_and_without_both_nothing_does(point_at):
+    small = {"sizes": [8, 32], "strategies": ["shared_prefix", "batch_api"]}
+    with FakeServer(base_ms=2, itl_ms=0, metrics=False) as server:
+        point_at(server)
+        rows = table(measure(**small).finish(), "strategies").set_index(["strategy", "requests"])
+    assert rows.loc[("shared_prefix", 32), "savings_from"].startswith("usage of the answers")
+    assert rows.loc[("shared_prefix", 32), "savings_pct"] > 50
+    assert "not offered by this endpoint" in rows.loc[("batch_api", 32), "savings_from"]
+    with FakeServer(base_ms=2, itl_ms=0, metrics=False, usage="no_details") as server:
+        point_at(server)
+        summary = measure(**small).finish()
+    rows = table(summary, "strategies").set_index(["strategy", "requests"])
+    assert rows.loc[("shared_prefix", 32), "savings_from"].startswith("not provable on this server")
+    assert summary.verdict == "INVALID"
+
+
+def test_trouble_is_told_apart_from_the_servers_time(point_at):
+    storm = {"fault_rate": 0.3, "fault_kind": "status_429", "retry_after_s": 0, "fault_seed": 3}
+    with FakeServer(base_ms=5, itl_ms=1) as server:
+        point_at(server)
+        lab = labs.open_lab(
+            "batch_benchmark", {"profile": "t", **SMALL, "sizes": [64], "strategies": ["shared_prefix"]}
+        )
+        server.control(**storm)
+        for trial in lab.pending():
+            lab.measure(trial)
+        summary = lab.finish()
+    (row,) = table(summary, "failures").to_dict("records")
+    assert row["answered"] + row["failed"] == 64
+    assert row["sent_again"] > 5
+    assert row["failed attempts by kind"].startswith("RATE_LIMITED")
+    assert row["failure_s"] > 0.05 * row["sent_again"] * 0.5
+    assert row["server_s"] > 0
+
+
+def test_a_batch_jobs_failures_are_failures(point_at):
+    with FakeServer(batch_api=True, batch_ms=30, batch_faults={"3": 500, "5": 429}) as server:
+        point_at(server)
+        lab = measure(sizes=[8], strategies=["batch_api"])
+        frame = lab.frame()
+        assert frames.integrity(lab.run.database.sql) == []
+        summary = lab.finish()
+    assert dict(frame["error_type"].value_counts()) == {"ENGINE_ERROR": 1, "RATE_LIMITED": 1}
+    assert summary.verdict == "FAIL"

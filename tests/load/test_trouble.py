@@ -1,0 +1,153 @@
+"""Server trouble under load: every request ends with one final row."""
+
+import itertools
+import socket
+import sqlite3
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from kvlab.load.job import Retries
+from kvlab.store import frames
+from kvlab.timing.arrivals import Arrivals
+from kvlab.timing.request import Target
+from tests.fakes.process import FakeServer
+from tests.load.bench import Bench
+
+ITEMS = 80
+
+
+def check(bench, ended, items=ITEMS):
+    assert (ended.why, ended.done) == ("done", items)
+    assert bench.final() == list(range(items))
+    assert frames.integrity(bench.database.sql) == []
+    attempts = bench.read(
+        "SELECT item, group_concat(attempt), sum(final) FROM requests GROUP BY item ORDER BY attempt"
+    )
+    for _, numbers, finals in attempts:
+        made = sorted(int(number) for number in numbers.split(","))
+        assert (made, finals) == (list(range(1, len(made) + 1)), 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "label"),
+    [
+        ("status_429", "RATE_LIMITED"),
+        ("status_500", "ENGINE_ERROR"),
+        ("stall_mid", "TIMEOUT"),
+        ("disconnect_mid", "ENGINE_ERROR"),
+        ("disconnect_before", "ENGINE_ERROR"),
+        ("malformed", "ENGINE_ERROR"),
+        ("error_event", "ENGINE_ERROR"),
+    ],
+)
+def test_a_storm(tmp_path, kind, label):
+    """A third of all requests is struck; those that are sent again in vain six times have failed."""
+    bench = Bench(tmp_path)
+    options = {"fault_rate": 0.34, "fault_kind": kind, "fault_seed": 7, "retry_after_s": 0}
+    with FakeServer(base_ms=5, itl_ms=1, **options) as server:
+        ended, _ = bench.run(bench.job(server.base_url, ITEMS, timeout_s=0.3))
+        truth = server.truth()
+    check(bench, ended)
+    assert ended.retried > 5
+    assert {row[0] for row in bench.read("SELECT DISTINCT error_type FROM failures")} == {label}
+    struck = sum(record["outcome"] == "fault" for record in truth)
+    assert bench.read("SELECT count(*) FROM failures") == [(struck,)]
+    assert len(truth) == ITEMS + ended.retried
+
+
+def test_what_no_attempt_can_mend_is_sent_once(tmp_path):
+    bench = Bench(tmp_path)
+    with FakeServer(base_ms=5, max_model_len=10) as server:
+        ended, _ = bench.run(bench.job(server.base_url, 20))
+        assert len(server.truth()) == 20
+    check(bench, ended, 20)
+    assert ended.failed == 20
+    assert bench.read("SELECT DISTINCT error_type, final FROM failures JOIN requests USING (request_id)") == [
+        ("REFUSED_INPUT", 1)
+    ]
+
+
+def test_a_restart_in_the_middle_costs_time_and_no_request(tmp_path):
+    """While nothing accepts a connection nothing is sent, so nothing is counted as an attempt."""
+    bench = Bench(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    servers = [FakeServer(base_ms=10, itl_ms=1).at(port) for _ in range(2)]
+    done = threading.Event()
+
+    def restart():
+        with servers[0]:
+            while len(_final(bench.path)) < 30:
+                time.sleep(0.05)
+        time.sleep(1.5)
+        with servers[1]:
+            done.wait(60)
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    time.sleep(1.0)
+    try:
+        ended, _ = bench.run(bench.job(f"http://127.0.0.1:{port}/v1", ITEMS * 2))
+    finally:
+        done.set()
+        thread.join()
+    check(bench, ended, ITEMS * 2)
+    assert ended.failed == 0
+    assert len(ended.generator["outages_ns"]) == 1
+    start_ns, end_ns = ended.generator["outages_ns"][0]
+    assert end_ns - start_ns > 1e9
+    assert max(row[0] for row in bench.read("SELECT max(attempt) FROM requests")) <= 2
+
+
+def _final(path):
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as sql:
+        return sql.execute("SELECT item FROM requests WHERE final = 1").fetchall()
+
+
+def test_a_server_that_stays_away_is_given_up_and_the_rest_can_be_resumed(tmp_path):
+    bench = Bench(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    job = bench.job(f"http://127.0.0.1:{port}/v1", 10, retries=Retries(outage_limit_s=0.6))
+    ended, _ = bench.run(job)
+    assert "accepted no connection" in ended.why
+    assert bench.final() == []
+    with FakeServer(base_ms=1) as server:
+        ended, _ = bench.run(bench.job(server.base_url, 10, session=bench.resume()))
+    check(bench, ended, 10)
+
+
+def test_an_open_loop_sends_at_its_own_pace(tmp_path):
+    """A server that answers after 300 ms is asked 100 times a second all the same."""
+    bench = Bench(tmp_path)
+    with FakeServer(base_ms=300, itl_ms=0) as server:
+        ended, _ = bench.run(bench.job(server.base_url, 40, arrivals=Arrivals("constant", rate_per_s=100.0)))
+    check(bench, ended, 40)
+    (due,) = zip(*bench.read("SELECT due_ns FROM telemetry ORDER BY due_ns"), strict=True)
+    assert {round((b - a) / 1e6) for a, b in itertools.pairwise(due)} == {10}
+    assert ended.generator["connections_opened"] > 20, "none waited for another's answer"
+
+
+def test_connections_can_be_limited(tmp_path):
+    bench = Bench(tmp_path)
+    with FakeServer(base_ms=5) as server:
+        arrivals = Arrivals("constant", rate_per_s=1000.0)
+        ended, _ = bench.run(bench.job(server.base_url, 40, arrivals=arrivals, max_connections=3))
+    check(bench, ended, 40)
+    assert ended.generator["connections_opened"] == 3
+
+
+def test_a_key_that_a_server_echoes_is_in_no_row(tmp_path):
+    bench = Bench(tmp_path)
+    job = bench.job("http://x", 3)
+    with FakeServer(require_key="right") as server:
+        target = Target(server.base_url, {"Authorization": "Bearer wrong-secret-key"})
+        bench.run(replace(job, target=target, secrets=("wrong-secret-key",)))
+    messages = bench.read("SELECT message FROM failures")
+    assert len(messages) == 3
+    assert all("[redacted]" in message and "wrong-secret" not in message for (message,) in messages)
