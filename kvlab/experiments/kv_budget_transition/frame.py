@@ -15,7 +15,7 @@ SELECT r.request_id, r.run_id, r.trial_id, r.arm, r.attempt, r.phase, r.example_
        u.kv_policy AS policy, u.kv_budget AS budget, k.n_context, k.n_planned, k.n_kept_json, k.cache_bytes,
        k.peak_memory_bytes, k.memory_reason, k.evidence,
        p.text, p.finish_reason, p.prompt_tokens, p.completion_tokens,
-       json_extract(p.usage_json, '$.completion_token_ids') AS completion_token_ids,
+       json_extract(p.usage_json, '$.completion_token_ids') AS token_ids,
        f.error_type, f.message AS error_message, f.request_id IS NOT NULL AS failed,
        s.em, s.f1, s.contains, coalesce(f.error_type, s.outcome) AS outcome, s.scorer,
        (m.first_token_ns - m.sent_ns) / 1e6 AS ttft_ms,
