@@ -58,8 +58,10 @@ def run(examples: int = 4, repeats: int = 3, budgets: tuple[float, ...] = BUDGET
         for turn in range(repeats):
             ours.append(_ours(engine, asked, chosen))
             theirs.append(_theirs(child))
+            equal = _equal(ours[-1], theirs[-1])
             print(
-                f"  round {turn + 1}: kvlab {ours[-1]['wall_s']:.1f} s, kvpress {theirs[-1]['wall_s']:.1f} s",
+                f"  round {turn + 1}: kvlab {ours[-1]['wall_s']:.1f} s, kvpress {theirs[-1]['wall_s']:.1f} s, "
+                f"{sum(equal)} of {len(equal)} answers equal",
                 flush=True,
             )
     engine.close()
@@ -128,11 +130,7 @@ def _result(
 ) -> dict[str, Any]:
     pairs = list(zip(ours, theirs, strict=True))
     ratios = [own["wall_s"] / other["wall_s"] for own, other in pairs]
-    answers = [
-        own == _until_eos(other, own)
-        for mine, his in pairs
-        for own, other in zip(mine["tokens"], his["tokens"], strict=True)
-    ]
+    answers = [same for own, other in pairs for same in _equal(own, other)]
     return {
         "examples": examples,
         "budgets": list(budgets),
@@ -150,9 +148,13 @@ def _result(
     }
 
 
-def _until_eos(other: list[int], own: list[int]) -> list[int]:
-    """Cut kvpress' answer where ours ended: it does not look whether its first token ends the text."""
-    return other[: len(own)] if len(own) < NEW_TOKENS else other
+def _equal(ours: dict[str, Any], theirs: dict[str, Any]) -> list[bool]:
+    """Say of each answer whether all of its tokens are the same.
+
+    kvpress does not look whether its first token ends the text, so it is cut where ours ended.
+    """
+    pairs = zip(ours["tokens"], theirs["tokens"], strict=True)
+    return [own == (other[: len(own)] if len(own) < NEW_TOKENS else other) for own, other in pairs]
 
 
 def part(quick: bool = False) -> dict[str, Any]:

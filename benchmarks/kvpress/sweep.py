@@ -13,6 +13,7 @@ from typing import Any
 import kvpress
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 
 class Sweep:
@@ -20,6 +21,7 @@ class Sweep:
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
+        logging.disable_progress_bar()
         model = AutoModelForCausalLM.from_pretrained(
             plan["model"], dtype=torch.float32, attn_implementation="sdpa"
         )
