@@ -13,6 +13,7 @@ from typing import Any
 import kvpress
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 
 class Sweep:
@@ -20,6 +21,7 @@ class Sweep:
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
+        logging.disable_progress_bar()
         model = AutoModelForCausalLM.from_pretrained(
             plan["model"], dtype=torch.float32, attn_implementation="sdpa"
         )
@@ -47,11 +49,12 @@ class Sweep:
     def loop(self) -> dict[str, Any]:
         """Answer every example at every ratio."""
         self.tokens.clear()
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         for example in self.plan["examples"]:
             for ratio in self.plan["ratios"]:
                 self.answer(example, ratio)
-        return {"wall_s": time.perf_counter() - start, "tokens": list(self.tokens)}
+        took = {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - start_cpu}
+        return {**took, "tokens": list(self.tokens)}
 
 
 def main() -> None:
