@@ -8,6 +8,12 @@ from kvlab.vram.nvml import device_count
 GIB = 2**30
 
 
+def fill(torch, held):
+    """Take memory, a GiB at a time, until there is none."""
+    while True:
+        held.append(torch.zeros(GIB, dtype=torch.uint8, device="cuda"))
+
+
 @pytest.mark.skipif(device_count() == 0, reason="no NVIDIA card answers here")
 def test_an_induced_out_of_memory_is_seen_by_the_driver_and_by_torch():
     torch = pytest.importorskip("torch")
@@ -16,8 +22,7 @@ def test_an_induced_out_of_memory_is_seen_by_the_driver_and_by_torch():
     held = []
     with Monitor([NvmlDevice(0), TorchAllocator(0)], interval_s=0.02) as monitor:
         with monitor.window("fill") as window, pytest.raises(torch.cuda.OutOfMemoryError):
-            while True:
-                held.append(torch.zeros(GIB, dtype=torch.uint8, device="cuda"))
+            fill(torch, held)
         allocated = len(held) * GIB
         held.clear()
         torch.cuda.empty_cache()
