@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import client_error, detector, load_generator
+from benchmarks import client_error, detector, kv_sweep, load_generator
 from kvlab import manifest
 from kvlab.files import write_json
 from kvlab.status import utc_now
@@ -59,7 +59,12 @@ def _detector(quick: bool) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-PARTS = {"client_error": _client_error, "load_generator": _load_generator, "detector": _detector}
+PARTS = {
+    "client_error": _client_error,
+    "load_generator": _load_generator,
+    "detector": _detector,
+    "kv_sweep": kv_sweep.part,
+}
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
