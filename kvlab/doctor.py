@@ -1,6 +1,7 @@
 """``kvlab doctor``: what is there, what each experiment can prove here, and the fix for what is missing."""
 
 import importlib.metadata
+import importlib.util
 import sys
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from kvlab.errors import KvlabError
 from kvlab.serving import embedded
 from kvlab.serving.model import model_is_prepared
 from kvlab.settings import Settings, load_settings
+
+#: What an engine of the notebook's own process runs on.
+_INSIDE = {"vllm_offline": "vllm", "transformers_kv": "torch"}
 
 
 @dataclass(frozen=True)
@@ -98,18 +102,17 @@ def _experiments(identity: Identity | None) -> Table:
     table = Table("experiment", "what it can prove here", box=None, pad_edge=False)
     for name, experiment in sorted(experiments.registry().items()):
         if experiment.engine != "openai_compat":
-            here = _engine()
-            text = (
-                f"cache states, by the cached tokens of {here.seen}, loaded into the notebook's process"
-                if here.well
-                else "nothing: it runs inside vLLM, which is not installed (make setup)"
-            )
+            package = _INSIDE[experiment.engine]
+            here = importlib.util.find_spec(package) is not None
+            inside = f"{experiment.proof}; {package} is loaded into the notebook's process"
+            text = inside if here else f"nothing: it runs on {package}, which is not installed (make setup)"
         elif identity is None:
-            text = "cache states, by cached tokens and counters (the embedded vLLM reports both)"
+            text = f"{experiment.proof} (on the embedded vLLM)"
         elif missing := [fact for fact in experiment.needs if not identity.can(fact)]:
             whys = "; ".join(f"{fact}: {identity.facts[fact].why}" for fact in missing)
             text = f"times only, verdict INVALID ({whys})"
         else:
-            text = "cache states: " + "; ".join(identity.facts[fact].why for fact in experiment.needs)
+            whys = "; ".join(identity.facts[fact].why for fact in experiment.needs)
+            text = f"{experiment.proof}: {whys}" if whys else experiment.proof
         table.add_row(name, text)
     return table

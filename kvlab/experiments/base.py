@@ -39,6 +39,7 @@ class Experiment(ABC, Generic[P]):
         title: One line for people.
         engine: Which module of `kvlab.engines` it measures with.
         needs: The facts of an endpoint without which the verdict is INVALID.
+        proof: What its numbers prove, and by what; for ``kvlab doctor``.
         streams: Whether a trial is many requests that are stored as they come (`stream`), and resumed
             in its middle, rather than a few that count together (`attempt`).
     """
@@ -47,6 +48,7 @@ class Experiment(ABC, Generic[P]):
     title: ClassVar[str]
     engine: ClassVar[str] = "openai_compat"
     needs: ClassVar[tuple[str, ...]] = ("cached_tokens",)
+    proof: ClassVar[str] = "cache states, by the cached tokens that the server reports"
     streams: ClassVar[bool] = False
     Params: type[P]
 

@@ -37,6 +37,7 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
     title = "KV-budget transition: where accuracy breaks, and how sure that is"
     engine = "transformers_kv"
     needs = ()
+    proof = "the KV entries kept, read from the cache's own tensors"
     Params = KVBudgetTransitionParams
 
     def open_engine(self, params: KVBudgetTransitionParams, settings: Settings, check: engines.Check) -> Any:  # noqa: ANN401 - one of two engines

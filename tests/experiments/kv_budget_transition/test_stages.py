@@ -46,6 +46,23 @@ def test_each_stage_names_the_one_that_is_missing(job, tiny, outputs):
     assert len(folders(outputs)) == 1, "all of them work on one folder"
 
 
+def test_a_partial_run_says_so(job, tiny):
+    found = job(tiny)
+    with pipeline._open(found) as lab:
+        folder = pipeline._prepare(lab, found, quiet)
+        for trial in list(lab.trials)[:5]:
+            lab.measure(trial)
+    pipeline.score(job(tiny), quiet)
+    summary = pipeline.analyze(job(tiny), quiet)
+    pipeline.report(job(tiny), quiet)
+    assert summary.verdict == "INVALID"
+    assert summary.headline.startswith("partial run: ")
+    assert "partial run" in (folder / "report.md").read_text()
+    assert "a partial run" in json.loads((folder / "status.json").read_text())["reason"]
+    pipeline.everything(job(tiny), quiet)
+    assert json.loads((folder / "summary.json").read_text())["verdict"] == "PASS"
+
+
 def test_other_parameters_have_another_folder_and_new_makes_one(job, tiny, outputs):
     first = pipeline.prepare(job(tiny), quiet)
     assert job(tiny).folder == first
