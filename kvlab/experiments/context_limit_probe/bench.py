@@ -112,7 +112,7 @@ class Bench:
             message["content"]
             for message in material.history(self.params.growth, self.params.text_seed, 8 + tokens // 40)
         )
-        head = material.system(mark, self.params.needles)
+        head = material.system(mark, self.params.needles, self.params.text_seed)
 
         def build(text: str) -> dict[str, Any]:
             return {"messages": [head, {"role": "user", "content": text}]}

@@ -49,9 +49,9 @@ def recommend(measured: Measured, params: ContextLimitProbeParams) -> list[Const
     largest = math.ceil(safe * measured.maximum) - 1
     threshold = math.floor(params.trim_threshold_fraction * largest)
     target = math.floor(params.trim_target_fraction * threshold)
-    kept = math.floor((target - measured.system) / measured.growth)
+    kept = max(1, math.floor((target - measured.system) / measured.growth))
     interval = math.floor((threshold - measured.system - kept * measured.growth) / measured.growth)
-    if kept < 1 or interval < 1:
+    if interval < 1:
         return []
     growth = f"{measured.growth:.0f} tokens"
     return [
@@ -75,8 +75,8 @@ def recommend(measured: Measured, params: ContextLimitProbeParams) -> list[Const
         Constant(
             "KEEP_MESSAGES",
             2 * kept,
-            f"{kept} exchanges of 2 messages: what fits into {params.trim_target_fraction:.0%} of the threshold "
-            f"({target:,} tokens) beside {measured.system} fixed tokens, at {growth} an exchange",
+            f"{kept} exchanges of 2 messages, at least one: what fits into {params.trim_target_fraction:.0%} of the "
+            f"threshold ({target:,} tokens) beside {measured.system} fixed tokens, at {growth} an exchange",
         ),
     ]
 

@@ -127,7 +127,7 @@ def probe(
 def _quality(bench: Bench, trial: Trial, attempt: int, count: int) -> list[Recorded]:
     """Ask for every fact at the start of a context of ``count`` exchanges."""
     params, rows = bench.params, list[Recorded]()
-    known = material.codes(bench.mark, params.needles)
+    known = material.codes(params.text_seed, params.needles)
     right, tokens = 0, 0
     for place, code in known.items():
         messages = material.question(

@@ -39,15 +39,15 @@ _SIGNS = (
 _STEPS = ("inspect", "lubricate", "tighten", "replace", "calibrate", "drain", "flush", "isolate", "align")
 
 
-def codes(mark: str, count: int) -> dict[str, str]:
-    """Return place → code, the same for the same marker."""
-    draw = random.Random(f"codes {mark}")  # noqa: S311 - prose, not cryptography
+def codes(seed: int, count: int) -> dict[str, str]:
+    """Return place → code, the same for the same seed."""
+    draw = random.Random(f"codes {seed}")  # noqa: S311 - prose, not cryptography
     return {place: str(draw.randrange(1000, 10_000)) for place in PLACES[:count]}
 
 
-def system(mark: str, needles: int) -> Message:
+def system(mark: str, needles: int, seed: int) -> Message:
     """Return the system message with the marker and the facts."""
-    facts = "".join(FACT.format(place=place, code=code) for place, code in codes(mark, needles).items())
+    facts = "".join(FACT.format(place=place, code=code) for place, code in codes(seed, needles).items())
     return {"role": "system", "content": SYSTEM.format(mark=mark, facts=facts)}
 
 
@@ -77,13 +77,13 @@ def history(growth: Growth, seed: int, count: int, first: int = 0) -> list[Messa
 def conversation(mark: str, needles: int, growth: Growth, seed: int, count: int) -> list[Message]:
     """Return the system message, ``count`` exchanges and the next request."""
     asked = exchange(growth, seed, count)[0]
-    return [system(mark, needles), *history(growth, seed, count), asked]
+    return [system(mark, needles, seed), *history(growth, seed, count), asked]
 
 
 def question(mark: str, needles: int, growth: Growth, seed: int, count: int, place: str) -> list[Message]:
     """Return the system message, ``count`` exchanges and the question after one of the facts."""
     asked = {"role": "user", "content": QUESTION.format(place=place)}
-    return [system(mark, needles), *history(growth, seed, count), asked]
+    return [system(mark, needles, seed), *history(growth, seed, count), asked]
 
 
 def is_answered(text: str, code: str) -> bool:

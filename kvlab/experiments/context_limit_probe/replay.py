@@ -31,7 +31,8 @@ def replay(
     bench, params = bench_of(lab), lab.params
     interval = interval_of(constants, float(trial.planned["factor"]))
     keep, threshold = value(constants, "KEEP_MESSAGES"), value(constants, "CONTEXT_TRIM_THRESHOLD")
-    head = material.system(manual.marker(lab.run.isolation_id, lab.tag(trial, attempt)), params.needles)
+    mark = manual.marker(lab.run.isolation_id, lab.tag(trial, attempt))
+    head = material.system(mark, params.needles, params.text_seed)
     messages, rows, since = list[material.Message](), list[Recorded](), 0
     for turn in range(params.replay_exchanges):
         ask, reply = material.exchange(params.growth, params.text_seed, turn)
