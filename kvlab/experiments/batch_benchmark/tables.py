@@ -89,7 +89,7 @@ def _comparison(table: Sequence[Cell]) -> Table:
     ]  # fmt: skip
     note = (
         "Savings: 1 - prompt tokens computed / prompt tokens sent, as the server counts them. Predicted: at least, if "
-        "what starts together misses together; at most, if every prefix is computed once."
+        "what starts together misses together; at most, if every prefix is computed once. A conversation can find its own answers, too, which is not in it."
     )
     return Table(name="strategies", title="Strategies", columns=columns, rows=rounded(rows), note=note)
 
