@@ -68,7 +68,7 @@ def rebuild(folder: Path, experiment: Reporter) -> Summary:
     summary.limitations.extend(f"The database is not sound: {line}." for line in broken)
     with replacing(folder / "requests.csv") as file:  # as it is made: in one piece it can be a gigabyte
         # Nanoseconds are six digits of a millisecond; to format each to a fixed width takes seconds.
-        times = {name: frame[name].astype(float).round(6) for name in frame.select_dtypes("floating")}
+        times = {name: frame[name].astype(float).round(6) for name in frame.select_dtypes("float").columns}
         frame.assign(**times).to_csv(file, index=False)
     for table in summary.tables:
         write_atomic(
