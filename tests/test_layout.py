@@ -44,6 +44,8 @@ def test_the_store_knows_no_other_room_but_what_it_stores():
         "kvlab.experiments.prefix_hit_miss",
         "kvlab.experiments.prefix_hit_miss.plots",
         "kvlab.engines.vllm_offline",
+        "kvlab.experiments.batch_benchmark",
+        "kvlab.load.recorder",
     ],
 )
 def test_importing_brings_no_engine_and_no_plots(module):
