@@ -62,7 +62,10 @@ def flat(cell: Cell) -> dict[str, Any]:
 def tables(
     table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
 ) -> list[Table]:
-    """Return the report's tables."""
+    """Return the report's tables, by size and then in the order of the strategies."""
+    table = sorted(
+        table, key=lambda cell: (cell["size"], params.strategies.index(cell["strategy"]), cell["repeat"])
+    )
     return [
         _comparison(table),
         _times(table),
