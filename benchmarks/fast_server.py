@@ -20,11 +20,12 @@ import json
 import os
 import select
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from tests.fakes.process import FakeServer
 
 TOKENS = 16
 _HEAD = (
@@ -203,44 +204,27 @@ class Server:
                 heapq.heappush(self.due, (due_ns + self.itl_ns, order, number + 1, client, record, last))
 
 
-class FastServer:
+class FastServer(FakeServer):
     """The server in a process of its own, as a context manager."""
 
     def __init__(self, base_ms: float = 0.0, itl_ms: float = 0.0) -> None:
-        self._options = ["--base-ms", str(base_ms), "--itl-ms", str(itl_ms)]
-        self.port = 0
+        super().__init__()
+        self._ms = (str(base_ms), str(itl_ms))
 
-    def __enter__(self) -> FastServer:
-        command = [sys.executable, "-m", "benchmarks.fast_server", *self._options]
-        root = Path(__file__).resolve().parent.parent
-        self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        self.port = json.loads(self._process.stdout.readline())["port"]
-        return self
+    def _command(self) -> list[str]:
+        return [
+            sys.executable,
+            "-m",
+            "benchmarks.fast_server",
+            "--base-ms",
+            self._ms[0],
+            "--itl-ms",
+            self._ms[1],
+        ]
 
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=10)
-
-    @property
-    def root_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def base_url(self) -> str:
-        return f"{self.root_url}/v1"
-
-    def truth(self) -> list[tuple[str, int, int]]:
+    def truth(self) -> list[Any]:
         """Return and forget what was emitted: request id, request read, first token written."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as client:
-            client.sendall(b"GET /_truth HTTP/1.1\r\n\r\n")
-            data = b""
-            while b"\r\n\r\n" not in data:
-                data += client.recv(65_536)
-            head, _, body = data.partition(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-            while len(body) < length:
-                body += client.recv(1_048_576)
-        return [tuple(record) for record in json.loads(body) if record[2] is not None]
+        return [tuple(record) for record in self._call("GET", "/_truth") if record[2] is not None]
 
 
 def main() -> None:

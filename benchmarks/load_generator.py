@@ -1,7 +1,7 @@
 """How fast is the load generator, and how far off are its times while it is that fast?
 
-The whole path runs: the generator's process sends and stamps, the recorder's parses and commits, and the
-rate is that of requests which are in the database. The server (`benchmarks.fast_server`) knows when it
+The whole path runs: the generator's process sends and stamps, the recorder's parses and commits. The rate is
+requests over the time from the first sent to the last answered; `stored_per_s` waits for the last commit, too. The server (`benchmarks.fast_server`) knows when it
 had read each request and when it wrote its first token, on the same clock. The error of a TTFT is
 
     (first_token - sent) by the client  -  (first token written - request read) by the server
@@ -24,6 +24,7 @@ from kvlab.prompts.batch import Workload, handbook
 from kvlab.records import Trial
 from kvlab.store.database import Database
 from kvlab.timing.arrivals import Arrivals
+from kvlab.timing.clock import now_ns
 from kvlab.timing.request import Target
 
 BODY: dict[str, Any] = {
@@ -80,8 +81,11 @@ def once(case: Case, requests: int) -> dict[str, Any]:
             ended = control.run(
                 _job(path, server, case, requests), Progress(), told=lambda _: None, tick=lambda: None
             )
+            ended_ns = now_ns()  # all is committed
             database.sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             figures = _figures(database.sql, server.truth())
+            (sent_ns,) = database.sql.execute("SELECT min(sent_ns) FROM telemetry").fetchone()
+            figures["stored_per_s"] = requests / ((ended_ns - sent_ns) / 1e9)
             figures["database_bytes_a_request"] = round(path.stat().st_size / requests)
     says = ended.generator or {}
     return {
@@ -149,6 +153,7 @@ def _row(case: Case, rounds: list[dict[str, Any]]) -> dict[str, Any]:
             name: middle(name)
             for name in (
                 "requests_per_s",
+                "stored_per_s",
                 "chunks_per_s",
                 "cpu_share",
                 "pass_p99_ms",

@@ -50,6 +50,8 @@ def test_the_store_knows_no_other_room_but_what_it_stores():
         "kvlab.engines.vllm_offline",
         "kvlab.engines.transformers_kv",
         "kvlab.policies",
+        "kvlab.experiments.batch_benchmark",
+        "kvlab.load.recorder",
     ],
 )
 def test_importing_brings_no_engine_and_no_plots(module):

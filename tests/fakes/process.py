@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -27,16 +27,18 @@ class FakeServer:
         self._process: subprocess.Popen[bytes]
         self.port = 0
 
-    def at(self, port: int) -> FakeServer:
+    def at(self, port: int) -> Self:
         """Serve at this port instead of a free one, so that a restart is at the same place."""
         self.port = port
         return self
 
-    def __enter__(self) -> FakeServer:
+    def _command(self) -> list[str]:
         command = [sys.executable, "-m", "tests.fakes.openai_server", "--port", str(self.port), "--lifeline"]
-        command += ["--options", json.dumps(self._options)]
+        return [*command, "--options", json.dumps(self._options)]
+
+    def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            command, cwd=_REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            self._command(), cwd=_REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()

@@ -37,7 +37,7 @@ def cells(
     ``total_s``, ``requests_per_s``, ``prompt_tokens``, ``completion_tokens``, ``completion_tokens_per_s``;
     quantiles ``ttft_ms``, ``itl_ms``, ``latency_ms``, ``send_lag_ms`` by q; ``steady`` (`steady.Steady`),
     ``steady_requests_per_s``; ``savings``, ``savings_source``, ``predicted_savings`` (at least), ``predicted_savings_at_most``; ``server_s`` and
-    ``failure_s`` (request-seconds); ``preemptions``, ``evicted``; ``generator``; ``memory`` by series.
+    ``failure_s`` (request-seconds); ``preemptions``, ``evicted``; ``generator``; ``outage_s``; ``memory`` by series.
     """
     load = data.of(frame)
     groups = dict(list(frame.groupby("trial_id", sort=False))) if len(frame) else {}
@@ -78,6 +78,12 @@ def _cell(
     found["evicted"] = _evicted(ok, item, found["prefix_tokens"], identity)
     found["generator"] = next(
         (g for g in reversed(list(stretches["generator"])) if isinstance(g, Mapping)), None
+    )
+    found["outage_s"] = sum(
+        (end - start) / 1e9
+        for says in stretches["generator"]
+        if isinstance(says, Mapping)
+        for start, end in says["outages_ns"]
     )
     found["memory"] = _memory(load, trial_id)
     return found

@@ -49,7 +49,7 @@ def flat(cell: Cell) -> dict[str, Any]:
         "trial_id", "strategy", "size", "repeat", "state", "why", "answered", "failed", "sent_again", "errors",
         "attempt_errors", "total_s", "requests_per_s", "steady_requests_per_s", "prompt_tokens", "completion_tokens",
         "completion_tokens_per_s", "ttft_ms", "itl_ms", "latency_ms", "send_lag_ms", "savings", "savings_source",
-        "predicted_savings", "predicted_savings_at_most", "server_s", "failure_s", "preemptions", "evicted", "generator",
+        "predicted_savings", "predicted_savings_at_most", "server_s", "failure_s", "outage_s", "preemptions", "evicted", "generator",
     )  # fmt: skip
     memory = {
         series: {key: value for key, value in usage.items() if key != "used_bytes"}
@@ -62,7 +62,10 @@ def flat(cell: Cell) -> dict[str, Any]:
 def tables(
     table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
 ) -> list[Table]:
-    """Return the report's tables."""
+    """Return the report's tables, by size and then in the order of the strategies."""
+    table = sorted(
+        table, key=lambda cell: (cell["size"], params.strategies.index(cell["strategy"]), cell["repeat"])
+    )
     return [
         _comparison(table),
         _times(table),
@@ -89,7 +92,7 @@ def _comparison(table: Sequence[Cell]) -> Table:
     ]  # fmt: skip
     note = (
         "Savings: 1 - prompt tokens computed / prompt tokens sent, as the server counts them. Predicted: at least, if "
-        "what starts together misses together; at most, if every prefix is computed once."
+        "what starts together misses together; at most, if every prefix is computed once. A conversation can find its own answers, too, which is not in it."
     )
     return Table(name="strategies", title="Strategies", columns=columns, rows=rounded(rows), note=note)
 
@@ -111,26 +114,29 @@ def _times(table: Sequence[Cell]) -> Table:
 
 def _failures(table: Sequence[Cell]) -> Table:
     columns = [
-        "trial",
-        "answered",
-        "failed",
-        "sent_again",
-        "failed attempts by kind",
-        "server_s",
-        "failure_s",
-        "failure_pct",
-    ]
+        "trial", "answered", "failed", "sent_again", "failed attempts by kind", "server_s", "failure_s", "failure_pct",
+        "outage_s",
+    ]  # fmt: skip
     rows = []
     for cell in table:
         whole = cell["server_s"] + cell["failure_s"]
         kinds = ", ".join(f"{name} {count}" for name, count in cell["attempt_errors"].items())
+        share = _percent(cell["failure_s"] / whole) if whole else None
+        counts = [cell[name] for name in ("answered", "failed", "sent_again")]
         rows.append(
-            [cell["trial_id"], cell["answered"], cell["failed"], cell["sent_again"], kinds or None,
-             cell["server_s"], cell["failure_s"], _percent(cell["failure_s"] / whole) if whole else None]
-        )  # fmt: skip
+            [
+                cell["trial_id"],
+                *counts,
+                kinds or None,
+                cell["server_s"],
+                cell["failure_s"],
+                share,
+                cell["outage_s"],
+            ]
+        )
     note = (
         "Request-seconds: what the server worked on answers, and what failed attempts, the waits after them and "
-        "outages took."
+        "outages took. outage_s: seconds in which no connection was accepted, and nothing sent."
     )
     return Table(
         name="failures", title="Server time and failure time", columns=columns, rows=rounded(rows), note=note
