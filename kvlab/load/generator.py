@@ -208,7 +208,7 @@ def _retry_after_s(exchange: Exchange) -> float | None:
 def main() -> None:
     """Do the job on standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the notebook's; it says stop
-    with contextlib.suppress(OSError):  # elsewhere than on Linux: only less precise
+    with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux: only less precise
         Path("/proc/self/timerslack_ns").write_text("1000")
         fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 2**20)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -118,7 +118,7 @@ def _failures(table: Sequence[Cell]) -> Table:
         "outage_s",
     ]  # fmt: skip
     rows = []
-    for cell in table:
+    for cell in (found for found in table if found["state"] != "not offered"):
         whole = cell["server_s"] + cell["failure_s"]
         kinds = ", ".join(f"{name} {count}" for name, count in cell["attempt_errors"].items())
         share = _percent(cell["failure_s"] / whole) if whole else None
