@@ -50,7 +50,11 @@ def main() -> None:
     for name, count in by_policy.items():
         print(
             f"  {name}: kept entries equal in {count['kept']} of {count['cases']} cases, "
-            f"greedy tokens in {count['tokens']} of {count['compared']}"
+            + (
+                f"greedy tokens in {count['tokens']} of {count['compared']}"
+                if count["compared"]
+                else "greedy tokens not compared in this mode"
+            )
         )
     if options.write_golden:
         GOLDEN.write_text(json.dumps(theirs, separators=(",", ":")) + "\n")

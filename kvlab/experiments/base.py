@@ -112,16 +112,15 @@ class Experiment(ABC, Generic[P]):
         """Return one line about a trial that is done."""
         return f"{len(rows)} requests"
 
-    def attach(self, frame: "pd.DataFrame", sql: sqlite3.Connection) -> None:
-        """Put what else the database holds for this experiment into ``frame.attrs``; by default nothing."""
-        return
-
     def derive(self, database: Database, params: P) -> None:
         """Bring the tables that follow from the answers up to date; none, where there are no such tables."""
         return
 
     def load(self, sql: sqlite3.Connection, requests: "pd.DataFrame", params: P) -> "pd.DataFrame":
-        """Return the frame that `summarize` and `draw` are given: every measured request, as a rule."""
+        """Return the frame that `summarize` and `draw` are given: every measured request, as a rule.
+
+        What else the database holds for this experiment goes into its ``attrs``.
+        """
         return requests
 
     @abstractmethod

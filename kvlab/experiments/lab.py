@@ -164,9 +164,7 @@ class Lab(Generic[P]):
         """Return what the experiment makes of every measured request so far."""
         self.experiment.derive(self.run.database, self.params)
         sql = self.run.database.sql
-        frame = self.experiment.load(sql, frames.requests(sql), self.params)
-        self.experiment.attach(frame, sql)
-        return frame
+        return self.experiment.load(sql, frames.requests(sql), self.params)
 
     def summary(self) -> Summary:
         """Return what the requests so far say."""

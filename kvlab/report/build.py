@@ -33,9 +33,6 @@ class Reporter(Protocol):
     def load(self, sql: sqlite3.Connection, requests: pd.DataFrame, params: Any) -> pd.DataFrame:  # noqa: ANN401
         """Return the frame for the rest."""
 
-    def attach(self, frame: pd.DataFrame, sql: sqlite3.Connection) -> None:
-        """Put what else the database holds into ``frame.attrs``."""
-
     def summarize(self, frame: pd.DataFrame, params: Any, profile: str, identity: Any) -> Summary:  # noqa: ANN401
         """Return what the requests say."""
 
@@ -77,7 +74,6 @@ def write_results(folder: Path, experiment: Reporter) -> Summary:
         experiment.derive(database, params)
         requests = frames.requests(database.sql)
         frame = experiment.load(database.sql, requests, params)
-        experiment.attach(frame, database.sql)
         broken = frames.integrity(database.sql)
     summary = experiment.summarize(frame, params, stored["profile"], identity)
     summary.limitations.extend(f"The database is not sound: {line}." for line in broken)

@@ -116,11 +116,14 @@ class BatchBenchmark(Experiment[BatchBenchmarkParams]):
         by_server = trial.planned["strategy"] == "batch_api"
         return batch_api.stream(lab, trial, attempt) if by_server else measure.stream(lab, trial, attempt)
 
-    def attach(self, frame: "pd.DataFrame", sql: sqlite3.Connection) -> None:
-        """Put stretches, memory and the gaps between tokens beside the requests."""
+    def load(
+        self, sql: sqlite3.Connection, requests: "pd.DataFrame", params: BatchBenchmarkParams
+    ) -> "pd.DataFrame":
+        """Return the requests, with stretches, memory and the gaps between tokens in ``attrs``."""
         from kvlab.experiments.batch_benchmark import data  # with pandas, only where there are results
 
-        frame.attrs["load"] = data.read(sql)
+        requests.attrs["load"] = data.read(sql)
+        return requests
 
     def summarize(
         self, frame: "pd.DataFrame", params: BatchBenchmarkParams, profile: str, identity: Identity | None
