@@ -179,7 +179,7 @@ def drop_at(
         reason = "all differences are equal: no spread to make an interval from"
     else:
         half = float(special.stdtrit(groups - 1, (1 + confidence) / 2)) * error
-        low, high = mean - half, mean + half
+        low, high = max(mean - half, -1.0), min(mean + half, 1.0)  # scores are in [0, 1]
     return Drop(budget, mean, low, high, n, groups, exceeds, holds, reason)
 
 
