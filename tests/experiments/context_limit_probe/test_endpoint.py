@@ -60,16 +60,22 @@ def test_the_limit_is_found_to_the_token_and_the_constants_hold(server):
     states = trims.columns.index("cache states of trims")
     assert len({row[0] for row in trims.rows}) == 3, "three intervals"
     assert all("hit" not in row[states] for row in trims.rows), "a trimmed prefix is a miss"
-    assert (lab.folder / "recommended.env").read_text().count("=") >= 4
+    check_files(lab.folder, results["constants"])
+    with Database(lab.folder / "run.sqlite") as database:
+        samples, windows = timeline.samples(database.sql), timeline.windows(database.sql)
+    assert "server_rss" in set(samples["series"]), "found by the port that it listens on"
+    assert {"grow-00002", "replay-1.000"} <= set(windows["name"])
+    assert any(table.name == "memory" and table.rows for table in summary.tables)
 
 
-def test_the_files_to_paste_and_the_seeds_json(server, monkeypatch, tmp_path):
-    lab, _, summary = run()
+def check_files(folder, constants):
+    """The constants can be pasted, and stand in the JSON under the names that it had from the start."""
     pasted: dict = {}
-    exec((lab.folder / "recommended.py").read_text(), pasted)
-    content = json.loads((lab.folder / "context_limit_results.json").read_text())
-    for name, value in summary.results["constants"].items():
+    exec((folder / "recommended.py").read_text(), pasted)
+    content = json.loads((folder / "context_limit_results.json").read_text())
+    for name, value in constants.items():
         assert pasted[name] == value == content["recommended"][name]
+        assert f"\n{name}={value}\n" in (folder / "recommended.env").read_text()
     assert content["test_sizes"] == SMALL["exchanges"]
     assert [test["success"] for test in content["tests"]].count(False) >= 1
     assert content["vram_growth"]["kv_cache_bytes_per_token"] is None, "no child was asked for"
@@ -84,15 +90,6 @@ def test_documents_grow_too_and_what_is_too_large_for_this_machine_is_refused(se
         with pytest.raises(InputError, match=said):
             run(dtypes=["float32"], in_process_model="/tmp" if changes == {} else "a/name", **changes)
     assert folders(outputs) == before
-
-
-def test_memory_of_a_server_on_this_machine_is_in_the_timeline(server):
-    lab, _, summary = run()
-    with Database(lab.folder / "run.sqlite") as database:
-        samples, windows = timeline.samples(database.sql), timeline.windows(database.sql)
-    assert "server_rss" in set(samples["series"]), "found by the port that it listens on"
-    assert {"grow-00002", "replay-1.000"} <= set(windows["name"])
-    assert any(table.name == "memory" and table.rows for table in summary.tables)
 
 
 def test_without_token_ids_the_limit_is_near_and_without_a_limit_there_is_no_answer(point_at):
@@ -143,7 +140,7 @@ def test_a_server_that_dies_ends_the_run_in_one_line_and_is_on_record(server):
 def test_a_killed_run_goes_on_where_it_was(server, outputs):
     options = [item for name, value in SMALL.items() if name not in ("profile", "replay_exchanges")
                for item in ("--set", f"{name}={json.dumps(value)}")]  # fmt: skip
-    process = start("run", "context_limit_probe", *options, "--set", "replay_exchanges=400")
+    process = start("run", "context_limit_probe", *options, "--set", "replay_exchanges=60")
     until(lambda: bool(folders(outputs)) and "cut-01" in done(folders(outputs)[0]), 120)
     process.kill()
     process.communicate(timeout=60)
