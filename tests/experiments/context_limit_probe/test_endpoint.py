@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -12,7 +14,7 @@ from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.lab import open_lab
 from kvlab.store.database import Database
 from kvlab.vram import timeline
-from tests.command import done, folders, kvlab, read, start, until
+from tests.command import done, folders, kvlab, read, until
 from tests.fakes.process import FakeServer
 
 SMALL = {
@@ -138,21 +140,21 @@ def test_a_server_that_dies_ends_the_run_in_one_line_and_is_on_record(server):
 
 
 def test_a_killed_run_goes_on_where_it_was(server, outputs):
-    options = [item for name, value in SMALL.items() if name not in ("profile", "replay_exchanges")
-               for item in ("--set", f"{name}={json.dumps(value)}")]  # fmt: skip
-    process = start("run", "context_limit_probe", *options, "--set", "replay_exchanges=60")
-    until(lambda: bool(folders(outputs)) and "cut-01" in done(folders(outputs)[0]), 120)
-    process.kill()
-    process.communicate(timeout=60)
+    code = "from tests.experiments.context_limit_probe.test_endpoint import run; run(replay_exchanges=100)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as process:
+        until(lambda: bool(folders(outputs)) and "cut-01" in done(folders(outputs)[0]), 120)
+        process.kill()
     (folder,) = folders(outputs)
     before = read(folder, "SELECT probe_id, tokens, outcome FROM context_probes")
-    # (Whoever killed it may have done so in the middle of a probe: then that one has no outcome yet.)
-    result = kvlab("run", "context_limit_probe", "--resume", str(folder))
-    assert result.returncode == 0, result
+    _, _, summary = run(replay_exchanges=100, run_dir=str(folder))
     after = read(folder, "SELECT probe_id, tokens, outcome FROM context_probes")
+    # Whoever killed it may have done so in the middle of a probe: then that one had no outcome yet.
     known = [row for row in before if row[2] is not None]
-    assert after[: len(known)] == known, "nothing acknowledged is lost, nothing is done twice"
-    assert json.loads((folder / "summary.json").read_text())["results"]["apart_tokens"] == 1
+    assert after[: len(known)] == known, "nothing acknowledged is lost"
+    held = [row[1] for row in after if row[2] == "held"]
+    assert len(held) == len(set(held)), "nothing is done twice"
+    assert summary.results["apart_tokens"] == 1
+    assert {row[0] for row in read(folder, "SELECT status FROM trials")} == {"done"}
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(server, outputs):
