@@ -106,6 +106,8 @@ def _experiments(identity: Identity | None) -> Table:
             )
         elif identity is None:
             text = "cache states, by cached tokens and counters (the embedded vLLM reports both)"
+        elif not experiment.needs:
+            text = "limits and times, whatever the server says of its cache"
         elif missing := [fact for fact in experiment.needs if not identity.can(fact)]:
             whys = "; ".join(f"{fact}: {identity.facts[fact].why}" for fact in missing)
             text = f"times only, verdict INVALID ({whys})"
