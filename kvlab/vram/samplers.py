@@ -2,12 +2,16 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import psutil
 
 Measure = Literal["rss", "pss", "uss"]
+
+#: Finding a tree's processes takes a look at all of the machine's, so it is not done for every reading.
+TREE_S = 1.0
 
 
 class Reading(NamedTuple):
@@ -63,7 +67,8 @@ class ProcessTree:
     share twice: two servers that were forked share their libraries. ``pss`` (proportional set size)
     splits shared pages, so that its sum is right, but makes the kernel walk the page tables while
     the process waits: for a look at rest, not for ten a second. ``uss`` leaves shared pages out.
-    Both exist on Linux (``/proc/<pid>/smaps_rollup``); elsewhere the reason says so.
+    Both exist on Linux (``/proc/<pid>/smaps_rollup``); elsewhere the reason says so. A process that
+    joins the tree is seen a second later at most.
     """
 
     def __init__(self, pid: int, *, measure: Measure = "rss", prefix: str = "process") -> None:
@@ -74,6 +79,8 @@ class ProcessTree:
         self.name = f"{measure} of process {pid} and its descendants"
         self.reason: str | None = None
         self._measure, self._series, self._root = measure, f"{prefix}_{measure}", None
+        self._members: list[psutil.Process] = []
+        self._look_again_s = 0.0
         try:
             self._root = psutil.Process(pid)  # with its start: a later process of that number is another
         except psutil.Error:
@@ -86,12 +93,14 @@ class ProcessTree:
         try:
             if not self._root.is_running() or self._root.status() == psutil.STATUS_ZOMBIE:
                 raise psutil.NoSuchProcess(self._root.pid)
-            members = [self._root, *self._root.children(recursive=True)]
+            if time.monotonic() >= self._look_again_s:
+                self._members = [self._root, *self._root.children(recursive=True)]
+                self._look_again_s = time.monotonic() + TREE_S
         except psutil.Error:
             self.reason = f"process {self._root.pid} has ended"
             self._root = None
             return []
-        found = [size for member in members if (size := self._size(member)) is not None]
+        found = [size for member in self._members if (size := self._size(member)) is not None]
         if not found:
             self.reason = f"{self._measure} cannot be read here: not permitted, or not known on this system"
             return []

@@ -39,6 +39,7 @@ class ContextLimitProbe(Experiment[ContextLimitProbeParams]):
     name = "context_limit_probe"
     title = "Context limit: how long a context may be, what a token costs, and the constants that follow"
     needs = ()
+    proof = "limits and times, whatever the server says of its cache"
     Params = ContextLimitProbeParams
 
     def template_hash(self) -> str:

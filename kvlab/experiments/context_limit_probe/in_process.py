@@ -1,6 +1,7 @@
 """The parent's side of the child that may die: what is tried is written down first, and the run survives."""
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -68,7 +69,9 @@ def forbidden(probes: Sequence[Probe], headroom_bytes: int) -> int | None:
 
 
 def model_source(bench: Bench) -> str | None:
-    """Return what a child can load; ``None``: the endpoint's weights are elsewhere, and none are named."""
+    """Return what a child can load; ``None``: the endpoint's weights are elsewhere, or this is no Linux."""
+    if not sys.platform.startswith("linux"):  # its cap and its memory are read from /proc
+        return None
     embedded = bench.engine.connection.embedded
     if bench.params.in_process_model is not None:
         named = bench.params.in_process_model

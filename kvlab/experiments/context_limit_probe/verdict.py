@@ -25,7 +25,7 @@ FIGURES = [
     Figure(
         name="memory_per_token",
         title="Memory against context, in the child process",
-        caption="Resident memory above the first fitted point; the dashed line is the theory, from config.json.",
+        caption="Resident memory above the loaded model; dashed: the theory, from config.json; cross: where the cap ended it.",
     ),
     Figure(
         name="latency",
@@ -164,8 +164,8 @@ def _limitations(
         )
     if found.children and not any(line for _, line in found.children.values()):
         lines.append(
-            "No bytes a token: no child process loaded the model (the endpoint's weights are elsewhere; "
-            "in_process_model names them)."
+            "No bytes a token: no child process loaded the model. It needs Linux, and weights: where the endpoint's are "
+            "elsewhere, in_process_model names them."
         )
     if params.needles and found.quality.held is None:
         lines.append(

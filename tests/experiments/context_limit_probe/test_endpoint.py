@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -12,7 +14,7 @@ from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.lab import open_lab
 from kvlab.store.database import Database
 from kvlab.vram import timeline
-from tests.command import done, folders, kvlab, read, start, until
+from tests.command import done, folders, kvlab, read, until
 from tests.fakes.process import FakeServer
 
 SMALL = {
@@ -60,16 +62,22 @@ def test_the_limit_is_found_to_the_token_and_the_constants_hold(server):
     states = trims.columns.index("cache states of trims")
     assert len({row[0] for row in trims.rows}) == 3, "three intervals"
     assert all("hit" not in row[states] for row in trims.rows), "a trimmed prefix is a miss"
-    assert (lab.folder / "recommended.env").read_text().count("=") >= 4
+    check_files(lab.folder, results["constants"])
+    with Database(lab.folder / "run.sqlite") as database:
+        samples, windows = timeline.samples(database.sql), timeline.windows(database.sql)
+    assert "server_rss" in set(samples["series"]), "found by the port that it listens on"
+    assert {"grow-00002", "replay-1.000"} <= set(windows["name"])
+    assert any(table.name == "memory" and table.rows for table in summary.tables)
 
 
-def test_the_files_to_paste_and_the_seeds_json(server, monkeypatch, tmp_path):
-    lab, _, summary = run()
+def check_files(folder, constants):
+    """The constants can be pasted, and stand in the JSON under the names that it had from the start."""
     pasted: dict = {}
-    exec((lab.folder / "recommended.py").read_text(), pasted)
-    content = json.loads((lab.folder / "context_limit_results.json").read_text())
-    for name, value in summary.results["constants"].items():
+    exec((folder / "recommended.py").read_text(), pasted)
+    content = json.loads((folder / "context_limit_results.json").read_text())
+    for name, value in constants.items():
         assert pasted[name] == value == content["recommended"][name]
+        assert f"\n{name}={value}\n" in (folder / "recommended.env").read_text()
     assert content["test_sizes"] == SMALL["exchanges"]
     assert [test["success"] for test in content["tests"]].count(False) >= 1
     assert content["vram_growth"]["kv_cache_bytes_per_token"] is None, "no child was asked for"
@@ -84,15 +92,6 @@ def test_documents_grow_too_and_what_is_too_large_for_this_machine_is_refused(se
         with pytest.raises(InputError, match=said):
             run(dtypes=["float32"], in_process_model="/tmp" if changes == {} else "a/name", **changes)
     assert folders(outputs) == before
-
-
-def test_memory_of_a_server_on_this_machine_is_in_the_timeline(server):
-    lab, _, summary = run()
-    with Database(lab.folder / "run.sqlite") as database:
-        samples, windows = timeline.samples(database.sql), timeline.windows(database.sql)
-    assert "server_rss" in set(samples["series"]), "found by the port that it listens on"
-    assert {"grow-00002", "replay-1.000"} <= set(windows["name"])
-    assert any(table.name == "memory" and table.rows for table in summary.tables)
 
 
 def test_without_token_ids_the_limit_is_near_and_without_a_limit_there_is_no_answer(point_at):
@@ -141,21 +140,21 @@ def test_a_server_that_dies_ends_the_run_in_one_line_and_is_on_record(server):
 
 
 def test_a_killed_run_goes_on_where_it_was(server, outputs):
-    options = [item for name, value in SMALL.items() if name not in ("profile", "replay_exchanges")
-               for item in ("--set", f"{name}={json.dumps(value)}")]  # fmt: skip
-    process = start("run", "context_limit_probe", *options, "--set", "replay_exchanges=400")
-    until(lambda: bool(folders(outputs)) and "cut-01" in done(folders(outputs)[0]), 120)
-    process.kill()
-    process.communicate(timeout=60)
+    code = "from tests.experiments.context_limit_probe.test_endpoint import run; run(replay_exchanges=100)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as process:
+        until(lambda: bool(folders(outputs)) and "cut-01" in done(folders(outputs)[0]), 120)
+        process.kill()
     (folder,) = folders(outputs)
     before = read(folder, "SELECT probe_id, tokens, outcome FROM context_probes")
-    # (Whoever killed it may have done so in the middle of a probe: then that one has no outcome yet.)
-    result = kvlab("run", "context_limit_probe", "--resume", str(folder))
-    assert result.returncode == 0, result
+    _, _, summary = run(replay_exchanges=100, run_dir=str(folder))
     after = read(folder, "SELECT probe_id, tokens, outcome FROM context_probes")
+    # Whoever killed it may have done so in the middle of a probe: then that one had no outcome yet.
     known = [row for row in before if row[2] is not None]
-    assert after[: len(known)] == known, "nothing acknowledged is lost, nothing is done twice"
-    assert json.loads((folder / "summary.json").read_text())["results"]["apart_tokens"] == 1
+    assert after[: len(known)] == known, "nothing acknowledged is lost"
+    held = [row[1] for row in after if row[2] == "held"]
+    assert len(held) == len(set(held)), "nothing is done twice"
+    assert summary.results["apart_tokens"] == 1
+    assert {row[0] for row in read(folder, "SELECT status FROM trials")} == {"done"}
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(server, outputs):
