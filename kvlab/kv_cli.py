@@ -82,44 +82,23 @@ def prepare(
     pipeline.prepare(_job(config, set_, run, outputs, force, new), typer.echo)
 
 
-@kv.command("run")
-def run_(
-    config: Config, set_: Set = None, run: Run = None, outputs: Outputs = None, force: Force = False
-) -> None:
-    """Ask every example under every budget that is not measured yet."""
-    from kvlab.experiments.kv_budget_transition import pipeline
+def _stage(name: str, about: str) -> None:
+    """Add the command of a stage that goes on with the run of its configuration."""
 
-    pipeline.run(_job(config, set_, run, outputs, force), typer.echo)
+    def stage(
+        config: Config, set_: Set = None, run: Run = None, outputs: Outputs = None, force: Force = False
+    ) -> None:
+        from kvlab.experiments.kv_budget_transition import pipeline
 
+        getattr(pipeline, name)(_job(config, set_, run, outputs, force), typer.echo)
 
-@kv.command()
-def score(
-    config: Config, set_: Set = None, run: Run = None, outputs: Outputs = None, force: Force = False
-) -> None:
-    """Score the answers that have no score yet; asks no model."""
-    from kvlab.experiments.kv_budget_transition import pipeline
-
-    pipeline.score(_job(config, set_, run, outputs, force), typer.echo)
+    kv.command(name, help=about)(stage)
 
 
-@kv.command()
-def analyze(
-    config: Config, set_: Set = None, run: Run = None, outputs: Outputs = None, force: Force = False
-) -> None:
-    """Aggregate by bin, look for the transition, draw the plots."""
-    from kvlab.experiments.kv_budget_transition import pipeline
-
-    pipeline.analyze(_job(config, set_, run, outputs, force), typer.echo)
-
-
-@kv.command()
-def report(
-    config: Config, set_: Set = None, run: Run = None, outputs: Outputs = None, force: Force = False
-) -> None:
-    """Write report.md and report.html out of the stored analysis."""
-    from kvlab.experiments.kv_budget_transition import pipeline
-
-    pipeline.report(_job(config, set_, run, outputs, force), typer.echo)
+_stage("run", "Ask every example under every budget that is not measured yet.")
+_stage("score", "Score the answers that have no score yet; asks no model.")
+_stage("analyze", "Aggregate by bin, look for the transition, draw the plots.")
+_stage("report", "Write report.md and report.html out of the stored analysis.")
 
 
 @kv.command("all")
