@@ -44,7 +44,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 test: setup lint ## lint, unit tests, notebooks on the real engine
-	$(BIN)/python -m pytest -m "not engine" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not engine" --numprocesses 2 --dist worksteal
 	$(if $(filter none,$(EXTRA)),,$(BIN)/python -m pytest -m engine)
 
 lab: setup ## JupyterLab on notebooks/
