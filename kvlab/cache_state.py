@@ -8,6 +8,7 @@ are needed), so a full hit of a prompt of n tokens reads ``floor((n - 1) / block
 (vLLM, ``KVCacheManager.get_computed_blocks``).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -150,7 +151,7 @@ def as_tokens(value: Any) -> int | None:  # noqa: ANN401 - JSON
     return value if isinstance(value, int) and value >= 0 else None
 
 
-def usage_evidence(usage: dict[str, Any] | None) -> tuple[int | None, int | None]:
+def usage_evidence(usage: Mapping[str, Any] | None) -> tuple[int | None, int | None]:
     """Return ``(prompt_tokens, cached_tokens)`` of an OpenAI-style usage object."""
     if usage is None:
         return None, None

@@ -6,6 +6,7 @@ from typing import Any
 
 from kvlab.cache_state import CacheLabel, CacheState, Evidence
 from kvlab.serving.metrics import ServerView
+from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Measurement
 
 
@@ -92,6 +93,15 @@ class Recorded:
     def ok(self) -> bool:
         """Whether there is an answer."""
         return self.measurement.failure is None
+
+    @property
+    def was_read(self) -> bool:
+        """Whether the server read the prompt: it answered, even if with nothing.
+
+        A model may end its answer before the first visible character, or stop within one.
+        """
+        failure = self.measurement.failure
+        return failure is None or failure.error_type is ErrorType.EMPTY_OUTPUT
 
     @property
     def state(self) -> CacheState:

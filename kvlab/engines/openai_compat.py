@@ -95,9 +95,9 @@ class OpenAICompat:
 
     def _evidence(self, measurement: Measurement, server: ServerView) -> Evidence:
         generation = measurement.generation
+        prompt_tokens, cached = usage_evidence(measurement.usage)
         if generation is None:
-            return Evidence()
-        prompt_tokens, cached = usage_evidence(generation.usage)
+            return Evidence(prompt_tokens)
         return Evidence(prompt_tokens, cached, server.cached_tokens, as_tokens(generation.field_value))
 
 

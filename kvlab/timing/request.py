@@ -70,12 +70,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One attempt: stamps always, and either an answer or a failure."""
+    """One attempt: stamps always, and either an answer or a failure.
+
+    Attributes:
+        usage: The server's usage object, which it also sends with an answer that is of no use.
+    """
 
     stamps: Stamps
     generation: Generation | None = None
     failure: Failure | None = None
     http_status: int | None = None
+    usage: Mapping[str, Any] | None = None
 
     def redacted(self, redact: Callable[[str], str]) -> "Measurement":
         """Return it with a cleaned message: servers echo keys, which must not reach a database."""
@@ -100,7 +105,7 @@ def interpret(target: Target, sent_ns: int, reader: ResponseReader, failure: Fai
     generation = read_stream(events(reader.pieces), target.field_path, target.kept_path)
     stamps = _stamps(sent_ns, reader, generation)
     failure = failure or _judge(generation, reader.status)
-    return Measurement(stamps, None if failure else generation, failure, reader.status)
+    return Measurement(stamps, None if failure else generation, failure, reader.status, generation.usage)
 
 
 def _judge(generation: Generation, status: int | None) -> Failure | None:

@@ -62,6 +62,7 @@ class Options:
     reasoning_tokens: int = 0
     reasoning_field: str = "reasoning"
     empty_chunks: int = 0  # so many empty-content chunks before every token, halfway through its gap
+    silent_tokens: int = 0  # so many tokens without text (special ones, half characters) open an answer
     coalesce: int = 1  # so many SSE events in one write
     split: bool = False  # every write in two pieces
     split_gap_ms: float = 1.0

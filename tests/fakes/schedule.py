@@ -109,6 +109,7 @@ def _token_events(
             reasoning=shape.chat and i < plan.reasoning_tokens,
             finish=plan.finish if i == final else None,
             extra=tail if i == final else "",
+            silent=i < options.silent_tokens,
         )
         events.append(Event(due, "token", 1, data))
         before = due

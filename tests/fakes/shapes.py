@@ -107,9 +107,18 @@ class ChunkShapes:
         text = self._text('""', reasoning=False)
         return f"{self._opening}{text},{self._ending(None)}\n\n".encode()
 
-    def token(self, word: int, *, first: bool, reasoning: bool, finish: str | None, extra: str = "") -> bytes:
-        """One token; `extra` is more JSON for the top level, each entry led by a comma."""
-        text = self._text(_PIECES_JSON[word][not first], reasoning=reasoning)
+    def token(
+        self,
+        word: int,
+        *,
+        first: bool,
+        reasoning: bool,
+        finish: str | None,
+        extra: str = "",
+        silent: bool = False,
+    ) -> bytes:
+        """One token; `extra` is more JSON for the top level, each entry led by a comma; `silent`: without text."""
+        text = self._text('""' if silent else _PIECES_JSON[word][not first], reasoning=reasoning)
         return f"{self._opening}{text},{self._ending(finish, extra)}\n\n".encode()
 
     def usage(self, told: dict[str, Any], extra: dict[str, Any]) -> bytes:

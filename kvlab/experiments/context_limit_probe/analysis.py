@@ -17,6 +17,7 @@ from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, Brac
 from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
 from kvlab.experiments.context_limit_probe.replay import TRIM, interval_of
 from kvlab.stats import Interval, bootstrap_median
+from kvlab.taxonomy import ErrorType
 from kvlab.vram import timeline
 
 if TYPE_CHECKING:
@@ -158,7 +159,9 @@ def replays(frame: pd.DataFrame, found: Findings, params: "ContextLimitProbePara
 
 
 def _replay(part: pd.DataFrame, interval: int, params: "ContextLimitProbeParams") -> dict[str, Any]:
-    good = part[part["status"] == "ok"].sort_values("sent_ns")
+    # An answer of nothing has no TTFT, but its prompt was read: the turn did not fail.
+    was_read = (part["status"] == "ok") | (part["error_type"] == ErrorType.EMPTY_OUTPUT)
+    good = part[was_read].sort_values("sent_ns")
     is_trim = good["arm"].str.startswith(TRIM)
     trims, turns = good[is_trim], good[~is_trim]
     # Whole cycles, from a trim up to the next: half a cycle would hide a trim, or count one too many.
@@ -168,7 +171,7 @@ def _replay(part: pd.DataFrame, interval: int, params: "ContextLimitProbeParams"
     return {
         "interval": interval,
         "turns": len(part),
-        "failed": int((part["status"] != "ok").sum()),
+        "failed": len(part) - len(good),
         "trims": len(trims),
         "largest_tokens": int(good["prompt_tokens"].max()) if good["prompt_tokens"].notna().any() else None,
         "turn_ttft_ms": _median(turns["ttft_ms"]),

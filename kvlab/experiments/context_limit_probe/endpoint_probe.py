@@ -99,7 +99,7 @@ def probe(
     probe_id = bench.ledger.begin(trial.trial_id, ENDPOINT, tokens, why)
     row = bench.ask(trial, attempt, "probe", prompt, max_tokens, tokens)
     after = bench.preemptions()
-    failure = row.measurement.failure
+    failure = None if row.was_read else row.measurement.failure
     maximum = bench.identity.max_model_len
     seen = Seen(
         tokens=tokens,
@@ -136,9 +136,10 @@ def _quality(bench: Bench, trial: Trial, attempt: int, count: int) -> list[Recor
         prompt = bench.prompt(messages, material.ANSWER_PREFIX.format(place=place))
         row = bench.ask(trial, attempt, f"needle-{place.replace(' ', '_')}", prompt, ANSWER_TOKENS)
         rows.append(row)
-        if row.measurement.generation is None:
+        if not row.was_read:
             return rows
-        right += material.is_answered(row.measurement.generation.text, code)
+        answer = row.measurement.generation
+        right += answer is not None and material.is_answered(answer.text, code)
         tokens = row.evidence.prompt_tokens or bench.length(prompt)
     if known:
         outcome = Outcome.HELD if right >= params.needle_min_share * len(known) else Outcome.QUALITY_LOST

@@ -43,7 +43,7 @@ def replay(
             prompt = bench.prompt([head, *messages, ask])
         arm = f"{TRIM if trimmed else TURN}-{turn + 1:05d}"
         rows.append(bench.ask(trial, attempt, arm, prompt, params.replay_tokens, bench.length(prompt)))
-        if not rows[-1].ok:
+        if not rows[-1].was_read:
             return rows
         messages, since = [*messages, ask, reply], since + 1
         if (turn + 1) % 25 == 0:

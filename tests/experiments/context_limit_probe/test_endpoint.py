@@ -83,6 +83,27 @@ def check_files(folder, constants):
     assert content["vram_growth"]["kv_cache_bytes_per_token"] is None, "no child was asked for"
 
 
+@pytest.mark.parametrize("silent", [1, 1000])
+def test_an_answer_without_text_is_an_answer(server, silent):
+    """At the limit there is room for one token, and that may have no text: the prompt was read all the same."""
+    server.control(silent_tokens=silent)
+    lab, probes, summary = run(needles=1, quality_steps=2, decode_tokens=4)
+    results = summary.results
+    assert (results["largest_accepted_tokens"], results["smallest_failed_tokens"]) == (1499, 1500)
+    at_the_limit = next(probe for probe in probes if probe.tokens == 1499)
+    assert at_the_limit.outcome is Outcome.HELD
+    (error,) = read(
+        lab.folder,
+        f"SELECT error_type FROM failures WHERE request_id = '{at_the_limit.detail['request_id']}'",
+    )
+    assert error == ("EMPTY_OUTPUT",), "what it is stays on record"
+    if silent == 1:
+        assert (results["replay_turns"], results["replay_failures"]) == (90, 0)
+    else:
+        lost = [probe.outcome for probe in probes if probe.target == ledger.QUALITY]
+        assert set(lost) == {Outcome.QUALITY_LOST}, "no answer is no right one"
+
+
 def test_documents_grow_too_and_what_is_too_large_for_this_machine_is_refused(server, outputs):
     _, _, summary = run(growth="documents", exchanges=[1, 2, 8], replay_exchanges=0)
     assert summary.results["apart_tokens"] == 1

@@ -156,7 +156,7 @@ def test_the_report_is_the_same_every_time(story):
 def replayed(*turns):
     """A replay at one interval: each turn a trim or not, and its TTFT."""
     rows = [
-        {"trial_id": "replay-1.000", "used": True, "status": "ok", "arm": f"{kind}-{number:05d}", "sent_ns": number,
+        {"trial_id": "replay-1.000", "used": True, "status": "ok", "error_type": None, "arm": f"{kind}-{number:05d}", "sent_ns": number,
          "ttft_ms": ttft, "prompt_tokens": 1000, "cached_tokens": 64, "cache_state": "partial"}
         for number, (kind, ttft) in enumerate(turns, 1)
     ]  # fmt: skip
@@ -176,6 +176,20 @@ def test_an_interval_costs_whole_cycles(story):
     table = analysis.replays(replayed(turn, turn, trim, turn), found, params)
     assert pd.isna(table["mean_ttft_ms"].iloc[0])
     assert analysis.best_interval(table) is None
+
+
+def test_a_turn_answered_with_nothing_did_not_fail(story):
+    story.endpoint()
+    found = analysis.findings(analysis.read_probes(frames.requests(story.database.sql)), PARAMS)
+    turns = replayed(("trim", 100.0), ("turn", 10.0), ("turn", 10.0), ("trim", 100.0))
+    turns.loc[1, ["status", "error_type", "ttft_ms"]] = ["failed", "EMPTY_OUTPUT", None]
+    table = analysis.replays(turns, found, ContextLimitProbeParams(interval_factors=[1.0]))
+    assert (table["failed"].iloc[0], table["trims"].iloc[0]) == (0, 2)
+    assert table["mean_ttft_ms"].iloc[0] == 55.0, "of the turns that have a TTFT"
+    turns.loc[1, "error_type"] = "TIMEOUT"
+    assert (
+        analysis.replays(turns, found, ContextLimitProbeParams(interval_factors=[1.0]))["failed"].iloc[0] == 1
+    )
 
 
 CONFIG = 'vllm:cache_config_info{block_size="32",num_gpu_blocks="2912",kv_cache_memory_bytes="1000"} 1.0\n'
