@@ -34,7 +34,8 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "kvlab needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing (on Debian: apt-get install python3-venv)"; exit 2; }
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_BACKEND) -e '.[$(EXTRAS)]'
+	@# Bytecode at once: Python may be told to write none later, and then every start of vLLM compiles it anew.
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(TORCH_BACKEND) -e '.[$(EXTRAS)]'
 	@rm -f $(VENV)/.kvlab-*; touch $@
 
 demo: setup ## run the token sweep on the embedded engine: real vLLM, real model, no account
