@@ -25,7 +25,8 @@ from kvlab.load.scheduler import Outgoing, Scheduler
 from kvlab.prompts.batch import Message
 from kvlab.taxonomy import RETRYABLE, ErrorType
 from kvlab.timing.clock import now_ns
-from kvlab.timing.pump import Exchange, Pump
+from kvlab.timing.link import Exchange
+from kvlab.timing.pump import Pump
 from kvlab.timing.request import Failure, Measurement, interpret
 from kvlab.timing.wire import Piece, ResponseReader, WireError
 

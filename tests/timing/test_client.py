@@ -1,19 +1,16 @@
 """The client against a server whose stamps are known. No time is asserted against a limit of the machine."""
 
 import asyncio
-import contextlib
 import socket
-import ssl
-import threading
 
 import pytest
-import trustme
 
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.client import Client
 from kvlab.timing.connection import Connection, measure
 from kvlab.timing.request import Target
 from tests.fakes.process import FakeServer
+from tests.fakes.tls import TlsFront
 
 BODY = {"model": "fake", "messages": [{"role": "user", "content": "one two three"}], "stream": True,
         "stream_options": {"include_usage": True}, "max_tokens": 6}  # fmt: skip
@@ -117,46 +114,6 @@ def test_a_connection_that_the_server_dropped_is_opened_anew_before_the_clock():
         assert client.measure("/chat/completions", BODY, "a").failure is None
         client._socket.shutdown(socket.SHUT_RD)
         assert client.measure("/chat/completions", BODY, "b").failure is None
-
-
-class TlsFront:
-    """TLS before a plain server, as a reverse proxy is; counts its connections."""
-
-    def __init__(self, port, folder):
-        authority = trustme.CA()
-        self.roots = folder / "roots.pem"
-        authority.cert_pem.write_to_path(self.roots)
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(self._context)
-        self._behind, self.connections = port, 0
-
-    def __enter__(self):
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._listener.close()
-
-    def _serve(self):
-        while True:
-            try:
-                front = self._context.wrap_socket(self._listener.accept()[0], server_side=True)
-            except ssl.SSLError:
-                continue
-            except OSError:
-                return
-            self.connections += 1
-            back = socket.create_connection(("127.0.0.1", self._behind))
-            for source, sink in ((front, back), (back, front)):
-                threading.Thread(target=self._pipe, args=(source, sink), daemon=True).start()
-
-    @staticmethod
-    def _pipe(source, sink):
-        with contextlib.suppress(OSError):
-            while data := source.recv(65_536):
-                sink.sendall(data)
 
 
 def test_https_is_verified_and_its_connection_is_reused(tmp_path, monkeypatch):
