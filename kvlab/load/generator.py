@@ -11,7 +11,6 @@ import gc
 import os
 import pickle
 import re
-import resource
 import selectors
 import signal
 import time
@@ -20,6 +19,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kvlab.load import descriptors
 from kvlab.load.job import HEADER, Job, Progress
 from kvlab.load.scheduler import Outgoing, Scheduler
 from kvlab.prompts.batch import Message
@@ -31,7 +31,6 @@ from kvlab.timing.request import Failure, Measurement, interpret
 from kvlab.timing.wire import Piece, ResponseReader, WireError
 
 FLUSH_NS = 20_000_000
-BACKLOG_BYTES = 64 * 2**20  # so much may wait for the recorder before no more is sent
 #: A stream in which every event is an object and the last one says so: no reason to look closer.
 _PLAIN = re.compile(rb"(?:data: \{[^\n]*\}\n\n|: [^\n]*\n\n)+data: \[DONE\]\n\n\Z")
 
@@ -103,20 +102,28 @@ class Generator:
         return told
 
     def _step(self) -> None:
-        most = self.job.max_connections
         t_ns = now_ns()
-        while (most is None or self.pump.in_flight < most) and self._backlog_bytes < BACKLOG_BYTES:
+        while not self._full:
             outgoing = self.scheduler.next(t_ns)
             if outgoing is None:
                 break
             self.pump.send(Exchange(outgoing, outgoing.request, outgoing.due_ns))
         self.scheduler.build_ahead(8)
         before_ns = now_ns()
-        wait_s = min(self.scheduler.wait_s(before_ns), 0.02 if self._done else 1.0)
+        # When full, what is due cannot be sent before something else has happened.
+        due_s = 1.0 if self._full else self.scheduler.wait_s(before_ns)
+        wait_s = min(due_s, 0.02 if self._done else 1.0)
         self.pump.poll(wait_s)
         self._passes.append(self.pump.pass_ns)
         if self._done and (len(self._done) >= 64 or now_ns() - self._flushed_ns > FLUSH_NS):
             self._flush()
+
+    @property
+    def _full(self) -> bool:
+        """Whether nothing may be sent now: all connections are taken, or the recorder is behind."""
+        most = self.job.max_connections
+        taken = most is not None and self.pump.in_flight >= most
+        return taken or self._backlog_bytes >= self.job.backlog_bytes
 
     def _told(self) -> None:
         if not os.read(0, 4096):
@@ -126,7 +133,7 @@ class Generator:
     def _finished(self, exchange: Exchange) -> None:
         outgoing: Outgoing = exchange.key
         if exchange.sent_ns is None:
-            self.scheduler.unreachable(outgoing, now_ns())
+            self.scheduler.unreachable(outgoing, now_ns(), exchange.cause)
             return
         self.scheduler.reachable(exchange.sent_ns)
         t_ns = exchange.ended_ns or now_ns()
@@ -189,11 +196,13 @@ class Generator:
             "wall_s": wall_s,
             "cpu_s": cpu_s,
             "connections_opened": self.pump.connections_opened,
+            "passes": len(passes),
             "pass_p50_ms": passes[len(passes) // 2] / 1e6 if passes else None,
             "pass_p99_ms": passes[len(passes) * 99 // 100] / 1e6 if len(passes) >= 500 else None,
             "pass_max_ms": passes[-1] / 1e6 if passes else None,
             "backlog_peak_bytes": self._backlog_peak,
             "outages_ns": self.scheduler.outages,
+            "unconnected": dict(self.scheduler.unconnected),
             "gave_up": self.scheduler.gave_up,
             "stopped": self.scheduler.stopped,
         }
@@ -212,9 +221,7 @@ def main() -> None:
     with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux: only less precise
         Path("/proc/self/timerslack_ns").write_text("1000")
         fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 2**20)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65_536)), hard))
+    descriptors.allow_all()
     job, progress = Job.read(0), Progress.read(0)
     Generator(job, progress).run()
 

@@ -98,6 +98,8 @@ class Job:
         labels: What cache labels are made with.
         max_connections: At most so many at a time; ``None``: as many as there are requests in flight.
         secrets: Taken out of error messages.
+        backlog_bytes: So much may wait for the recorder on either side of their pipe before nothing
+            more is sent; what is due then is sent later, and its lag says so.
     """
 
     database: str
@@ -116,6 +118,7 @@ class Job:
     labels: Labels = field(default_factory=Labels)
     max_connections: int | None = None
     secrets: tuple[str, ...] = ()
+    backlog_bytes: int = 64 * 2**20
 
     def message(self) -> bytes:
         """Return the job for a pipe."""

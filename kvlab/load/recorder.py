@@ -9,7 +9,6 @@ waits after its stamp.
 import json
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 from kvlab.cache_state import Evidence, as_tokens, classify, usage_evidence
 from kvlab.errors import EXIT_FAILED, EXIT_OK
 from kvlab.load.generator import Finished, measurement
+from kvlab.load.inbox import Inbox
 from kvlab.load.job import HEADER, Job, Progress, read_exactly
 from kvlab.records import Recorded
 from kvlab.serving.metrics import ServerView
@@ -83,7 +83,7 @@ class Recorder:
 
     def __init__(self, job: Job, progress: Progress) -> None:
         self.job = job
-        self._arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._arrived = Inbox(job.backlog_bytes)
         self._done = len(progress.final)
         self._failed = 0
         self._retried = 0
@@ -138,8 +138,8 @@ class Recorder:
             while True:
                 (length,) = HEADER.unpack(read_exactly(source.fileno(), HEADER.size))
                 # Only our own child writes here.
-                self._arrived.put(pickle.loads(read_exactly(source.fileno(), length)))  # noqa: S301
-        self._arrived.put(None)
+                self._arrived.put(pickle.loads(read_exactly(source.fileno(), length)), length)  # noqa: S301
+        self._arrived.put(None, 0)
 
     def _relay_stop(self) -> None:
         """Pass ``stop`` on; and the end of the lifeline, whoever held it."""
@@ -157,8 +157,8 @@ class Recorder:
         deadline = time.monotonic() + COMMIT_S
         while len(batch) < COMMIT_ROWS and (left := deadline - time.monotonic()) > 0:
             try:
-                message = self._arrived.get(timeout=left)
-            except queue.Empty:
+                message = self._arrived.get(left)
+            except TimeoutError:
                 break
             if message is None:
                 self._ended = True

@@ -2,12 +2,13 @@
 
 import heapq
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from kvlab.load.job import Job, Progress
 from kvlab.prompts.batch import Conversation, Message
+from kvlab.timing.route import is_lasting, is_local
 
 AHEAD = 256  # requests built ahead of their sending
 PROBE_NS = 500_000_000  # between two tries of a server that accepts no connection
@@ -29,6 +30,7 @@ class Scheduler:
     def __init__(self, job: Job, progress: Progress) -> None:
         self.job, self.progress = job, progress
         self.outages: list[tuple[int, int]] = []
+        self.unconnected: Counter[str] = Counter()  # why no connection could be opened, and how often
         self.gave_up: str | None = None
         self.stopped = False
         self._left = job.items - len(progress.final)
@@ -42,6 +44,7 @@ class Scheduler:
         self._later: list[tuple[int, int]] = []  # (when, item) of those to be sent again
         self._again: dict[int, tuple[list[Message], bytes]] = {}
         self._outage_ns: int | None = None
+        self._servers = False  # whether it is the server's, and no shortage of this machine
         self._blocked_until_ns = 0
         self._conversations = self._resume_conversations() if job.workload.kind == "conversation" else []
         self._items = self._order()
@@ -115,21 +118,28 @@ class Scheduler:
         if self._conversations:
             self._next_turn(outgoing.item, text)
 
-    def unreachable(self, outgoing: Outgoing, t_ns: int) -> None:
+    def unreachable(self, outgoing: Outgoing, t_ns: int, cause: OSError | None = None) -> None:
         """No connection could be opened: nothing was sent, so that was no attempt."""
         self._attempts[outgoing.item] -= 1
         if self._outage_ns is None:
-            self._outage_ns = t_ns
+            self._outage_ns, self._servers = t_ns, False
+        self._servers = self._servers or not is_local(cause)
         self._blocked_until_ns = t_ns + PROBE_NS
+        why = str(cause or "no reason known")
+        self.unconnected[why] += 1
         limit_s = self.job.retries.outage_limit_s
-        if t_ns - self._outage_ns > limit_s * 1e9:
-            self.gave_up = f"the server has accepted no connection for {limit_s:g} s"
+        if is_lasting(cause):
+            self.gave_up = f"no connection: {why}"
+        elif t_ns - self._outage_ns > limit_s * 1e9:
+            who = "the server has accepted" if self._servers else "this machine has opened"
+            self.gave_up = f"{who} no connection for {limit_s:g} s ({why})"
         self._put_back(outgoing, outgoing.due_ns)
 
     def reachable(self, t_ns: int) -> None:
         """Something was sent on an open connection."""
         if self._outage_ns is not None:
-            self.outages.append((self._outage_ns, t_ns))
+            if self._servers:
+                self.outages.append((self._outage_ns, t_ns))
             self._outage_ns, self._blocked_until_ns = None, 0
 
     def _put_back(self, outgoing: Outgoing, due_ns: int) -> None:

@@ -1,6 +1,7 @@
 """Server trouble under load: every request ends with one final row."""
 
 import itertools
+import json
 import socket
 import sqlite3
 import threading
@@ -9,12 +10,14 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.fast_server import FastServer
 from kvlab.load.job import Retries
 from kvlab.store import frames
 from kvlab.timing.arrivals import Arrivals
 from kvlab.timing.request import Target
 from tests.fakes.process import FakeServer
-from tests.load.bench import Bench
+from tests.fakes.tls import TlsFront
+from tests.load.bench import Bench, start, until
 
 ITEMS = 80
 
@@ -130,6 +133,65 @@ def test_an_open_loop_sends_at_its_own_pace(tmp_path):
     (due,) = zip(*bench.read("SELECT due_ns FROM telemetry ORDER BY due_ns"), strict=True)
     assert {round((b - a) / 1e6) for a, b in itertools.pairwise(due)} == {10}
     assert ended.generator["connections_opened"] > 20, "none waited for another's answer"
+
+
+def test_an_open_loop_whose_connections_are_all_taken_waits(tmp_path):
+    """It has nothing to do until an answer comes, so it does not look again and again."""
+    bench = Bench(tmp_path)
+    with FakeServer(base_ms=200, itl_ms=0) as server:
+        arrivals = Arrivals("constant", rate_per_s=1000.0)
+        ended, _ = bench.run(bench.job(server.base_url, 6, arrivals=arrivals, max_connections=1))
+    check(bench, ended, 6)
+    assert ended.generator["passes"] < 200
+
+
+def test_a_certificate_that_nobody_vouches_for_is_the_end_and_the_reason(tmp_path):
+    bench = Bench(tmp_path)
+    with FakeServer() as server, TlsFront(server.port, tmp_path) as front:
+        ended, _ = bench.run(bench.job(f"https://127.0.0.1:{front.port}/v1", 5))
+    assert ended.why.startswith("no connection: ")
+    assert "certificate" in ended.why
+    assert bench.final() == []
+
+
+def test_too_few_file_descriptors_are_named_and_are_no_outage_of_the_server(tmp_path):
+    bench = Bench(tmp_path)
+    with FakeServer(base_ms=20, itl_ms=0) as server:
+        few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))"
+        job = bench.job(server.base_url, 200, arrivals=Arrivals("closed", 100))
+        said, _ = start(bench, job, few).communicate(timeout=60)
+    *_, last = (json.loads(line) for line in said.splitlines() if line.startswith(b"{"))
+    assert (last["state"], last["died"], bench.final()) == ("ended", None, list(range(200)))
+    assert any("Too many open files" in why for why in last["generator"]["unconnected"])
+    assert last["generator"]["outages_ns"] == []
+
+
+def test_a_recorder_that_is_behind_holds_the_sender_back(tmp_path):
+    """While the database is locked nothing is committed: what waits stays bounded, and the lag says so."""
+    bench = Bench(tmp_path)
+    with FastServer() as server:
+        job = bench.job(server.base_url, 1500, arrivals=Arrivals("closed", 4), backlog_bytes=50_000)
+        process = start(bench, job)
+        until(lambda: len(_final(bench.path)) > 0)
+        with bench.database.transaction():
+            behind, before = _settled(lambda: len(server.truth())), len(_final(bench.path))
+        said, _ = process.communicate(timeout=60)
+    assert before < behind < 1500, "it stopped before the end"
+    assert bench.final() == list(range(1500))
+    *_, last = (json.loads(line) for line in said.splitlines() if line.startswith(b"{"))
+    assert 50_000 <= last["generator"]["backlog_peak_bytes"] < 1_000_000
+    (late,) = bench.read("SELECT max(sent_ns - due_ns) FROM telemetry")
+    assert late[0] > 0.4e9, "the database was locked for longer than that"
+
+
+def _settled(count):
+    """Return a running total once it has not grown for half a second."""
+    total, since = 0, time.monotonic()
+    while time.monotonic() - since < 0.5:
+        if new := count():
+            total, since = total + new, time.monotonic()
+        time.sleep(0.05)
+    return total
 
 
 def test_connections_can_be_limited(tmp_path):

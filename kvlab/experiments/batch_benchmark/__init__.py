@@ -54,8 +54,9 @@ class BatchBenchmark(Experiment[BatchBenchmarkParams]):
         return first, second
 
     def check(self, params: BatchBenchmarkParams, max_model_len: int | None) -> None:
-        """Refuse prompts that, with their answers, do not fit the context, and a summary that is none."""
+        """Refuse prompts that, with their answers, do not fit the context, and more connections than can be."""
         interval, keep = plans.trimming(params)
+        plans.check_connections(params)
         if max_model_len is None:
             return
         grown = params.prompt_tokens

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvlab.errors import InputError
+from kvlab.load.descriptors import connections_allowed
 from kvlab.records import Trial
 
 if TYPE_CHECKING:
@@ -34,6 +35,26 @@ def plan(params: "BatchBenchmarkParams") -> list[Trial]:
                 name = f"{strategy}.{size:06d}.r{repeat:02d}"
                 trials.append(Trial(name, len(trials), f"{strategy}/{size}", repeat, asdict(item)))
     return trials
+
+
+def check_connections(params: "BatchBenchmarkParams") -> None:
+    """Refuse more requests in flight than this system gives a process file descriptors.
+
+    Raises:
+        InputError: Naming the parameter that asks for them.
+    """
+    closed = params.mode == "closed" and {"conversation", "shared_prefix", "isolated"} & {*params.strategies}
+    fields = ["concurrency"] if closed else []
+    fields += ["concurrent_start_at_most"] if "concurrent_start" in params.strategies else []
+    allowed = connections_allowed()
+    for field in fields:
+        wanted = min(getattr(params, field), max(params.sizes), params.max_connections or 10**9)
+        if wanted > allowed:
+            fix = (
+                f"would open {wanted:,} connections, and this system lets a process open {allowed:,}; "
+                "lower it, set max_connections, or raise the hard limit (ulimit -Hn)"
+            )
+            raise InputError(field, getattr(params, field), fix)
 
 
 def trimming(params: "BatchBenchmarkParams") -> tuple[int, int]:

@@ -1,4 +1,5 @@
 import json
+import resource
 
 import pytest
 import yaml
@@ -48,6 +49,17 @@ def test_a_prompt_or_a_conversation_beyond_the_context_is_refused():
     long = params(prompt_tokens=300, strategies=["conversation"], sizes=[2000], concurrency=2)
     with pytest.raises(InputError, match="trim_interval"):
         BENCHMARK.check(long, 4096)
+
+
+def test_more_connections_than_the_system_allows_are_refused(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 164))
+    BENCHMARK.check(params(concurrency=200), None)  # sixteen requests never need more than sixteen
+    many = {"sizes": [500], "concurrency": 100, "concurrent_start_at_most": 100}
+    BENCHMARK.check(params(**many), None)
+    for field in ("concurrency", "concurrent_start_at_most"):
+        with pytest.raises(InputError, match=rf"^{field}: 101 would open 101 connections.* 100; lower it"):
+            BENCHMARK.check(params(**many | {field: 101}), None)
+        BENCHMARK.check(params(**many | {field: 101, "max_connections": 50}), None)
 
 
 def test_trimming_comes_from_a_context_limit_run_where_one_is_given(tmp_path):
