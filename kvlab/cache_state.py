@@ -146,9 +146,9 @@ def as_tokens(value: Any) -> int | None:  # noqa: ANN401 - JSON
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, str) and value.strip().isdigit():
+    if isinstance(value, str) and len(value) < 20 and value.strip().isdecimal():
         value = int(value)
-    return value if isinstance(value, int) and value >= 0 else None
+    return value if isinstance(value, int) and 0 <= value < 2**63 else None
 
 
 def usage_evidence(usage: Mapping[str, Any] | None) -> tuple[int | None, int | None]:

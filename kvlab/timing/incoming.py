@@ -6,7 +6,7 @@ much is looked at as is needed to know that the connection is free again.
 
 from dataclasses import dataclass, field
 
-from kvlab.timing.wire import Piece
+from kvlab.timing.wire import Piece, chunk_size
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -85,7 +85,7 @@ class Incoming:
             end = raw.find(b"\r\n", self._walked)
             if end < 0:
                 return False
-            size = int(raw[self._walked : end].split(b";")[0], 16)
+            size = chunk_size(raw[self._walked : end])
             if size == 0:
                 return True
             if end + size + 4 > len(raw):

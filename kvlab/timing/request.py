@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from kvlab.taxonomy import ErrorType, from_http_status
 from kvlab.timing.sse import events
 from kvlab.timing.stamps import Stamps
-from kvlab.timing.stream import Generation, read_stream
+from kvlab.timing.stream import Generation, parse, read_stream
 from kvlab.timing.wire import ResponseReader
 
 
@@ -133,8 +133,8 @@ def _stamps(sent_ns: int, reader: ResponseReader, generation: Generation) -> Sta
 
 def _error_message(body: bytes) -> str:
     text = body.decode("utf-8", errors="replace").strip()
-    with contextlib.suppress(ValueError):
-        content = json.loads(text)
+    with contextlib.suppress(ValueError, RecursionError):
+        content = parse(text)
         error = content.get("error", content) if isinstance(content, dict) else content
         text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
     return text[:500] or "an empty answer"

@@ -4,11 +4,17 @@ Runs after the response is complete, so its cost is in no measured time.
 """
 
 import json
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Never
 
 from kvlab.timing.sse import Event
+
+
+class _MalformedError(Exception):
+    """A chunk is JSON, but not what the API says."""
 
 
 @dataclass
@@ -24,7 +30,7 @@ class Generation:
         first_content_ns: Arrival of the first event with visible text.
         field_value: What stands at the configured dotted path, the last time it was there.
         kept_value: The same for the path of the kept KV entries.
-        error: The message of an error object inside the stream.
+        error: The message of an error object inside the stream, or what is wrong with a chunk.
         ended: Whether ``[DONE]`` or a finish reason was seen.
     """
 
@@ -43,7 +49,7 @@ class Generation:
 def read_stream(
     stream: Iterable[Event], field_path: str | None = None, kept_path: str | None = None
 ) -> Generation:
-    """Read the events of a chat or completions stream.
+    """Read the events of a chat or completions stream; never raises for what a server can send.
 
     Args:
         stream: The events, with stamps.
@@ -56,15 +62,51 @@ def read_stream(
             generation.ended = True
             continue
         try:
-            chunk = json.loads(data)
-        except ValueError:
-            generation.error = generation.error or f"a chunk is not JSON: {data[:80]!r}"
-            continue
-        if isinstance(chunk, dict):
+            chunk = parse(data)
             _read_chunk(generation, t_ns, chunk, field_path)
             if kept_path and (kept := dig(chunk, kept_path)) is not None:
                 generation.kept_value = kept
+        except (ValueError, RecursionError):
+            generation.error = generation.error or f"a chunk is not JSON: {data[:80]!r}"
+        except _MalformedError as error:
+            generation.error = generation.error or f"a chunk is malformed: {error}: {data[:80]!r}"
     return generation
+
+
+def parse(data: str) -> Any:  # noqa: ANN401 - JSON
+    """Parse JSON into what can be stored: finite numbers, and whole characters.
+
+    Raises:
+        ValueError: It is no JSON; NaN and infinities, which Python's parser takes, are none.
+        RecursionError: It is nested too deeply.
+    """
+    chunk = _DECODER.decode(data)
+    return _whole(chunk) if _SURROGATE.search(data) else chunk
+
+
+def _refuse(constant: str) -> Never:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def _whole(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return a JSON value with U+FFFD for each half of a character, which no UTF-8 can hold."""
+    if isinstance(value, str):
+        return _HALF.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return value
 
 
 def dig(value: Any, path: str) -> Any:  # noqa: ANN401 - JSON
@@ -79,22 +121,30 @@ def dig(value: Any, path: str) -> Any:  # noqa: ANN401 - JSON
     return value
 
 
-def _read_chunk(generation: Generation, t_ns: int, chunk: dict[str, Any], field_path: str | None) -> None:
-    if chunk.get("error"):
-        error = chunk["error"]
+def _read_chunk(generation: Generation, t_ns: int, chunk: Any, field_path: str | None) -> None:  # noqa: ANN401 - JSON
+    if not isinstance(chunk, dict):
+        raise _MalformedError("the chunk is no object")
+    if error := chunk.get("error"):
         generation.error = str(error.get("message", error)) if isinstance(error, dict) else str(error)
     if isinstance(chunk.get("usage"), dict):
         generation.usage = chunk["usage"]
     if field_path and (found := dig(chunk, field_path)) is not None:
         generation.field_value = found
-    for choice in chunk.get("choices") or ():
+    choices = chunk.get("choices") or ()
+    if not isinstance(choices, list | tuple):
+        raise _MalformedError("choices is no list")
+    for choice in choices:
         _read_choice(generation, t_ns, choice)
 
 
-def _read_choice(generation: Generation, t_ns: int, choice: dict[str, Any]) -> None:
+def _read_choice(generation: Generation, t_ns: int, choice: Any) -> None:  # noqa: ANN401 - JSON
+    if not isinstance(choice, dict):
+        raise _MalformedError("a choice is no object")
     delta = choice.get("delta") or {}
-    content = delta.get("content") or choice.get("text") or ""
-    reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
+    if not isinstance(delta, dict):
+        raise _MalformedError("delta is no object")
+    content = _text(delta, "content") or _text(choice, "text")
+    reasoning = _text(delta, "reasoning_content") or _text(delta, "reasoning")
     # A token whose text is empty (a special token, half a character) still ends a stream with its
     # finish reason; without text it cannot be told from a chunk that carries none, so it is none.
     if content or reasoning or delta.get("tool_calls"):
@@ -103,6 +153,16 @@ def _read_choice(generation: Generation, t_ns: int, choice: dict[str, Any]) -> N
         generation.first_content_ns = generation.first_content_ns or t_ns
         generation.text += content
     generation.reasoning += reasoning
-    if choice.get("finish_reason"):
-        generation.finish_reason = choice["finish_reason"]
+    if finish := _text(choice, "finish_reason"):
+        generation.finish_reason = finish
         generation.ended = True
+
+
+def _text(place: dict[str, Any], name: str) -> str:
+    """Return a text, or an empty one where there is none."""
+    value = place.get(name)
+    if not value:
+        return ""
+    if not isinstance(value, str):
+        raise _MalformedError(f"{name} is no text")
+    return value

@@ -19,6 +19,18 @@ class Piece(NamedTuple):
     data: bytes
 
 
+def chunk_size(line: bytes | bytearray) -> int:
+    """Return the size that stands before a chunk.
+
+    Raises:
+        ValueError: It is none; a negative one is none, either.
+    """
+    size = int(line.split(b";")[0], 16)
+    if size < 0:
+        raise ValueError("a chunk's size is negative")
+    return size
+
+
 @dataclass
 class ResponseReader:
     """One response to one request.
@@ -80,7 +92,7 @@ class ResponseReader:
         lines = self._buffer[:end].decode("latin-1").split("\r\n")
         del self._buffer[: end + 4]
         version, _, rest = lines[0].partition(" ")
-        if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+        if not version.startswith("HTTP/1.") or not (rest.isascii() and rest[:3].isdigit()):
             raise WireError("the answer is not HTTP/1.1")
         status = int(rest[:3])
         if status < 200:  # 100 Continue and the like: the real header follows
@@ -92,7 +104,7 @@ class ResponseReader:
         self._chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
         length = self.headers.get("content-length")
         if not self._chunked and length is not None:
-            self._remaining = int(length) if length.isdigit() else -1
+            self._remaining = int(length) if length.isascii() and length.isdigit() else -1
         if status in (204, 304):
             self._remaining = 0
         self.keep_alive = version == "HTTP/1.1" and "close" not in self.headers.get("connection", "").lower()
@@ -131,7 +143,7 @@ class ResponseReader:
         if end < 0:
             return False
         try:
-            self._remaining = int(self._buffer[start:end].split(b";")[0], 16)
+            self._remaining = chunk_size(self._buffer[start:end])
         except ValueError:
             raise WireError("a chunk of the response has no valid size") from None
         del self._buffer[: end + 2]
