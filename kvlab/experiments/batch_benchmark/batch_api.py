@@ -6,8 +6,7 @@ when the batch was created and when the batch was seen to be complete.
 
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import httpx
 from kvlab.cache_state import Evidence, classify, usage_evidence
 from kvlab.experiments.base import Streamed
 from kvlab.experiments.batch_benchmark import jobs, stretch
+from kvlab.experiments.batch_benchmark.batch_calls import Batch
 from kvlab.experiments.batch_benchmark.plan import Planned
 from kvlab.load import control
 from kvlab.load.job import Job
@@ -31,57 +31,9 @@ if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
     from kvlab.experiments.lab import Lab
 
-NOT_OFFERED = "not offered by this endpoint"
 _OVER = {"completed", "failed", "expired", "cancelled"}
 _COMMIT_ROWS = 1000
 SAY_S = 5.0
-
-
-@dataclass
-class _Batch:
-    """A batch job on the server, and the calls that deal with it."""
-
-    http: httpx.Client
-    base_url: str
-
-    def offered(self) -> str | None:
-        """Return why there is no batch API here; ``None``: there is one."""
-        answer = self.http.get(f"{self.base_url}/batches", params={"limit": 1})
-        if answer.status_code == 200:
-            return None
-        return f"{NOT_OFFERED} (GET /v1/batches answers HTTP {answer.status_code})"
-
-    def create(self, lines: Iterator[str]) -> str:
-        """Upload requests and start them. Returns the batch's id."""
-        data = "".join(lines).encode()
-        files = {"file": ("requests.jsonl", data, "application/jsonl")}
-        uploaded = self.http.post(
-            f"{self.base_url}/files", data={"purpose": "batch"}, files=files, timeout=600
-        )
-        made = self.http.post(
-            f"{self.base_url}/batches",
-            json={
-                "input_file_id": uploaded.raise_for_status().json()["id"],
-                "endpoint": "/v1/chat/completions",
-                "completion_window": "24h",
-            },
-        )
-        return str(made.raise_for_status().json()["id"])
-
-    def look(self, batch_id: str) -> dict[str, Any]:
-        """Return how it stands."""
-        found: dict[str, Any] = self.http.get(f"{self.base_url}/batches/{batch_id}").raise_for_status().json()
-        return found
-
-    def lines(self, file_id: str | None) -> Iterator[dict[str, Any]]:
-        """Yield the lines of one of its files."""
-        if file_id is None:
-            return
-        with self.http.stream("GET", f"{self.base_url}/files/{file_id}/content", timeout=600) as answer:
-            answer.raise_for_status()
-            for line in answer.iter_lines():
-                if line.strip():
-                    yield json.loads(line)
 
 
 def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Streamed:
@@ -89,18 +41,18 @@ def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Stre
     database, item = lab.run.database, Planned(**trial.planned)
     asked = jobs.workload(lab, trial)
     prefix = jobs.prefix_tokens(lab.counter, asked)
-    batch = _Batch(lab.engine.connection.http, lab.engine.connection.target.base_url)
+    connection = lab.engine.connection
+    batch = Batch(connection.http, connection.target.base_url, lab.params.outage_limit_s)
     state = {"prefix_tokens": prefix, **stretch.last_state(database, trial.trial_id)}
-    before = stretch.counters(lab.engine.connection, lab.identity)
+    before = stretch.counters(connection, lab.identity)
     number = stretch.begin(database, trial.trial_id, lab.run.session_id, before, state)
     job = jobs.job(lab, trial, attempt, asked, prefix)
     so_far = control.progress(database, job)
     try:
-        why = batch.offered()
-        if why is not None:
-            stretch.end(database, number, why)
-            return Streamed(True, why)
         if "batch_id" not in state:
+            if (why := batch.offered()) is not None:
+                stretch.end(database, number, why)
+                return Streamed(True, why)
             left = [number for number in range(item.size) if number not in so_far.final]
             state |= {
                 "created_ns": now_ns(),
@@ -109,15 +61,15 @@ def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Stre
             state["batch_id"] = batch.create(_requests(job, left))
             stretch.keep_state(database, number, state)  # before anything is waited for
         last = _wait(lab, trial, batch, state["batch_id"])
-    except httpx.HTTPError as error:
-        why = lab.engine.connection.settings.redact(f"{type(error).__name__}: {error}")
+        done = _store(lab, job, batch, last, state)
+    except (httpx.HTTPError, ValueError) as error:
+        why = connection.settings.redact(f"{type(error).__name__}: {error}")
         stretch.end(database, number, why)
         return Streamed(False, f"the batch API failed: {why}")
     except BaseException as error:
         stretch.end(database, number, "stopped" if isinstance(error, KeyboardInterrupt) else str(error))
         raise
-    done = _store(lab, job, batch, last, state)
-    after = stretch.settled(lab.engine.connection, lab.identity, before, done)
+    after = stretch.settled(connection, lab.identity, before, done)
     stretch.end(database, number, "done", after)
     return Streamed(True, f"{done:,} requests stored of batch {state['batch_id']} ({last['status']})")
 
@@ -133,7 +85,7 @@ def _requests(job: Job, left: list[int]) -> Iterator[str]:
         yield json.dumps(line) + "\n"
 
 
-def _wait(lab: "Lab[BatchBenchmarkParams]", trial: Trial, batch: _Batch, batch_id: str) -> dict[str, Any]:
+def _wait(lab: "Lab[BatchBenchmarkParams]", trial: Trial, batch: Batch, batch_id: str) -> dict[str, Any]:
     """Poll until the batch is over, or has taken too long: then it is cancelled as far as we care."""
     limit = time.monotonic() + lab.params.batch_limit_s
     said = time.monotonic()
@@ -149,7 +101,7 @@ def _wait(lab: "Lab[BatchBenchmarkParams]", trial: Trial, batch: _Batch, batch_i
 
 
 def _store(
-    lab: "Lab[BatchBenchmarkParams]", job: Job, batch: _Batch, last: dict[str, Any], state: dict[str, Any]
+    lab: "Lab[BatchBenchmarkParams]", job: Job, batch: Batch, last: dict[str, Any], state: dict[str, Any]
 ) -> int:
     """Store one row for each request that has none yet. Returns how many were answered."""
     database = lab.run.database
@@ -158,10 +110,10 @@ def _store(
     open_ = set(range(job.items)) - control.progress(database, job).final
     answered, rows = 0, list[Recorded]()
 
-    def keep(item: int, answer: dict[str, Any] | None, failure: Failure | None) -> None:
+    def keep(item: int, answer: Generation | Failure) -> None:
         nonlocal answered
-        answered += failure is None
-        rows.append(_row(job, item, base, _measurement(answer, failure, last["seen_ns"], state), state))
+        answered += isinstance(answer, Generation)
+        rows.append(_row(job, item, base, _measurement(answer, last["seen_ns"], state), state))
         open_.discard(item)
         if len(rows) >= _COMMIT_ROWS:
             database.record_items(job.run_id, job.trial_id, rows)
@@ -169,43 +121,50 @@ def _store(
 
     for file_id in (last.get("output_file_id"), last.get("error_file_id")):
         for line in batch.lines(file_id):
-            item = int(line["custom_id"])
+            item = _item(line)
             if item in open_:
-                answer, failure = _read(line, lab.engine.connection.settings.redact)
-                keep(item, answer, failure)
+                keep(item, _read(line, lab.engine.connection.settings.redact))
     for item in sorted(open_):
-        keep(item, None, Failure(ErrorType.TIMEOUT, f"the batch ended as {last['status']} without it"))
+        keep(item, Failure(ErrorType.TIMEOUT, f"the batch ended as {last['status']} without it"))
     database.record_items(job.run_id, job.trial_id, rows)
     return answered
 
 
-def _read(line: dict[str, Any], redact: Any) -> tuple[dict[str, Any] | None, Failure | None]:  # noqa: ANN401
-    """Return a line's answer, or its failure."""
-    response = line.get("response") or {}
-    status = int(response.get("status_code") or 0)
-    if line.get("error") or status != 200:
-        error = line.get("error") or (response.get("body") or {}).get("error") or {}
-        message = redact(str(error.get("message", error))[:500])
-        kind = from_http_status(status) if status else ErrorType.ENGINE_ERROR
-        return None, Failure(kind, message, status or None)
-    body: dict[str, Any] = response["body"]
-    if not body.get("choices"):
-        return None, Failure(ErrorType.EMPTY_OUTPUT, "the answer has no choice", status)
-    return body, None
+def _item(line: Any) -> int:  # noqa: ANN401 - JSON
+    """Return which request a line answers; -1: none of ours."""
+    name = line.get("custom_id") if isinstance(line, dict) else None
+    return int(name) if isinstance(name, str) and name.isascii() and name.isdecimal() else -1
 
 
-def _measurement(
-    answer: dict[str, Any] | None, failure: Failure | None, seen_ns: int, state: dict[str, Any]
-) -> Measurement:
-    stamps = Stamps(state["created_ns"], done_ns=seen_ns if answer else None)
-    if answer is None:
-        return Measurement(stamps, None, failure, failure.http_status if failure else None)
-    choice = answer["choices"][0]
-    text = (choice.get("message") or {}).get("content") or ""
-    generation = Generation(
-        text=text, finish_reason=choice.get("finish_reason"), usage=answer.get("usage"), ended=True
-    )
-    return Measurement(stamps, generation, None, 200)
+def _read(line: dict[str, Any], redact: Callable[[str], str]) -> Generation | Failure:
+    """Return what a line says."""
+    status = None
+    try:
+        response = line.get("response") or {}
+        status = response.get("status_code")
+        if line.get("error") or status != 200:
+            error = line.get("error") or (response.get("body") or {}).get("error") or {}
+            message = error.get("message", error) if isinstance(error, dict) else error
+            kind = from_http_status(int(status)) if status else ErrorType.ENGINE_ERROR
+            return Failure(kind, redact(str(message)[:500]), status or None)
+        body = response["body"]
+        if not body.get("choices"):
+            return Failure(ErrorType.EMPTY_OUTPUT, "the answer has no choice", status)
+        choice = body["choices"][0]
+        text = (choice.get("message") or {}).get("content") or ""
+        finish, usage = choice.get("finish_reason"), body.get("usage")
+        if not (isinstance(text, str) and isinstance(finish, str | None) and isinstance(usage, dict | None)):
+            raise TypeError("content, finish_reason or usage is of a wrong kind")
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        why = redact(f"the line is malformed: {error}")
+        return Failure(ErrorType.ENGINE_ERROR, why, status if isinstance(status, int) else None)
+    return Generation(text=text, finish_reason=finish, usage=usage, ended=True)
+
+
+def _measurement(answer: Generation | Failure, seen_ns: int, state: dict[str, Any]) -> Measurement:
+    if isinstance(answer, Failure):
+        return Measurement(Stamps(state["created_ns"]), None, answer, answer.http_status)
+    return Measurement(Stamps(state["created_ns"], done_ns=seen_ns), answer, None, 200)
 
 
 def _row(job: Job, item: int, base: str, measured: Measurement, state: dict[str, Any]) -> Recorded:

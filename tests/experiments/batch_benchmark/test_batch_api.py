@@ -1,0 +1,114 @@
+"""The batch API of a server in trouble, and of one that sends nonsense."""
+
+import json
+
+import httpx
+import pytest
+import stamina
+
+from kvlab.experiments import lab as labs
+from kvlab.experiments.batch_benchmark import batch_api
+from kvlab.experiments.batch_benchmark.batch_calls import Batch
+from kvlab.timing.request import Failure
+from kvlab.timing.stream import Generation
+from tests.experiments.batch_benchmark.test_run import SMALL
+from tests.fakes.process import FakeServer
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting():
+    with stamina.set_testing(True, attempts=4):
+        yield
+
+
+def batch(*answers):
+    """A batch API that gives these answers in turn: a status, a body, or an exception."""
+    turns = iter(answers)
+
+    def handle(request):
+        answer = next(turns)
+        if isinstance(answer, Exception):
+            raise answer
+        status, body = answer if isinstance(answer, tuple) else (answer, {})
+        return httpx.Response(status, content=body if isinstance(body, bytes) else json.dumps(body).encode())
+
+    return Batch(httpx.Client(transport=httpx.MockTransport(handle)), "http://x/v1", 10.0)
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_absent_is_not_offered(status):
+    assert batch(status).offered() == f"not offered by this endpoint (GET /v1/batches answers HTTP {status})"
+
+
+@pytest.mark.parametrize("trouble", [429, 500, 503, httpx.ConnectError("refused")])
+def test_trouble_passes_and_is_no_answer(trouble):
+    assert batch(trouble, trouble, trouble, 200).offered() is None
+    with pytest.raises(httpx.HTTPError):
+        batch(*[trouble] * 4).offered()
+
+
+def test_a_wrong_key_is_not_asked_about_again():
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        batch(401).offered()
+
+
+@pytest.mark.parametrize("trouble", [500, 429, httpx.ReadTimeout("slow"), (200, b"<html>"), (200, {"id": 1})])
+def test_polls_that_fail_in_a_row_are_borne(trouble):
+    assert batch(trouble, trouble, (200, {"status": "completed"})).look("b")["status"] == "completed"
+
+
+def test_a_line_that_is_no_json_costs_that_line():
+    found = batch((200, b'{"a": 1}\nnonsense\n\n{"b": "\\ud800"}\n')).lines("f")
+    assert list(found) == [{"a": 1}, None, {"b": "\ufffd"}]
+
+
+def line(**body):
+    return {"custom_id": "000001", "response": {"status_code": 200, "body": body}}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        line(choices=[None]),
+        line(choices=[{"message": {"content": ["A"]}}]),
+        line(choices=[{"message": "A"}]),
+        line(choices={"a": 1}),
+        line(choices=[{"finish_reason": 3}]),
+        {"response": {"status_code": "never", "body": []}},
+        {"response": {"status_code": 500, "body": [1]}},
+        {"response": [], "error": "gone"},
+    ],
+)
+def test_a_malformed_line_is_a_failure(odd):
+    found = batch_api._read(odd, str)
+    assert isinstance(found, Failure)
+    assert found.message
+
+
+def test_a_good_line_is_an_answer_and_one_of_nobody_is_no_item():
+    found = batch_api._read(line(choices=[{"message": {"content": "A"}, "finish_reason": "stop"}]), str)
+    assert isinstance(found, Generation)
+    assert (found.text, found.finish_reason) == ("A", "stop")
+    assert [batch_api._item(odd) for odd in (None, [], {"custom_id": 1}, {"custom_id": "x"})] == [-1] * 4
+
+
+def test_a_resume_goes_on_with_its_batch_and_asks_nothing_first(point_at, monkeypatch):
+    with FakeServer(batch_api=True, batch_ms=300) as server:
+        point_at(server)
+        settings = {"profile": "t", **SMALL, "sizes": [8], "strategies": ["batch_api"]}
+        lab = labs.open_lab("batch_benchmark", settings)
+        (trial,) = lab.pending()
+        with monkeypatch.context() as patch:
+            patch.setattr(batch_api.time, "sleep", _stop)
+            with pytest.raises(KeyboardInterrupt):
+                lab.measure(trial)
+        monkeypatch.setattr(Batch, "offered", _stop)
+        monkeypatch.setattr(Batch, "create", _stop)
+        (trial,) = lab.pending()
+        lab.measure(trial)
+        assert list(lab.pending()) == []
+        lab.close()
+
+
+def _stop(*_):
+    raise KeyboardInterrupt
