@@ -47,6 +47,22 @@ class Params(BaseModel):
         return {name: namespace[name] for name in cls.model_fields if name in namespace}
 
     @classmethod
+    def read_in(cls, values: dict[str, Any], sources: dict[str, str]) -> None:
+        """Replace what ``values`` names outside themselves by what is there, once, when a run is started.
+
+        A run holds the values then, and needs no file of another place that may move or go. Does
+        nothing where there is nothing such.
+
+        Args:
+            values: Before they are checked.
+            sources: Where each came from.
+
+        Raises:
+            InputError: What is named is not there.
+        """
+        return
+
+    @classmethod
     def check(cls, values: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> Self:
         """Validate ``values``.
 
@@ -103,6 +119,7 @@ def resolve(
             _check_known(kind, key, source)
             values[key] = _merged(values.get(key), value)
             sources |= {key: source, **dict.fromkeys(_dotted(key, value), source)}
+    kind.read_in(values, sources)
     return Resolved(kind.check(values, sources), sources)
 
 

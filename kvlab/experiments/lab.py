@@ -323,4 +323,5 @@ def _parameters(
     for source, layer in env_layers(kind, settings):
         values |= layer
         sources |= dict.fromkeys(layer, source)
+    kind.read_in(values, sources)
     return kind.check(values, sources), sources

@@ -1,9 +1,10 @@
 """Parameters of the batch benchmark."""
 
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
+from kvlab.experiments.batch_benchmark.trimming import trimming_of
 from kvlab.params import Params
 
 Strategy = Literal["shared_prefix", "isolated", "conversation", "concurrent_start", "batch_api"]
@@ -26,7 +27,8 @@ class BatchBenchmarkParams(Params):
         concurrent_start_at_most: Requests that ``concurrent_start`` sends at once, at most.
         conversations: How many grow side by side; null: ``concurrency``.
         trim_interval, keep_messages: After so many exchanges a conversation keeps its last so many messages.
-        context_limit_summary: A context-limit run's ``summary.json``, whose trimming constants replace them.
+        context_limit_summary: A context-limit run's ``summary.json``, whose trimming constants replace them;
+            they are read when a run is started, and the run keeps them, not the file's name.
         retry_wait_s, retry_max_wait_s: Before a request is sent again; doubles, with jitter.
         outage_limit_s: How long to wait for a server that accepts no connection.
         batch_poll_s: Between two looks at a batch job.
@@ -83,6 +85,16 @@ class BatchBenchmarkParams(Params):
     max_held_out_miss: float = Field(default=0.2, gt=0, lt=1)
     max_memory_rise: float = Field(default=0.05, gt=0, lt=1)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
+
+    @classmethod
+    def read_in(cls, values: dict[str, Any], sources: dict[str, str]) -> None:
+        """Replace ``context_limit_summary`` by the trimming constants that it holds."""
+        path = values.get("context_limit_summary")
+        if not isinstance(path, str):
+            return
+        found = trimming_of(path)
+        values |= {**found, "context_limit_summary": None}
+        sources |= dict.fromkeys(found, f"context_limit_summary {path}")
 
     @field_validator("sizes")
     @classmethod

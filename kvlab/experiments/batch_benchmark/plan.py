@@ -1,11 +1,8 @@
 """The trials of a batch benchmark: every strategy at every size, sizes ascending."""
 
-import json
 import random
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kvlab.errors import InputError
 from kvlab.load.descriptors import connections_allowed
@@ -58,32 +55,5 @@ def check_connections(params: "BatchBenchmarkParams") -> None:
 
 
 def trimming(params: "BatchBenchmarkParams") -> tuple[int, int]:
-    """Return ``(trim_interval, keep_messages)``: a context-limit run's, where one is named.
-
-    Raises:
-        InputError: The file is not one.
-    """
-    if params.context_limit_summary is None:
-        return params.trim_interval, params.keep_messages
-    path = params.context_limit_summary
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InputError(
-            "context_limit_summary", path, "is no JSON file; name a run's summary.json"
-        ) from None
-    found = [_find(content, name) for name in ("trim_interval", "keep_messages")]
-    if not all(isinstance(value, int) and value >= 0 for value in found) or found[0] == 0:
-        fix = "recommends no TRIM_INTERVAL and KEEP_MESSAGES; name a context-limit run's summary.json"
-        raise InputError("context_limit_summary", path, fix)
-    return found[0], found[1]
-
-
-def _find(content: Any, name: str) -> Any:  # noqa: ANN401 - JSON
-    """Return the first value of a key, whatever its case, anywhere in nested objects; else ``None``."""
-    if not isinstance(content, Mapping):
-        return None
-    for key, value in content.items():
-        if str(key).lower() == name and not isinstance(value, Mapping):
-            return value
-    return next((found for value in content.values() if (found := _find(value, name)) is not None), None)
+    """Return ``(trim_interval, keep_messages)``."""
+    return params.trim_interval, params.keep_messages

@@ -7,7 +7,7 @@ import yaml
 from kvlab.errors import InputError
 from kvlab.experiments import get
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
-from kvlab.experiments.batch_benchmark.plan import trimming
+from kvlab.params import resolve
 from tests.conftest import ROOT
 
 BENCHMARK = get("batch_benchmark")
@@ -62,16 +62,41 @@ def test_more_connections_than_the_system_allows_are_refused(monkeypatch):
         BENCHMARK.check(params(**many | {field: 101, "max_connections": 50}), None)
 
 
-def test_trimming_comes_from_a_context_limit_run_where_one_is_given(tmp_path):
-    assert trimming(params()) == (50, 40)
+def resolved(*overrides):
+    return resolve(BatchBenchmarkParams, "batch_benchmark", overrides=overrides)
+
+
+def test_trimming_is_read_once_from_a_context_limit_run_and_is_the_runs_own(tmp_path, monkeypatch):
     path = tmp_path / "summary.json"
     path.write_text(json.dumps({"results": {"recommended": {"TRIM_INTERVAL": 75, "KEEP_MESSAGES": 50}}}))
-    assert trimming(params(context_limit_summary=str(path))) == (75, 50)
-    path.write_text("{}")
-    with pytest.raises(InputError, match="recommends no TRIM_INTERVAL"):
-        trimming(params(context_limit_summary=str(path)))
-    with pytest.raises(InputError, match="no JSON file"):
-        trimming(params(context_limit_summary=str(tmp_path / "absent.json")))
+    monkeypatch.chdir(tmp_path)
+    found, sources = resolved("context_limit_summary=summary.json", "trim_interval=3")
+    assert (found.trim_interval, found.keep_messages, found.context_limit_summary) == (75, 50, None)
+    assert sources["trim_interval"] == sources["keep_messages"] == "context_limit_summary summary.json"
+    path.unlink()
+    again = BatchBenchmarkParams.check(
+        found.model_dump()
+    )  # what a kernel elsewhere, a resume and a report do
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{}", "recommends no TRIM_INTERVAL"),
+        ('{"trim_interval": true, "keep_messages": 4}', "recommends no TRIM_INTERVAL"),
+        ('{"trim_interval": 0, "keep_messages": 4}', "recommends no TRIM_INTERVAL"),
+        ('{"trim_interval": 5, "keep_messages": -1}', "recommends no TRIM_INTERVAL"),
+        ("[", "no JSON file"),
+        (None, "no JSON file"),
+    ],
+)
+def test_a_summary_without_trimming_is_refused_in_one_line(tmp_path, content, words):
+    path = tmp_path / "summary.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=rf"^context_limit_summary: .*{words}"):
+        resolved(f"context_limit_summary={path}")
 
 
 def test_the_profiles_are_valid():
