@@ -24,7 +24,7 @@ endif
 
 KVPRESS := .venv-kvpress
 
-.PHONY: help setup demo test lint lab bench bench-peers conformance clean
+.PHONY: help setup demo test lint lab bench bench-peers bench-scale conformance clean
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -53,6 +53,9 @@ lab: setup ## JupyterLab on notebooks/
 
 bench: setup ## client error, load generator, transition detector, KV sweep: a table each
 	$(BIN)/python -m benchmarks
+
+bench-scale: setup ## 170,000 requests from the load generator to the report: rate, size, time, memory
+	$(BIN)/python -m benchmarks --only scale
 
 bench-peers: setup ## the load generator beside other clients, each in .venv-peers/<name>, on the same server
 	$(BIN)/python -m benchmarks.peers

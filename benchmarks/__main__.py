@@ -1,4 +1,7 @@
-"""``python -m benchmarks``: all benchmarks, a table each, and ``benchmarks/results.json``."""
+"""``python -m benchmarks``: the benchmarks, a table each, and ``benchmarks/results.json``.
+
+Those of `APART` take long, or much of the disk, and run only when they are named (``--only``).
+"""
 
 import argparse
 import json
@@ -8,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import client_error, detector, kv_sweep, load_generator
+from benchmarks import client_error, detector, kv_sweep, load_generator, scale
 from kvlab import manifest
 from kvlab.files import write_json
 from kvlab.status import utc_now
@@ -24,11 +27,11 @@ def main() -> None:
         "--only", choices=sorted(PARTS), help="run this one, and keep the others' last results"
     )
     options = parser.parse_args()
-    kept = json.loads(options.output.read_text()) if options.only and options.output.exists() else {}
+    kept = json.loads(options.output.read_text()) if options.output.exists() else {}
     found = {
         name: {"measured_utc": utc_now(), "quick": options.quick, "rows": part(options.quick)}
         for name, part in PARTS.items()
-        if options.only in (None, name)
+        if options.only == name or (options.only is None and name not in APART)
     }
     facts = {"machine": manifest.machine(), "packages": manifest.packages()}
     write_json(options.output, {**kept, **facts, **found})
@@ -59,12 +62,32 @@ def _detector(quick: bool) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def _scale(quick: bool) -> list[dict[str, Any]]:
+    print("scale: 170,000 requests from the generator to the report; fast server", flush=True)
+    rows = scale.run((64, 256), reports=1) if quick else scale.run()
+    table = Table("requests", "recorded/s", "database", "kvlab report", "CPU", "peak memory", "verdict")
+    for row in rows:
+        table.add_row(
+            f"{row['requests']:,}",
+            f"{row['recorded_per_s']:,.0f}",
+            f"{row['database_bytes'] / 1e6:,.0f} MB",
+            f"{row['report_s']:.1f} s",
+            f"{row['report_cpu_s']:.1f} s",
+            f"{row['report_peak_bytes'] / 1e6:,.0f} MB",
+            row["verdict"],
+        )
+    Console(width=120).print(table)
+    return rows
+
+
 PARTS = {
     "client_error": _client_error,
     "load_generator": _load_generator,
     "detector": _detector,
     "kv_sweep": kv_sweep.part,
+    "scale": _scale,
 }
+APART = {"scale"}
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
