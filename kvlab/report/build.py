@@ -10,7 +10,7 @@ import pandas as pd
 from kvlab.files import replacing, write_atomic, write_json
 from kvlab.report import render
 from kvlab.run import SUMMARY, identity_of, stored_experiment
-from kvlab.store import frames
+from kvlab.store import frames, requests_csv
 from kvlab.store.connect import FILE_NAME as DATABASE
 from kvlab.store.database import Database
 from kvlab.summary import Summary
@@ -73,15 +73,13 @@ def write_results(folder: Path, experiment: Reporter) -> Summary:
     with Database(folder / DATABASE) as database:
         experiment.derive(database, params)
         requests = frames.requests(database.sql)
+        with replacing(folder / "requests.csv") as file:
+            requests_csv.write(requests, file)
         frame = experiment.load(database.sql, requests, params)
+        del requests  # of a large run, hundreds of megabytes, where the experiment needs only a part
         broken = frames.integrity(database.sql)
     summary = experiment.summarize(frame, params, stored["profile"], identity)
     summary.limitations.extend(f"The database is not sound: {line}." for line in broken)
-    with replacing(folder / "requests.csv") as file:  # as it is made: in one piece it can be a gigabyte
-        # Nanoseconds are six digits of a millisecond; to format each to a fixed width takes seconds.
-        floats = requests.select_dtypes("float").columns
-        times = {name: requests[name].astype(float).round(6) for name in floats}
-        requests.assign(**times).to_csv(file, index=False)
     for table in summary.tables:
         write_atomic(
             folder / f"{table.name}.csv", pd.DataFrame(table.rows, columns=table.columns).to_csv(index=False)

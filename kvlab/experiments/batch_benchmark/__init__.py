@@ -120,11 +120,10 @@ class BatchBenchmark(Experiment[BatchBenchmarkParams]):
     def load(
         self, sql: sqlite3.Connection, requests: "pd.DataFrame", params: BatchBenchmarkParams
     ) -> "pd.DataFrame":
-        """Return the requests, with stretches, memory and the gaps between tokens in ``attrs``."""
+        """Return what is needed of the requests, with stretches, memory and the gaps between tokens in ``attrs``."""
         from kvlab.experiments.batch_benchmark import data  # with pandas, only where there are results
 
-        requests.attrs["load"] = data.read(sql)
-        return requests
+        return data.needed(requests, data.read(sql))
 
     def summarize(
         self, frame: "pd.DataFrame", params: BatchBenchmarkParams, profile: str, identity: Identity | None

@@ -11,6 +11,12 @@ import pandas as pd
 from kvlab.vram import timeline
 
 _ROWS = 5_000
+#: What the summary and the figures need of a request; the rest of 170,000 is texts, 60 MB of them.
+_COLUMNS = [
+    "trial_id", "arm", "item", "attempt", "used", "status", "error_type", "session_id", "cache_state", "prompt_tokens",
+    "completion_tokens", "cached_tokens", "sent_ns", "first_token_ns", "done_ns", "ttft_ms", "latency_ms", "tpot_ms",
+    "send_lag_ms",
+]  # fmt: skip
 
 
 @dataclass
@@ -55,6 +61,13 @@ def read(sql: sqlite3.Connection) -> Load:
     )
 
 
+def needed(requests: pd.DataFrame, load: Load) -> pd.DataFrame:
+    """Return the columns of the requests that the rest works with, and the load in its ``attrs``."""
+    frame = requests[_COLUMNS].copy()
+    frame.attrs["load"] = load
+    return frame
+
+
 def of(frame: pd.DataFrame) -> Load:
     """Return what `read` has put beside a frame; empty where nothing was."""
     found = frame.attrs.get("load")
@@ -81,10 +94,10 @@ def _gaps_ms(sql: sqlite3.Connection) -> dict[str, "np.typing.NDArray[np.float32
     )
     while rows := cursor.fetchmany(_ROWS):
         for trial_id in dict.fromkeys(row[0] for row in rows):
-            texts = [row[1] for row in rows if row[0] == trial_id]
-            parsed = json.loads(f"[{','.join(texts)}]")
-            lengths = np.array([len(stamps) for stamps in parsed])
-            stamps = np.fromiter((value for each in parsed for value in each), np.int64, int(lengths.sum()))
+            # Lists of whole numbers; to parse them as JSON, and then to count, takes three times as long.
+            texts = [row[1][1:-1] for row in rows if row[0] == trial_id and len(row[1]) > 2]
+            lengths = np.array([text.count(",") + 1 for text in texts], dtype=np.int64)
+            stamps = np.fromstring(",".join(texts), dtype=np.int64, sep=",")
             gaps = np.diff(stamps)
             inside = np.ones(len(gaps), bool)
             borders = np.cumsum(lengths)[:-1] - 1  # from one request's last token to the next one's first
