@@ -3,34 +3,40 @@
 import importlib
 import pkgutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvlab import paths
 from kvlab.errors import InputError
-from kvlab.experiments.base import Experiment
+
+if TYPE_CHECKING:
+    from kvlab.experiments.base import Experiment
 
 
-def registry() -> dict[str, Experiment[Any]]:
-    """Return every experiment of this package by its name."""
-    found = {}
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        experiment = getattr(module, "EXPERIMENT", None)
-        if isinstance(experiment, Experiment):
-            found[experiment.name] = experiment
-    return found
+def registry() -> "dict[str, Experiment[Any]]":
+    """Return every experiment of this package by its name, which is also its module's."""
+    found = ((info.name, _load(info.name)) for info in pkgutil.iter_modules(__path__))
+    return {name: experiment for name, experiment in found if experiment is not None}
 
 
-def get(name: str) -> Experiment[Any]:
-    """Return an experiment.
+def get(name: str) -> "Experiment[Any]":
+    """Return an experiment; the others are not imported.
 
     Raises:
         InputError: There is none of that name.
     """
-    known = registry()
-    if name not in known:
-        raise InputError("experiment", name, f"is not one; choose from {', '.join(sorted(known))}")
-    return known[name]
+    known = {info.name for info in pkgutil.iter_modules(__path__)}
+    experiment = _load(name) if name in known else None
+    if experiment is None:
+        raise InputError("experiment", name, f"is not one; choose from {', '.join(sorted(registry()))}")
+    return experiment
+
+
+def _load(name: str) -> "Experiment[Any] | None":
+    """Return the experiment of a module; ``None``: it is something that experiments share."""
+    from kvlab.experiments.base import Experiment  # with all that an experiment needs
+
+    experiment = getattr(importlib.import_module(f"{__name__}.{name}"), "EXPERIMENT", None)
+    return experiment if isinstance(experiment, Experiment) else None
 
 
 def notebook(name: str) -> Path:

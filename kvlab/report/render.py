@@ -2,17 +2,19 @@
 
 import base64
 from collections.abc import Mapping
-from typing import Any
-
-import jinja2
-from markdown_it import MarkdownIt
+from typing import TYPE_CHECKING, Any
 
 from kvlab.endpoint import Identity
 from kvlab.summary import Summary
 
+if TYPE_CHECKING:
+    import jinja2
 
-def environment() -> jinja2.Environment:
+
+def environment() -> "jinja2.Environment":
     """Return the templates of this package; undefined names are errors."""
+    import jinja2  # a tenth of a second, which a command that renders nothing need not wait
+
     env = jinja2.Environment(
         loader=jinja2.PackageLoader("kvlab.report"),
         undefined=jinja2.StrictUndefined,
@@ -44,6 +46,8 @@ def markdown(title: str, summary: Summary, stored: Mapping[str, Any], identity: 
 
 def html(title: str, text: str, pictures: Mapping[str, bytes]) -> str:
     """Return ``report.html``: the Markdown with its pictures inside."""
+    from markdown_it import MarkdownIt  # as above
+
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     for name, data in pictures.items():
         uri = "data:image/png;base64," + base64.b64encode(data).decode()
