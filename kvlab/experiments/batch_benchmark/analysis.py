@@ -90,9 +90,15 @@ def _cell(
 
 
 def _concurrency(item: plan.Planned, params: "BatchBenchmarkParams") -> int:
+    """Return how many requests make a round: what a closed loop can have in flight; 1 in an open one."""
     if item.strategy == "concurrent_start":
         return min(item.size, params.concurrent_start_at_most)
-    return params.concurrency if params.mode == "closed" else 1
+    if params.mode != "closed":
+        return 1
+    places = [params.concurrency, params.max_connections or params.concurrency]
+    if item.strategy == "conversation" and params.conversations is not None:
+        places.append(params.conversations)
+    return min(places)
 
 
 def _state(item: plan.Planned, final: pd.DataFrame, stretches: pd.DataFrame) -> dict[str, Any]:

@@ -62,7 +62,10 @@ def forecast(table: Sequence[Cell], params: "BatchBenchmarkParams", strategy: st
 
 def _trial(cell: Cell) -> extrapolate.Trial:
     windows = cell["steady"].windows
-    return extrapolate.Trial(cell["answered"], cell["total_s"] or 0.0, windows["s_per_request"].tolist())
+    each = int(windows["requests"].iloc[0]) if len(windows) else 1  # all of a trial's hold as many
+    return extrapolate.Trial(
+        cell["answered"], cell["total_s"] or 0.0, windows["s_per_request"].tolist(), each
+    )
 
 
 def _held_out(found: Sequence[Cell], params: "BatchBenchmarkParams") -> dict[str, Any] | None:

@@ -4,17 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kvlab.experiments.batch_benchmark import steady
 from kvlab.experiments.batch_benchmark.forecast import forecast, leaks
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 from kvlab.experiments.batch_benchmark.steady import Steady
 from kvlab.experiments.batch_benchmark.verdict import results
+from tests.experiments.batch_benchmark.test_steady import closed_loop
 
 PARAMS = BatchBenchmarkParams(sizes=[100, 200, 400], strategies=["shared_prefix"])
 
 
 def cell(size, tau=0.1, drift=0.0, memory=(100.0,) * 20, **changes):
     values = np.linspace(tau, tau * (1 + drift), 20) * (1 + 0.01 * np.tile([1, -1], 10))
-    windows = pd.DataFrame({"s_per_request": values})
+    windows = pd.DataFrame({"s_per_request": values, "requests": max(1, size // 20)})
     used = {"baseline_bytes": memory[0], "end_bytes": memory[-1], "peak_bytes": max(memory), "total_bytes": None,
             "used_bytes": list(memory)}  # fmt: skip
     found = {
@@ -55,6 +57,18 @@ def test_what_makes_it_unsound_is_named(largest, word):
     found = foretell(**largest)
     assert any(word in reason for reason in found["refused"]), found["refused"]
     assert "seconds" not in found
+
+
+def test_a_constant_server_is_predicted_from_sizes_that_hold_few_rounds():
+    """The default's sizes and concurrency: a request takes 2 s +- 1 %, whoever else is served."""
+    cells = []
+    for size in (100, 1000, 10_000):
+        state = steady.find(closed_loop(size, 32, service_s=2.0, slow_first_s=2.0, scatter=0.01), 32)
+        cells.append(cell(size, total_s=state.total_s, steady=state))
+    found = forecast(cells, PARAMS, "shared_prefix")
+    assert found["refused"] == []
+    assert abs(found["held_out"]["miss"]) < 0.01
+    assert found["seconds"] == pytest.approx(170_000 * 2 / 32, rel=0.01)
 
 
 def test_without_a_smaller_size_nothing_checks_it():
