@@ -57,10 +57,15 @@ def workload(lab: "Lab[BatchBenchmarkParams]", trial: Trial) -> Workload:
     )
 
 
-def prefix_tokens(counter: Counter, asked: Workload) -> int | None:
-    """Return how many leading tokens the prompts of a trial share; ``None`` where that cannot be seen."""
-    first, second = ({"messages": [asked.system(item), asked.question(item)]} for item in (0, 1))
-    return shared_prefix(counter, first, second) or None
+def prefix_tokens(counter: Counter, asked: Workload, size: int) -> int | None:
+    """Return how many leading tokens all ``size`` prompts of a trial share; ``None`` where that cannot be seen.
+
+    Prompts differ from the first digit in which the numbers of their tickets do, so the first is held
+    against one for each digit.
+    """
+    others = {10**digits for digits in range(8) if 10**digits < size} | {max(1, size - 1)}
+    first, *rest = ({"messages": [asked.system(i), asked.question(i)]} for i in (0, *sorted(others)))
+    return min(shared_prefix(counter, first, other) for other in rest) or None
 
 
 def arrivals(params: "BatchBenchmarkParams", item: Planned) -> Arrivals:

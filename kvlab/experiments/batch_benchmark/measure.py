@@ -20,7 +20,7 @@ SAY_S = 5.0
 def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Streamed:
     """Send what is left of a trial, and store it as it comes."""
     asked = jobs.workload(lab, trial)
-    prefix = jobs.prefix_tokens(lab.counter, asked)
+    prefix = jobs.prefix_tokens(lab.counter, asked, trial.planned["size"])
     made = jobs.job(lab, trial, attempt, asked, prefix)
     database, connection = lab.run.database, lab.engine.connection
     so_far = control.progress(database, made)
