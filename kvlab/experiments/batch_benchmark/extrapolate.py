@@ -10,6 +10,8 @@ from two or three of them, which may be alike by luck: so the interval is never 
 for one more trial, from the trials' means alone.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -79,7 +81,7 @@ def _within_s(
     n, share = sum(len(trial.s_per_request) for trial in used), _shrink(used)
     of_one_request = squares / (n - len(used)) / share
     variance = of_one_request * (1 / float(counts.sum()) + 1 / requests)
-    return _quantile(max(1.0, n * share - len(used)), confidence) * variance**0.5
+    return _quantile(max(1.0, n * share - len(used)), confidence) * math.sqrt(variance)
 
 
 def _between_s(
@@ -89,14 +91,14 @@ def _between_s(
     if len(means) < 2:
         return 0.0
     weights = counts / counts.sum()
-    spread = float(means.std(ddof=1)) * (1 + float(np.sum(weights**2))) ** 0.5
+    spread = float(means.std(ddof=1)) * math.sqrt(1 + float(np.sum(weights**2)))
     return _quantile(len(means) - 1, confidence) * spread
 
 
 def _spread_s(overheads: Sequence[float], freedom: int, confidence: float) -> float:
     if len(overheads) < 2:
         return 0.0
-    spread = float(np.std(overheads, ddof=1)) * (1 + 1 / len(overheads)) ** 0.5
+    spread = float(np.std(overheads, ddof=1)) * math.sqrt(1 + 1 / len(overheads))
     return _quantile(freedom, confidence) * spread
 
 
@@ -115,7 +117,7 @@ def _shrink(trials: Sequence[Trial]) -> float:
         (a, b)
         for trial in trials
         for own in [np.asarray(trial.s_per_request, dtype=float) - np.mean(trial.s_per_request)]
-        for a, b in zip(own[:-1], own[1:], strict=True)
+        for a, b in itertools.pairwise(own)
     ]
     if len(pairs) < 5:
         return 1.0

@@ -39,7 +39,8 @@ class BatchBenchmarkParams(Params):
         min_savings_match: Measured over predicted savings, at least.
         max_rate_change: The most that the rate may fall from a smaller to a larger size.
         max_held_out_miss: The most that the prediction of the largest size may be off, for an extrapolation.
-        max_memory_rise: The most that memory may rise within a trial, and over all, as a share.
+        max_memory_rise: The most that memory may go on rising within a trial, and over the trials of the largest
+            size, as a share.
     """
 
     env_keys: ClassVar[dict[str, str]] = {

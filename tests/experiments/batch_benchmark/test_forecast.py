@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from kvlab.experiments.batch_benchmark import steady
-from kvlab.experiments.batch_benchmark.forecast import forecast, leaks
+from kvlab.experiments.batch_benchmark.forecast import forecast
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 from kvlab.experiments.batch_benchmark.steady import Steady
 from kvlab.experiments.batch_benchmark.verdict import results
@@ -75,12 +75,6 @@ def test_without_a_smaller_size_nothing_checks_it():
     found = forecast([cell(400)], PARAMS, "shared_prefix")
     assert "cannot be checked" in found["refused"][0]
     assert forecast([], PARAMS, "shared_prefix")["refused"] == ["no trial is complete"]
-
-
-def test_memory_that_rises_from_trial_to_trial_is_seen():
-    steps = [cell(size, memory=(start,) * 20) for size, start in ((100, 100.0), (200, 104.0), (400, 108.0))]
-    assert leaks(steps, PARAMS) == ["process_rss by 8% from the first trial to the last"]
-    assert leaks(steps[:2], PARAMS) == []
 
 
 def test_the_cost_needs_prices_and_cached_tokens_may_have_their_own():
