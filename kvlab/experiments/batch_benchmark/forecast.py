@@ -131,7 +131,7 @@ def _refusals(
 
 def _tokens(cell: Cell, params: "BatchBenchmarkParams") -> dict[str, Any]:
     """Return the tokens and the cost of the target, from the largest trial's mean request."""
-    share = params.target_requests / cell["answered"]
+    share = params.target_requests / cell["answered"] if cell["answered"] else float("nan")
     prompt = None if cell["prompt_tokens"] is None else cell["prompt_tokens"] * share
     made = None if cell["completion_tokens"] is None else cell["completion_tokens"] * share
     saved = cell["savings"]

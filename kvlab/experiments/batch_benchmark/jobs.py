@@ -68,6 +68,17 @@ def prefix_tokens(counter: Counter, asked: Workload, size: int) -> int | None:
     return min(shared_prefix(counter, first, other) for other in rest) or None
 
 
+def prefix_state(counter: Counter, asked: Workload, size: int) -> dict[str, int | None]:
+    """Return what a prediction of savings starts from: ``prefix_tokens``, and an estimate where that is unseen.
+
+    The estimate is the length of the system message alone, the chat template around it included.
+    """
+    state = {"prefix_tokens": prefix_tokens(counter, asked, size)}
+    if state["prefix_tokens"] is None:
+        state["prefix_tokens_estimate"] = counter({"messages": [asked.system(0)]})
+    return state
+
+
 def arrivals(params: "BatchBenchmarkParams", item: Planned) -> Arrivals:
     """Return when the requests of a trial are sent."""
     if item.strategy == "concurrent_start":

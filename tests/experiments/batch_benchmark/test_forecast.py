@@ -21,7 +21,7 @@ def cell(size, tau=0.1, drift=0.0, memory=(100.0,) * 20, **changes):
             "used_bytes": list(memory)}  # fmt: skip
     found = {
         "trial_id": f"shared_prefix.{size}", "strategy": "shared_prefix", "size": size, "state": "complete",
-        "answered": size, "failed": 0, "total_s": 2 + size * float(values.mean()), "steady": Steady(1.0, 9.0, 10.0, windows),
+        "answered": size, "served": size, "failed": 0, "total_s": 2 + size * float(values.mean()), "steady": Steady(1.0, 9.0, 10.0, windows),
         "preemptions": 0.0, "evicted": 0, "memory": {"process_rss": used}, "prompt_tokens": 300 * size,
         "completion_tokens": 10 * size, "savings": 0.9,
     }  # fmt: skip
