@@ -5,6 +5,7 @@ import pytest
 from tests.command import kvlab
 from tests.fakes.process import FakeServer
 
+BATCH = ["run", "batch_benchmark", "--profile", "smoke"]
 PREFIX = ["run", "prefix_hit_miss", "--profile", "smoke"]
 RUN = ["run", "token_sweep", "--profile", "smoke"]
 HERE = {
@@ -42,6 +43,11 @@ CASES = {
     "sizes beyond the context": ([*PREFIX, "--set", "sizes=[[8000,256]]"], {}, "sizes: [8000, 256]"),
     "contexts and a folder that is no model": (PREFIX, {"KVLAB_MODEL": "/tmp"}, "KVLAB_MODEL"),
     "contexts and a model not there": (PREFIX, {"KVLAB_MODEL": "./no/such/model"}, "KVLAB_MODEL"),
+    "a batch of nothing": ([*BATCH, "--set", "sizes=[0]"], {}, "sizes: [0] holds a size outside 1 to 10,000,000"),
+    "too many at once": ([*BATCH, "--set", "concurrency=10001"], {}, "concurrency: 10001"),
+    "a target below the sizes": ([*BATCH, "--set", "target_requests=10"], {}, "target_requests: 10 is less than"),
+    "unknown strategy": ([*BATCH, "--set", "strategies=[prefix]"], {}, "strategies"),
+    "no such summary": ([*BATCH, "--set", "context_limit_summary=no.json"], {}, "context_limit_summary: 'no.json'"),
     "report of nothing": (["report", "nowhere"], {}, "run folder"),
 }  # fmt: skip
 

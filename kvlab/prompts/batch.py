@@ -56,7 +56,8 @@ class Workload:
         seed: Of the questions.
         conversations: How many grow side by side; request i belongs to conversation ``i % conversations``.
         trim_interval: After so many exchanges a conversation is trimmed…
-        keep_messages: … to its last so many messages, the system message apart.
+        keep_messages: … to its last so many messages, the system message apart; one fewer, if it would begin
+            with an answer.
     """
 
     kind: Kind
@@ -121,6 +122,8 @@ class Conversation:
         if self.turn and self.turn % self.workload.trim_interval == 0:
             keep = self.workload.keep_messages
             self.history = self.history[-keep:] if keep else []
+            if self.history and self.history[0]["role"] != "user":
+                del self.history[0]  # an odd number: strict chat templates refuse to begin with an answer
         return [*self.history, self.workload.question(item)]
 
     def answer(self, item: int, text: str | None) -> None:

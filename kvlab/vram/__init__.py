@@ -9,7 +9,7 @@ A `Monitor` reads them in a background thread. Its `Sample`s go into the run's d
 are derived from the two.
 """
 
-from kvlab.vram.choose import for_process, for_this_process
+from kvlab.vram.choose import for_process, for_server, for_this_process, server_pid
 from kvlab.vram.monitor import Cost, Monitor, Sample, Usage, Window, usage
 from kvlab.vram.nvml import NvmlDevice, NvmlProcess
 from kvlab.vram.samplers import ProcessTree, Reading, Sampler, TorchAllocator, Unavailable
@@ -28,6 +28,8 @@ __all__ = [
     "Usage",
     "Window",
     "for_process",
+    "for_server",
     "for_this_process",
+    "server_pid",
     "usage",
 ]

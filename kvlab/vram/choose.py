@@ -1,6 +1,7 @@
 """Which samplers can see an engine's memory."""
 
 import os
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -20,6 +21,42 @@ def for_process(pid: int | None) -> list[Sampler]:
     for index in range(device_count()):
         cards += [NvmlDevice(index), NvmlProcess(pid, index)]
     return [ProcessTree(pid), *cards]
+
+
+def for_server(base_url: str, embedded_pid: int | None = None) -> list[Sampler]:
+    """Return the samplers for whatever serves a URL: its process, where it is one of this machine.
+
+    A local server whose process cannot be seen (another user's, or in a container) still shows on the cards.
+
+    Args:
+        base_url: Where it answers.
+        embedded_pid: The process of kvlab's own server, if that is it.
+    """
+    pid = server_pid(base_url, embedded_pid)
+    if pid is not None or not is_local(base_url):
+        return for_process(pid)
+    why = f"the process that listens on port {_port(base_url)} cannot be seen: is it another user's, or in a container?"
+    return [Unavailable(why), *(NvmlDevice(index) for index in range(device_count()))]
+
+
+def server_pid(base_url: str, embedded_pid: int | None = None) -> int | None:
+    """Return the process that serves a URL; ``None``: it runs elsewhere, or cannot be seen."""
+    if embedded_pid is not None:
+        return embedded_pid
+    return listener_pid(_port(base_url)) if is_local(base_url) else None
+
+
+def is_local(base_url: str) -> bool:
+    """Return whether a URL's host is this machine, by name or by one of its addresses."""
+    host = urlsplit(base_url).hostname or ""
+    if host in ("localhost", "::1", "0.0.0.0") or host.startswith("127."):  # noqa: S104 - looked at, not bound
+        return True
+    return any(host == found.address for each in psutil.net_if_addrs().values() for found in each)
+
+
+def _port(base_url: str) -> int:
+    url = urlsplit(base_url)
+    return url.port or (443 if url.scheme == "https" else 80)
 
 
 def for_this_process() -> list[Sampler]:

@@ -114,8 +114,9 @@ class BatchBenchmark(Experiment[BatchBenchmarkParams]):
         """Send what is left of a trial."""
         from kvlab.experiments.batch_benchmark import batch_api, measure
 
-        by_server = trial.planned["strategy"] == "batch_api"
-        return batch_api.stream(lab, trial, attempt) if by_server else measure.stream(lab, trial, attempt)
+        if trial.planned["strategy"] == "batch_api":
+            return measure.watched(lab, trial, attempt, lambda: batch_api.stream(lab, trial, attempt))
+        return measure.stream(lab, trial, attempt)
 
     def load(
         self, sql: sqlite3.Connection, requests: "pd.DataFrame", params: BatchBenchmarkParams
@@ -151,9 +152,9 @@ class BatchBenchmark(Experiment[BatchBenchmarkParams]):
         """Return ``performance_benchmarks.json``."""
         import json
 
-        from kvlab.experiments.batch_benchmark import forecast, tables
+        from kvlab.experiments.batch_benchmark import forecast, performance
 
-        found = tables.performance_benchmarks(*forecast.judged(frame, params, identity), params)
+        found = performance.performance_benchmarks(*forecast.judged(frame, params, identity), params)
         content = {"started_utc": stored["created_utc"], **found}
         return {"performance_benchmarks.json": json.dumps(content, indent=2) + "\n"}
 

@@ -10,6 +10,7 @@ import pandas as pd
 from kvlab.endpoint import Identity
 from kvlab.experiments.batch_benchmark import data, plan, savings, steady
 from kvlab.experiments.batch_benchmark.data import Load
+from kvlab.taxonomy import ErrorType
 
 if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
@@ -33,10 +34,12 @@ def cells(
     """Return a row for each planned trial, in the plan's order.
 
     Keys: those of `plan.Planned` and ``trial_id``; ``state`` (``complete``, ``incomplete``, ``not offered``),
-    ``why``; counts ``answered``, ``failed``, ``sent_again``, ``errors`` (by label, final ones), ``attempt_errors``;
+    ``why``; counts ``answered`` (with a token), ``empty`` (without), ``served`` (both), ``failed``, ``sent_again``,
+    ``errors`` (by label, final ones), ``attempt_errors``;
     ``total_s``, ``requests_per_s``, ``prompt_tokens``, ``completion_tokens``, ``completion_tokens_per_s``;
-    quantiles ``ttft_ms``, ``itl_ms``, ``latency_ms``, ``send_lag_ms`` by q; ``steady`` (`steady.Steady`),
-    ``steady_requests_per_s``; ``savings``, ``savings_source``, ``predicted_savings`` (at least), ``predicted_savings_at_most``; ``server_s`` and
+    quantiles ``ttft_ms``, ``itl_ms``, ``latency_ms``, ``send_lag_ms``, ``due_to_first_token_ms``, ``due_to_done_ms`` by q; ``steady`` (`steady.Steady`),
+    ``steady_requests_per_s``; ``savings``, ``savings_source``, ``predicted_savings`` (at least), ``predicted_savings_at_most``,
+    ``predicted_from`` (why that is rough or missing), ``template_share``; ``server_s`` and
     ``failure_s`` (request-seconds); ``preemptions``, ``evicted``; ``generator``; ``outage_s``; ``memory`` by series.
     """
     load = data.of(frame)
@@ -65,15 +68,17 @@ def _cell(
     stretches = load.stretches[load.stretches["trial_id"] == trial_id]
     final = rows[rows["used"]]
     ok = final[final["status"] == "ok"]
+    served = final[(final["status"] == "ok") | (final["error_type"] == ErrorType.EMPTY_OUTPUT)]
     found: dict[str, Any] = {"trial_id": trial_id, **asdict(item), **_state(item, final, stretches)}
-    found |= _counts(rows, final, ok)
-    found |= _rates(ok, _concurrency(item, params))
+    found |= _counts(rows, final)
+    found |= _rates(ok, served, _concurrency(item, params))
     for name in ("ttft_ms", "latency_ms", "send_lag_ms"):
         found[name] = {q: quantile(ok[name], q) for q in QUANTILES}
+    found |= _from_due(rows, ok)
     gaps = load.itl_ms.get(trial_id, np.array([]))
     found["itl_ms"] = {q: quantile(gaps, q) for q in QUANTILES}
     found |= _savings(rows, ok, item, stretches, params, identity)
-    found |= _time_split(rows, final, ok)
+    found |= _time_split(rows, served)
     found["preemptions"] = savings.delta(stretches, savings.PREEMPTIONS)
     found["evicted"] = _evicted(ok, item, found["prefix_tokens"], identity)
     found["generator"] = next(
@@ -90,9 +95,15 @@ def _cell(
 
 
 def _concurrency(item: plan.Planned, params: "BatchBenchmarkParams") -> int:
+    """Return how many requests make a round: what a closed loop can have in flight; 1 in an open one."""
     if item.strategy == "concurrent_start":
         return min(item.size, params.concurrent_start_at_most)
-    return params.concurrency if params.mode == "closed" else 1
+    if params.mode != "closed":
+        return 1
+    places = [params.concurrency, params.max_connections or params.concurrency]
+    if item.strategy == "conversation" and params.conversations is not None:
+        places.append(params.conversations)
+    return min(places)
 
 
 def _state(item: plan.Planned, final: pd.DataFrame, stretches: pd.DataFrame) -> dict[str, Any]:
@@ -104,11 +115,15 @@ def _state(item: plan.Planned, final: pd.DataFrame, stretches: pd.DataFrame) -> 
     return {"state": "complete", "why": ""}
 
 
-def _counts(rows: pd.DataFrame, final: pd.DataFrame, ok: pd.DataFrame) -> dict[str, Any]:
-    lost = final[final["status"] == "failed"]
-    attempts = rows[rows["status"] == "failed"]
+def _counts(rows: pd.DataFrame, final: pd.DataFrame) -> dict[str, Any]:
+    empty = final["error_type"] == ErrorType.EMPTY_OUTPUT  # the model's answer: the server has served it
+    lost = final[(final["status"] == "failed") & ~empty]
+    attempts = rows[(rows["status"] == "failed") & (rows["error_type"] != ErrorType.EMPTY_OUTPUT)]
+    answered = int((final["status"] == "ok").sum())
     return {
-        "answered": len(ok),
+        "answered": answered,
+        "empty": int(empty.sum()),
+        "served": answered + int(empty.sum()),
         "failed": len(lost),
         "sent_again": len(rows) - len(final),
         "errors": {str(k): int(v) for k, v in lost["error_type"].value_counts().sort_index().items()},
@@ -118,15 +133,15 @@ def _counts(rows: pd.DataFrame, final: pd.DataFrame, ok: pd.DataFrame) -> dict[s
     }
 
 
-def _rates(ok: pd.DataFrame, concurrency: int) -> dict[str, Any]:
-    state = steady.find(ok, concurrency)
+def _rates(ok: pd.DataFrame, served: pd.DataFrame, concurrency: int) -> dict[str, Any]:
+    state = steady.find(served, concurrency)
     total = state.total_s if state.total_s > 0 else None
     prompt, made = ok["prompt_tokens"].dropna().sum(), ok["completion_tokens"].dropna().sum()
     tau = float(state.windows["s_per_request"].mean()) if len(state.windows) else None
     return {
         "steady": state,
         "total_s": total,
-        "requests_per_s": len(ok) / total if total else None,
+        "requests_per_s": len(served) / total if total else None,
         "prompt_tokens": int(prompt) if ok["prompt_tokens"].notna().all() and len(ok) else None,
         "completion_tokens": int(made) if ok["completion_tokens"].notna().all() and len(ok) else None,
         "completion_tokens_per_s": float(made) / total
@@ -154,28 +169,47 @@ def _savings(
     block = identity.block_size if identity else None
     conversations = params.conversations or params.concurrency
     expected = savings.predicted(ok, item, state, block, conversations, plan.trimming(params)[0])
+    seen = identity is not None and identity.can("tokenizer")
     return {
         "savings": saved.share,
         "savings_source": saved.source,
-        "predicted_savings": expected[0] if expected else None,
-        "predicted_savings_at_most": expected[1] if expected else None,
+        "predicted_savings": expected.least,
+        "predicted_savings_at_most": expected.most,
+        "predicted_from": expected.roughly,
+        "template_share": savings.template_share(ok, block, seen),
         "prefix_tokens": state.get("prefix_tokens"),
     }
 
 
-def _time_split(rows: pd.DataFrame, final: pd.DataFrame, ok: pd.DataFrame) -> dict[str, Any]:
+def _from_due(rows: pd.DataFrame, ok: pd.DataFrame) -> dict[str, Any]:
+    """Return quantiles from when a request was first due to its first token and to its end.
+
+    Counted from when it was sent, a request does not know how long it waited for a connection or
+    another attempt (coordinated omission). An item's due time is that of its first attempt in the session
+    that answered it: an interrupted trial's requests were not waited for.
+    """
+    due_ns = rows["sent_ns"].astype("Float64") - rows["send_lag_ms"].astype("Float64") * 1e6
+    first_ns = due_ns.groupby([rows["item"], rows["session_id"]]).transform("min").reindex(ok.index)
+    ends = {"due_to_first_token_ms": "first_token_ns", "due_to_done_ms": "done_ns"}
+    waits = {name: (ok[end].astype("Float64") - first_ns) / 1e6 for name, end in ends.items()}
+    return {name: {q: quantile(wait, q) for q in QUANTILES} for name, wait in waits.items()}
+
+
+def _time_split(rows: pd.DataFrame, served: pd.DataFrame) -> dict[str, Any]:
     """Split request-seconds into the server's work on what it answered, and what failures took.
 
-    An answered request's failures took from its first sending to the last one: failed attempts, the
-    waits between them, outages. A lost one's took all of it, as far as it is known.
+    A request's failures took from its first sending to the last one: failed attempts, the waits between
+    them, outages; and the last one's own time, where that failed, as far as it is known. Each session
+    counts for itself: nobody waits for a request while nothing runs, and clocks begin anew with a machine.
     """
-    first = rows.groupby("item")["sent_ns"].min() if len(rows) else pd.Series(dtype="Int64")
-    last = final.set_index("item")["sent_ns"]
-    waited = (last - first.reindex(last.index)).astype(float).sum() / 1e9 if len(last) else 0.0
-    lost = final[(final["status"] == "failed")]["latency_ms"].dropna().astype(float).sum() / 1e3
+    ordered = rows.sort_values(["item", "session_id", "sent_ns"])
+    groups = ordered.groupby(["item", "session_id"])["sent_ns"]
+    waited_s = float((groups.max() - groups.min()).sum()) / 1e9
+    last = ordered.drop_duplicates(["item", "session_id"], keep="last")
+    lost = last[~last["request_id"].isin(served["request_id"])]
     return {
-        "server_s": float(ok["latency_ms"].dropna().astype(float).sum()) / 1e3,
-        "failure_s": float(waited + lost),
+        "server_s": float(served["latency_ms"].dropna().astype(float).sum()) / 1e3,
+        "failure_s": waited_s + float(lost["latency_ms"].dropna().astype(float).sum()) / 1e3,
     }
 
 

@@ -40,7 +40,7 @@ def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Stre
     """Do what is left of a trial through the batch API; a resume goes on with the batch that it finds."""
     database, item = lab.run.database, Planned(**trial.planned)
     asked = jobs.workload(lab, trial)
-    prefix = jobs.prefix_tokens(lab.counter, asked)
+    prefix = jobs.prefix_tokens(lab.counter, asked, item.size)
     connection = lab.engine.connection
     batch = Batch(connection.http, connection.target.base_url, lab.params.outage_limit_s)
     state = {"prefix_tokens": prefix, **stretch.last_state(database, trial.trial_id)}

@@ -2,13 +2,16 @@
 
     T(N) = a + N · tau
 
-tau is the mean time a request of all steady windows, a the mean of what the trials took beyond it
-(start-up and drain). Three things make T uncertain: windows differ (and neighbouring ones are alike, so
-they count for less: n_eff = n (1 - r) / (1 + r) with the lag-1 autocorrelation r, Bayley & Hammersley
-1946), trials differ by more than their windows explain (a random effect, by the method of moments), and
-the predicted trial has its own. The degrees of freedom are those of Satterthwaite (1946).
+tau is the time of all steady windows by the requests in them, a the mean of what the trials took beyond
+their own steady rate (start-up and drain). Three things make T uncertain: windows differ (and neighbouring
+ones are alike, so they count for less: n_eff = n (1 - r) / (1 + r) with the lag-1 autocorrelation r, Bayley &
+Hammersley 1946), trials differ, and the predicted one is one more of them. How much trials differ is known
+from two or three of them, which may be alike by luck: so the interval is never narrower than Student's (1908)
+for one more trial, from the trials' means alone.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,11 +22,15 @@ MOST_VALUES = 200  # of a series in which a trend is looked for
 
 
 class Trial(NamedTuple):
-    """What the fit takes of a trial: its size, total time, and its windows' seconds a request, in order."""
+    """What the fit takes of a trial: its size, total time, and its windows' seconds a request, in order.
+
+    Each of its windows holds ``window_requests`` requests.
+    """
 
     requests: int
     total_s: float
     s_per_request: Sequence[float]
+    window_requests: int = 1
 
 
 @dataclass(frozen=True)
@@ -41,46 +48,76 @@ class Prediction:
 
 def predict(trials: Sequence[Trial], requests: int, confidence: float) -> Prediction | None:
     """Return the time of ``requests`` requests; ``None``: no trial has a steady state."""
-    from scipy import special  # the quantile alone: all of scipy.stats takes a second and a half
-
     used = [trial for trial in trials if len(trial.s_per_request)]
     if not used:
         return None
-    values = np.concatenate([np.asarray(trial.s_per_request, dtype=float) for trial in used])
-    tau, n = float(values.mean()), len(values)
-    overhead = float(np.mean([trial.total_s - trial.requests * tau for trial in trials]))
-    seconds = max(0.0, overhead) + requests * tau
+    counts = np.array([len(trial.s_per_request) * trial.window_requests for trial in used], dtype=float)
+    means = np.array([np.mean(trial.s_per_request) for trial in used])
+    tau = float(np.average(means, weights=counts))
+    overheads = [
+        trial.total_s
+        - trial.requests * (float(np.mean(trial.s_per_request)) if len(trial.s_per_request) else tau)
+        for trial in trials
+    ]
+    seconds = max(0.0, float(np.mean(overheads)) + requests * tau)
+    n = sum(len(trial.s_per_request) for trial in used)
     if n < 3:
         return Prediction(requests, seconds, None, None, confidence, n, f"{n} windows: an interval needs 3")
-    within = float(values.var(ddof=1))
-    effective = max(2.0, n * _shrink(used))
-    means = np.array([np.mean(trial.s_per_request) for trial in used])
-    between = 0.0
-    if len(means) > 1:
-        per_trial = float(np.mean([within / len(trial.s_per_request) for trial in used]))
-        between = max(0.0, float(means.var(ddof=1)) - per_trial)
-    parts = [(within / effective, effective - 1)]
-    parts += [(between * (1 + 1 / len(means)), len(means) - 1)] if between else []
-    variance = sum(part for part, _ in parts)
-    freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance else effective - 1
-    extra = (
-        float(np.std([trial.total_s - trial.requests * tau for trial in trials], ddof=1))
-        if len(trials) > 1
-        else 0.0
-    )
-    half = float(special.stdtrit(freedom, (1 + confidence) / 2)) * float(
-        np.hypot(requests * variance**0.5, extra)
-    )
+    within = _within_s(used, counts, requests, confidence)
+    between = _between_s(means, counts, confidence)
+    half = float(np.hypot(requests * max(within, between), _spread_s(overheads, n - len(used), confidence)))
     reason = None if len(used) > 1 else "one trial: how much trials differ is not in it"
     return Prediction(requests, seconds, max(0.0, seconds - half), seconds + half, confidence, n, reason)
 
 
+def _within_s(
+    used: Sequence[Trial], counts: "np.typing.NDArray[np.float64]", requests: int, confidence: float
+) -> float:
+    """Return half the interval of a further trial's seconds a request, as the windows' scatter has it."""
+    squares = sum(
+        trial.window_requests * float(np.sum((np.asarray(trial.s_per_request) - np.mean(trial.s_per_request)) ** 2))
+        for trial in used
+    )  # fmt: skip
+    n, share = sum(len(trial.s_per_request) for trial in used), _shrink(used)
+    of_one_request = squares / (n - len(used)) / share
+    variance = of_one_request * (1 / float(counts.sum()) + 1 / requests)
+    return _quantile(max(1.0, n * share - len(used)), confidence) * math.sqrt(variance)
+
+
+def _between_s(
+    means: "np.typing.NDArray[np.float64]", counts: "np.typing.NDArray[np.float64]", confidence: float
+) -> float:
+    """Return half the interval of a further trial's seconds a request, from the trials' means alone."""
+    if len(means) < 2:
+        return 0.0
+    weights = counts / counts.sum()
+    spread = float(means.std(ddof=1)) * math.sqrt(1 + float(np.sum(weights**2)))
+    return _quantile(len(means) - 1, confidence) * spread
+
+
+def _spread_s(overheads: Sequence[float], freedom: int, confidence: float) -> float:
+    if len(overheads) < 2:
+        return 0.0
+    spread = float(np.std(overheads, ddof=1)) * math.sqrt(1 + 1 / len(overheads))
+    return _quantile(freedom, confidence) * spread
+
+
+def _quantile(freedom: float, confidence: float) -> float:
+    from scipy import special  # the quantile alone: all of scipy.stats takes a second and a half
+
+    return float(special.stdtrit(freedom, (1 + confidence) / 2))
+
+
 def _shrink(trials: Sequence[Trial]) -> float:
-    """Return which share of the windows counts: (1 - r) / (1 + r), never more than 1."""
+    """Return which share of the windows counts: (1 - r) / (1 + r), never more than 1.
+
+    r is of the deviations from each trial's own mean: that trials differ makes no neighbours alike.
+    """
     pairs = [
         (a, b)
         for trial in trials
-        for a, b in zip(trial.s_per_request[:-1], trial.s_per_request[1:], strict=True)
+        for own in [np.asarray(trial.s_per_request, dtype=float) - np.mean(trial.s_per_request)]
+        for a, b in itertools.pairwise(own)
     ]
     if len(pairs) < 5:
         return 1.0

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kvlab.experiments.batch_benchmark import analysis, data, extrapolate
+from kvlab.experiments.batch_benchmark import analysis, data, extrapolate, leaks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,8 @@ def forecast(table: Sequence[Cell], params: "BatchBenchmarkParams", strategy: st
         return {"strategy": strategy, "refused": [WITHOUT[strategy]], "held_out": None}
     found = analysis.trials_of(table, strategy)
     held_out = _held_out(found, params)
-    refused = _refusals(found, held_out, params)
+    complete = [cell for cell in table if cell["state"] == "complete"]
+    refused = _refusals(found, complete, held_out, params)
     made = extrapolate.predict([_trial(cell) for cell in found], params.target_requests, params.confidence)
     if made is None or refused:
         refused = refused or ["no trial has a steady state: raise sizes"]
@@ -62,7 +63,10 @@ def forecast(table: Sequence[Cell], params: "BatchBenchmarkParams", strategy: st
 
 def _trial(cell: Cell) -> extrapolate.Trial:
     windows = cell["steady"].windows
-    return extrapolate.Trial(cell["answered"], cell["total_s"] or 0.0, windows["s_per_request"].tolist())
+    each = int(windows["requests"].iloc[0]) if len(windows) else 1  # all of a trial's hold as many
+    return extrapolate.Trial(
+        cell["answered"], cell["total_s"] or 0.0, windows["s_per_request"].tolist(), each
+    )
 
 
 def _held_out(found: Sequence[Cell], params: "BatchBenchmarkParams") -> dict[str, Any] | None:
@@ -89,9 +93,12 @@ def _held_out(found: Sequence[Cell], params: "BatchBenchmarkParams") -> dict[str
 
 
 def _refusals(
-    found: Sequence[Cell], held_out: Mapping[str, Any] | None, params: "BatchBenchmarkParams"
+    found: Sequence[Cell],
+    complete: Sequence[Cell],
+    held_out: Mapping[str, Any] | None,
+    params: "BatchBenchmarkParams",
 ) -> list[str]:
-    """Return everything that makes going on to the target unsound."""
+    """Return everything that makes going on to the target unsound; memory is that of all strategies' server."""
     if not found:
         return ["no trial is complete"]
     largest, reasons = found[-1], list[str]()
@@ -111,7 +118,8 @@ def _refusals(
         reasons.append(
             f"the time a request {'rises' if change > 0 else 'falls'} by {abs(change):.0%} within {largest['size']:,} requests"
         )
-    reasons += [f"memory rises: {line}" for line in leaks(found, params)]
+    rising = [*leaks.within(found, params), *leaks.over_all(complete, params)]
+    reasons += [f"memory rises: {line}" for line in rising]
     if held_out is None:
         reasons.append("no smaller size has a steady state, so the fit cannot be checked on the largest")
     elif abs(held_out["miss"]) > params.max_held_out_miss:
@@ -121,26 +129,9 @@ def _refusals(
     return reasons
 
 
-def leaks(found: Sequence[Cell], params: "BatchBenchmarkParams") -> list[str]:
-    """Return the series whose memory rises by more than ``max_memory_rise``: by a trend within a trial, or in all."""
-    lines, first = [], dict[str, int]()
-    last: dict[str, int] = {}
-    for cell in found:
-        for series, usage in cell["memory"].items():
-            change = extrapolate.trend(usage["used_bytes"], params.max_memory_rise)
-            if change is not None and change > 0:
-                lines.append(f"{series} by {change:.0%} within {cell['trial_id']}")
-            first.setdefault(series, usage["baseline_bytes"])
-            last[series] = usage["end_bytes"]
-    for series, start in first.items():
-        if start and last[series] / start - 1 > params.max_memory_rise:
-            lines.append(f"{series} by {last[series] / start - 1:.0%} from the first trial to the last")
-    return lines
-
-
 def _tokens(cell: Cell, params: "BatchBenchmarkParams") -> dict[str, Any]:
     """Return the tokens and the cost of the target, from the largest trial's mean request."""
-    share = params.target_requests / cell["answered"]
+    share = params.target_requests / cell["answered"] if cell["answered"] else float("nan")
     prompt = None if cell["prompt_tokens"] is None else cell["prompt_tokens"] * share
     made = None if cell["completion_tokens"] is None else cell["completion_tokens"] * share
     saved = cell["savings"]

@@ -57,10 +57,26 @@ def workload(lab: "Lab[BatchBenchmarkParams]", trial: Trial) -> Workload:
     )
 
 
-def prefix_tokens(counter: Counter, asked: Workload) -> int | None:
-    """Return how many leading tokens the prompts of a trial share; ``None`` where that cannot be seen."""
-    first, second = ({"messages": [asked.system(item), asked.question(item)]} for item in (0, 1))
-    return shared_prefix(counter, first, second) or None
+def prefix_tokens(counter: Counter, asked: Workload, size: int) -> int | None:
+    """Return how many leading tokens all ``size`` prompts of a trial share; ``None`` where that cannot be seen.
+
+    Prompts differ from the first digit in which the numbers of their tickets do, so the first is held
+    against one for each digit.
+    """
+    others = {10**digits for digits in range(8) if 10**digits < size} | {max(1, size - 1)}
+    first, *rest = ({"messages": [asked.system(i), asked.question(i)]} for i in (0, *sorted(others)))
+    return min(shared_prefix(counter, first, other) for other in rest) or None
+
+
+def prefix_state(counter: Counter, asked: Workload, size: int) -> dict[str, int | None]:
+    """Return what a prediction of savings starts from: ``prefix_tokens``, and an estimate where that is unseen.
+
+    The estimate is the length of the system message alone, the chat template around it included.
+    """
+    state = {"prefix_tokens": prefix_tokens(counter, asked, size)}
+    if state["prefix_tokens"] is None:
+        state["prefix_tokens_estimate"] = counter({"messages": [asked.system(0)]})
+    return state
 
 
 def arrivals(params: "BatchBenchmarkParams", item: Planned) -> Arrivals:

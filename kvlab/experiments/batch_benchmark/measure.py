@@ -1,11 +1,12 @@
 """One trial: what is left of it goes to the load generator; counters and memory are read beside it."""
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kvlab import vram
 from kvlab.experiments.base import Streamed
-from kvlab.experiments.batch_benchmark import jobs, stretch
+from kvlab.experiments.batch_benchmark import batch_api, jobs, stretch
 from kvlab.load import control
 from kvlab.records import Trial
 from kvlab.vram import timeline
@@ -20,15 +21,13 @@ SAY_S = 5.0
 def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Streamed:
     """Send what is left of a trial, and store it as it comes."""
     asked = jobs.workload(lab, trial)
-    prefix = jobs.prefix_tokens(lab.counter, asked)
-    made = jobs.job(lab, trial, attempt, asked, prefix)
+    state = jobs.prefix_state(lab.counter, asked, trial.planned["size"])
+    made = jobs.job(lab, trial, attempt, asked, state["prefix_tokens"])
     database, connection = lab.run.database, lab.engine.connection
     so_far = control.progress(database, made)
     before = stretch.counters(connection, lab.identity)
-    number = stretch.begin(database, trial.trial_id, lab.run.session_id, before, {"prefix_tokens": prefix})
-    lease = connection.embedded
-    samplers = vram.for_process(lease.pid if lease else None)
-    seen = _Seen(lab, trial, vram.Monitor(samplers, interval_s=lab.params.memory_interval_s))
+    number = stretch.begin(database, trial.trial_id, lab.run.session_id, before, state)
+    seen = _Seen(lab, trial, monitor(lab))
     try:
         with seen.monitor, seen.monitor.window(trial.trial_id, attempt) as window:
             ended = control.run(made, so_far, told=seen.told, tick=seen.tick)
@@ -41,6 +40,30 @@ def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Stre
     stretch.end(database, number, ended.why, after, ended.generator)
     timeline.record(database, lab.run.session_id, seen.monitor, [window])
     return Streamed(ended.why == "done", seen.line(ended))
+
+
+def monitor(lab: "Lab[BatchBenchmarkParams]") -> vram.Monitor:
+    """Return what looks at the memory of the server, wherever on this machine that is."""
+    connection = lab.engine.connection
+    lease = connection.embedded
+    samplers = vram.for_server(connection.target.base_url, lease.pid if lease else None)
+    return vram.Monitor(samplers, interval_s=lab.params.memory_interval_s)
+
+
+def watched(
+    lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int, work: Callable[[], Streamed]
+) -> Streamed:
+    """Do work that stores its requests itself, while the server's memory is looked at; what is not offered has none."""
+    looking = monitor(lab)
+    try:
+        with looking, looking.window(trial.trial_id, attempt) as window:
+            done = work()
+    except BaseException:
+        timeline.record(lab.run.database, lab.run.session_id, looking)
+        raise
+    offered = not done.line.startswith(batch_api.NOT_OFFERED)
+    timeline.record(lab.run.database, lab.run.session_id, looking, [window] if offered else [])
+    return done
 
 
 class _Seen:

@@ -1,8 +1,8 @@
 """Parameters of the batch benchmark."""
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from kvlab.experiments.batch_benchmark.trimming import trimming_of
 from kvlab.params import Params
@@ -39,9 +39,11 @@ class BatchBenchmarkParams(Params):
         memory_interval_s: Between two looks at the server's memory.
         memory_limit_bytes: The most that the server may take; null: nothing but the device's own size.
         min_savings_match: Measured over predicted savings, at least.
+        max_empty_share: The most answers that may hold no token.
         max_rate_change: The most that the rate may fall from a smaller to a larger size.
         max_held_out_miss: The most that the prediction of the largest size may be off, for an extrapolation.
-        max_memory_rise: The most that memory may rise within a trial, and over all, as a share.
+        max_memory_rise: The most that memory may go on rising within a trial, and over the trials of the largest
+            size, as a share.
     """
 
     env_keys: ClassVar[dict[str, str]] = {
@@ -81,6 +83,7 @@ class BatchBenchmarkParams(Params):
     memory_interval_s: float = Field(default=0.5, gt=0, le=60)
     memory_limit_bytes: int | None = Field(default=None, ge=1)
     min_savings_match: float = Field(default=0.9, gt=0, le=1)
+    max_empty_share: float = Field(default=0.05, ge=0, le=1)
     max_rate_change: float = Field(default=0.2, gt=0, lt=1)
     max_held_out_miss: float = Field(default=0.2, gt=0, lt=1)
     max_memory_rise: float = Field(default=0.05, gt=0, lt=1)
@@ -111,3 +114,12 @@ class BatchBenchmarkParams(Params):
         if len(set(strategies)) < len(strategies):
             raise ValueError("holds a strategy twice")
         return strategies
+
+    @model_validator(mode="after")
+    def _check_target(self) -> Self:
+        if self.target_requests < max(self.sizes):
+            raise ValueError(
+                f"target_requests: {self.target_requests} is less than the largest of sizes ({max(self.sizes)}), "
+                "which is measured anyway; raise it, or lower sizes"
+            )
+        return self

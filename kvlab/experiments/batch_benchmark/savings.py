@@ -12,11 +12,20 @@ import pandas as pd
 
 from kvlab.experiments.batch_benchmark.plan import Planned
 from kvlab.experiments.batch_benchmark.stretch import FINISHED
+from kvlab.taxonomy import ErrorType
 
 SENT = "vllm:prompt_tokens_total"
 BY_SOURCE = "vllm:prompt_tokens_by_source_total{{source={source}}}"
 PREEMPTIONS = "vllm:num_preemptions_total"
 NOT_PROVABLE = "not provable on this server"
+
+
+class Expected(NamedTuple):
+    """The least and the most that can be expected, or ``None``; ``roughly`` says why it is rough, or missing."""
+
+    least: float | None
+    most: float | None
+    roughly: str | None = None
 
 
 class Saved(NamedTuple):
@@ -47,7 +56,8 @@ def measured(rows: pd.DataFrame, stretches: pd.DataFrame, proven: bool) -> Saved
         proven: Whether the endpoint was seen to report cached tokens truthfully.
     """
     sent, computed = delta(stretches, SENT), delta(stretches, BY_SOURCE.format(source="local_compute"))
-    finished, answered = delta(stretches, FINISHED), int((rows["status"] == "ok").sum())
+    served = (rows["status"] == "ok") | (rows["error_type"] == ErrorType.EMPTY_OUTPUT)
+    finished, answered = delta(stretches, FINISHED), int(served.sum())
     if sent and computed is not None and finished is not None:
         if finished == answered:
             return Saved(1 - computed / sent, "server counters")
@@ -70,28 +80,35 @@ def predicted(
     block: int | None,
     conversations: int,
     trim: int,
-) -> tuple[float, float] | None:
+) -> Expected:
     """Return the least and the most that the prompts' structure and the moments of sending let one expect.
 
     A prefix of p tokens is found in whole blocks, ``floor(p / block) * block``, and the last token of a
     prompt is always computed. A turn of a conversation finds the prompt of the turn before; after a
     trim, only the system prompt. At the most, a prefix is computed once. At the least, every request
     that was sent before the first token of any other with that prefix computes it again: what runs
-    side by side can miss side by side.
+    side by side can miss side by side. Where the block size is unknown, the prefix counts in full; where its
+    tokens cannot be seen, an estimate takes its place: then the prediction is a rough one.
 
     Args:
         rows: The trial's final, answered requests.
         item: What the trial is.
-        state: Of its stretch: ``prefix_tokens``, which all its prompts share.
-        block: Tokens in a block.
+        state: Of its stretch: ``prefix_tokens``, which all its prompts share, or ``prefix_tokens_estimate``.
+        block: Tokens in a block; ``None``: unknown.
         conversations: How many grow side by side.
         trim: Turns between trims.
     """
-    prefix = state.get("prefix_tokens")
     if item.strategy == "isolated":
-        return 0.0, 0.0
-    if block is None or prefix is None or rows.empty or rows["prompt_tokens"].isna().any():
-        return None
+        return Expected(0.0, 0.0)
+    exact = state.get("prefix_tokens")
+    prefix = state.get("prefix_tokens_estimate") if exact is None else exact
+    if prefix is None:
+        return Expected(None, None, "the tokens that the prompts share cannot be counted on this server")
+    if rows.empty or rows["prompt_tokens"].isna().any():
+        return Expected(None, None, "the server does not count the prompts' tokens")
+    rough = ["without whole blocks: the block size is unknown"] if block is None else []
+    rough += ["from an estimate of the prefix: the server does not show its tokens"] if exact is None else []
+    block = block or 1
     table = rows.sort_values("item")
     numbers = table["item"].to_numpy(dtype=np.int64)
     lengths = table["prompt_tokens"].to_numpy(dtype=np.int64)
@@ -111,4 +128,19 @@ def predicted(
     most, least = found.copy(), np.where(early, 0, found)
     most[int(np.argmin(sent))] = 0
     whole = int(lengths.sum())
-    return int(np.minimum(least, most).sum()) / whole, int(most.sum()) / whole
+    roughly = "; ".join(rough) or None
+    return Expected(int(np.minimum(least, most).sum()) / whole, int(most.sum()) / whole, roughly)
+
+
+def template_share(rows: pd.DataFrame, block: int | None, seen: bool) -> float | None:
+    """Return which share of the prompt tokens the chat template's own leading blocks are.
+
+    Args:
+        rows: A trial's answered requests.
+        block: Tokens in a block; ``None``: unknown, and every token counts.
+        seen: Whether the server shows the tokens of a prompt; without, the share is ``None``.
+    """
+    whole = rows["prompt_tokens"].sum()
+    if not seen or rows.empty or not whole:
+        return None
+    return float((rows["shared_tokens"] // (block or 1) * (block or 1)).sum() / whole)

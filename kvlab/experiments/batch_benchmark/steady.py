@@ -72,11 +72,9 @@ def find(rows: pd.DataFrame, concurrency: int) -> Steady:
 
 
 def _window_size(answers: int, concurrency: int) -> int:
+    """Return how many requests a window holds: whole rounds, for a part of a round says nothing of the rate."""
     least = max(LEAST_REQUESTS, answers // MOST_WINDOWS)
-    if answers < LEAST_WINDOWS * concurrency:
-        return least
-    rounds = -(-least // concurrency)
-    return rounds * concurrency if answers // (rounds * concurrency) >= LEAST_WINDOWS else least
+    return -(-least // concurrency) * concurrency
 
 
 def _span_s(rows: pd.DataFrame) -> float:

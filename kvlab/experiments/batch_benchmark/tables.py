@@ -1,4 +1,4 @@
-"""The tables of a batch benchmark, and the seed's ``performance_benchmarks.json``."""
+"""The tables of a batch benchmark."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -46,10 +46,10 @@ def rounded(value: Any) -> Any:  # noqa: ANN401 - JSON
 def flat(cell: Cell) -> dict[str, Any]:
     """Return a trial for ``summary.json``."""
     names = (
-        "trial_id", "strategy", "size", "repeat", "state", "why", "answered", "failed", "sent_again", "errors",
-        "attempt_errors", "total_s", "requests_per_s", "steady_requests_per_s", "prompt_tokens", "completion_tokens",
-        "completion_tokens_per_s", "ttft_ms", "itl_ms", "latency_ms", "send_lag_ms", "savings", "savings_source",
-        "predicted_savings", "predicted_savings_at_most", "server_s", "failure_s", "outage_s", "preemptions", "evicted", "generator",
+        "trial_id", "strategy", "size", "repeat", "state", "why", "answered", "empty", "failed", "sent_again",
+        "errors", "attempt_errors", "total_s", "requests_per_s", "steady_requests_per_s", "prompt_tokens", "completion_tokens",
+        "completion_tokens_per_s", "ttft_ms", "itl_ms", "latency_ms", "send_lag_ms", "due_to_first_token_ms", "due_to_done_ms",
+        "savings", "savings_source", "predicted_savings", "predicted_savings_at_most", "predicted_from", "server_s", "failure_s", "outage_s", "preemptions", "evicted", "generator",
     )  # fmt: skip
     memory = {
         series: {key: value for key, value in usage.items() if key != "used_bytes"}
@@ -69,6 +69,7 @@ def tables(
     return [
         _comparison(table),
         _times(table),
+        _due_times(table),
         _failures(table),
         _generator(table),
         _memory(table),
@@ -85,8 +86,8 @@ def _comparison(table: Sequence[Cell]) -> Table:
         [
             cell["strategy"], cell["size"], cell["answered"] if cell["state"] != "not offered" else None,
             cell["total_s"], cell["requests_per_s"], cell["steady_requests_per_s"], cell["completion_tokens_per_s"],
-            _percent(cell["savings"]), _percent(cell["predicted_savings"]),
-            _percent(cell["predicted_savings_at_most"]), cell["why"] if cell["state"] == "not offered" else cell["savings_source"],
+            percent(cell["savings"]), percent(cell["predicted_savings"]),
+            percent(cell["predicted_savings_at_most"]), cell["why"] if cell["state"] == "not offered" else cell["savings_source"],
         ]
         for cell in table
     ]  # fmt: skip
@@ -94,35 +95,54 @@ def _comparison(table: Sequence[Cell]) -> Table:
         "Savings: 1 - prompt tokens computed / prompt tokens sent, as the server counts them. Predicted: at least, if "
         "what starts together misses together; at most, if every prefix is computed once. A conversation can find its own answers, too, which is not in it."
     )
+    rough = sorted({cell["predicted_from"] for cell in table if cell["predicted_from"] and cell["answered"]})
+    note += "".join(f" Predictions: {why}." for why in rough)
     return Table(name="strategies", title="Strategies", columns=columns, rows=rounded(rows), note=note)
 
 
 def _times(table: Sequence[Cell]) -> Table:
-    columns = ["strategy", "requests"]
-    columns += [f"{name}_p{q * 100:.0f}_ms" for name in ("ttft", "itl", "latency") for q in (0.5, 0.9, 0.99)]
+    return _quantiles(table, "times", "Times of a request", ("ttft", "itl", "latency"))
+
+
+def _due_times(table: Sequence[Cell]) -> Table:
+    found = _quantiles(
+        table, "due_times", "Times from when a request was due", ("due_to_first_token", "due_to_done")
+    )
+    found.note = (
+        "A request that waits for a connection, an outage or another attempt is late for whoever wants its answer. In a "
+        "closed loop a request is due when a place is free: only an open one shows what users would wait."
+    )
+    return found
+
+
+def _quantiles(table: Sequence[Cell], name: str, title: str, times: tuple[str, ...]) -> Table:
+    columns = [
+        "strategy",
+        "requests",
+        *(f"{time}_p{q * 100:.0f}_ms" for time in times for q in (0.5, 0.9, 0.99)),
+    ]
     rows = [
-        [cell["strategy"], cell["size"]]
-        + [cell[f"{name}_ms"][q] for name in ("ttft", "itl", "latency") for q in (0.5, 0.9, 0.99)]
+        [cell["strategy"], cell["size"], *(cell[f"{time}_ms"][q] for time in times for q in (0.5, 0.9, 0.99))]
         for cell in table
         if cell["answered"]
     ]
     note = (
         "A quantile needs five values beyond it: below 10 requests no p50, below 50 no p90, below 500 no p99."
     )
-    return Table(name="times", title="Times of a request", columns=columns, rows=rounded(rows), note=note)
+    return Table(name=name, title=title, columns=columns, rows=rounded(rows), note=note)
 
 
 def _failures(table: Sequence[Cell]) -> Table:
     columns = [
-        "trial", "answered", "failed", "sent_again", "failed attempts by kind", "server_s", "failure_s", "failure_pct",
+        "trial", "answered", "empty", "failed", "sent_again", "failed attempts by kind", "server_s", "failure_s", "failure_pct",
         "outage_s",
     ]  # fmt: skip
     rows = []
     for cell in (found for found in table if found["state"] != "not offered"):
         whole = cell["server_s"] + cell["failure_s"]
         kinds = ", ".join(f"{name} {count}" for name, count in cell["attempt_errors"].items())
-        share = _percent(cell["failure_s"] / whole) if whole else None
-        counts = [cell[name] for name in ("answered", "failed", "sent_again")]
+        share = percent(cell["failure_s"] / whole) if whole else None
+        counts = [cell[name] for name in ("answered", "empty", "failed", "sent_again")]
         rows.append(
             [
                 cell["trial_id"],
@@ -136,7 +156,7 @@ def _failures(table: Sequence[Cell]) -> Table:
         )
     note = (
         "Request-seconds: what the server worked on answers, and what failed attempts, the waits after them and "
-        "outages took. outage_s: seconds in which no connection was accepted, and nothing sent."
+        "outages took. Empty: answers without a token, which the model gave and the server served. outage_s: seconds in which no connection was accepted, and nothing sent."
     )
     return Table(
         name="failures", title="Server time and failure time", columns=columns, rows=rounded(rows), note=note
@@ -154,7 +174,7 @@ def _generator(table: Sequence[Cell]) -> Table:
             continue
         rows.append(
             [cell["trial_id"], cell["send_lag_ms"][0.5], cell["send_lag_ms"][0.99], says["pass_p50_ms"],
-             says["pass_p99_ms"], says["pass_max_ms"], _percent(says["cpu_s"] / says["wall_s"]), says["connections_opened"]]
+             says["pass_p99_ms"], says["pass_max_ms"], percent(says["cpu_s"] / says["wall_s"]), says["connections_opened"]]
         )  # fmt: skip
     note = (
         "The generator's own lag: how long after it was due a request was sent, and how long a pass of its loop took, "
@@ -193,8 +213,8 @@ def _forecasts(forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkPa
         held = found["held_out"] or dict.fromkeys(("requests", "predicted_s", "measured_s", "miss", "inside"))
         stands = not found["refused"]
         rows.append(
-            [found["strategy"], held["requests"], held["predicted_s"], held["measured_s"], _percent(held["miss"]), held["inside"],
-             params.target_requests, *(_hours(found.get(name)) for name in ("seconds", "low_s", "high_s")),
+            [found["strategy"], held["requests"], held["predicted_s"], held["measured_s"], percent(held["miss"]), held["inside"],
+             params.target_requests, *(in_hours(found.get(name)) for name in ("seconds", "low_s", "high_s")),
              *(found.get(name) for name in ("prompt_tokens", "computed_tokens", "completion_tokens", "cost")),
              None if stands else "; ".join(found["refused"])]
         )  # fmt: skip
@@ -202,61 +222,11 @@ def _forecasts(forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkPa
     return Table(name="extrapolation", title="Extrapolation", columns=columns, rows=rounded(rows), note=note)
 
 
-def _percent(share: float | None) -> float | None:
+def percent(share: float | None) -> float | None:
+    """Return a share in percent; ``None`` stays unknown."""
     return None if share is None else 100 * share
 
 
-def _hours(seconds: float | None) -> float | None:
+def in_hours(seconds: float | None) -> float | None:
+    """Return a time in hours; ``None`` stays unknown."""
     return None if seconds is None else seconds / 3600
-
-
-def performance_benchmarks(
-    table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
-) -> dict[str, Any]:
-    """Return ``performance_benchmarks.json``: the plan's fields, by strategy.
-
-    Missing figures are null: an estimate that is refused has its reasons in ``refused``.
-    """
-    found = {}
-    for strategy in params.strategies:
-        made = next(item for item in forecasts if item["strategy"] == strategy)
-        cells = [cell for cell in table if cell["strategy"] == strategy]
-        peak = max((vram for cell in cells if (vram := peak_bytes(cell)) is not None), default=None)
-        found[strategy] = {
-            "results": [_result(cell) for cell in cells],
-            "extrapolation": {
-                "target_requests": params.target_requests,
-                "estimated_time_s": made.get("seconds"),
-                "estimated_time_low_s": made.get("low_s"),
-                "estimated_time_high_s": made.get("high_s"),
-                "estimated_hours": _hours(made.get("seconds")),
-                "estimated_requests_per_s": made.get("requests_per_s"),
-                "estimated_savings_percent": _percent(made.get("savings")),
-                "estimated_vram_bytes": None if made["refused"] else peak,
-                "refused": made["refused"],
-            },
-        }
-    content: dict[str, Any] = rounded({"test_sizes": list(params.sizes), "strategies": found})
-    return content
-
-
-def _result(cell: Cell) -> dict[str, Any]:
-    return {
-        "num_requests": cell["size"],
-        "successful_requests": cell["answered"],
-        "failed_requests": cell["failed"],
-        "total_time_s": cell["total_s"],
-        "requests_per_s": cell["requests_per_s"],
-        "tokens_per_s": cell["completion_tokens_per_s"],
-        "prompt_tokens": cell["prompt_tokens"],
-        "completion_tokens": cell["completion_tokens"],
-        "token_savings_percent": _percent(cell["savings"]),
-        "predicted_savings_percent": _percent(cell["predicted_savings"]),
-        "vram_bytes": peak_bytes(cell),
-    }
-
-
-def peak_bytes(cell: Cell) -> int | None:
-    """Return the most memory that the server took in a trial: the card's, where there is one."""
-    series = sorted(cell["memory"], key=lambda name: not name.startswith("nvml_process"))
-    return cell["memory"][series[0]]["peak_bytes"] if series else None

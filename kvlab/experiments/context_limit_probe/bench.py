@@ -5,7 +5,6 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -19,8 +18,7 @@ from kvlab.prompts import manual
 from kvlab.prompts.counter import ServerCounter
 from kvlab.prompts.exact import fit
 from kvlab.records import Recorded, Trial
-from kvlab.vram import Monitor, ProcessTree, for_process, timeline
-from kvlab.vram.choose import listener_pid
+from kvlab.vram import Monitor, ProcessTree, for_server, server_pid, timeline
 
 if TYPE_CHECKING:
     from kvlab.experiments.lab import Lab
@@ -44,12 +42,13 @@ class Bench:
         self.identity = lab.identity
         self.mark = manual.marker(lab.run.isolation_id, "growing context")
         self.ledger = Ledger(lab.run.database, lab.run.session_id)
-        self.server_pid = _server_pid(self.engine)
-        samplers = for_process(self.server_pid)
+        connection = self.engine.connection
+        lease, url = connection.embedded, connection.target.base_url
+        self.server_pid = server_pid(url, None if lease is None else int(lease.pid))
+        samplers = for_server(url, self.server_pid)
         if self.server_pid is not None:
             samplers[0] = ProcessTree(self.server_pid, prefix="server")
         if self.identity.can("metrics"):
-            connection = self.engine.connection
             # A client of its own, which gives up early: looking at memory must not wait for a busy server.
             http = httpx.Client(headers=dict(connection.http.headers), timeout=2.0, trust_env=False)
             size = capacity(connection.metrics.scrape())["bytes"]
@@ -194,14 +193,3 @@ def bench_of(lab: "Lab[ContextLimitProbeParams]") -> Bench:
     if lab not in _BENCHES:
         _BENCHES[lab] = Bench(lab)
     return _BENCHES[lab]
-
-
-def _server_pid(engine: Any) -> int | None:  # noqa: ANN401 - an engine
-    """Return the server's process, if it runs on this machine."""
-    connection = engine.connection
-    if connection.embedded is not None:
-        return int(connection.embedded.pid)
-    url = urlsplit(connection.target.base_url)
-    if url.hostname not in ("127.0.0.1", "localhost", "::1"):
-        return None
-    return listener_pid(url.port or (443 if url.scheme == "https" else 80))

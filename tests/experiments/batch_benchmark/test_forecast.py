@@ -4,22 +4,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kvlab.experiments.batch_benchmark.forecast import forecast, leaks
+from kvlab.experiments.batch_benchmark import steady
+from kvlab.experiments.batch_benchmark.forecast import forecast
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 from kvlab.experiments.batch_benchmark.steady import Steady
 from kvlab.experiments.batch_benchmark.verdict import results
+from tests.experiments.batch_benchmark.test_steady import closed_loop
 
 PARAMS = BatchBenchmarkParams(sizes=[100, 200, 400], strategies=["shared_prefix"])
 
 
 def cell(size, tau=0.1, drift=0.0, memory=(100.0,) * 20, **changes):
     values = np.linspace(tau, tau * (1 + drift), 20) * (1 + 0.01 * np.tile([1, -1], 10))
-    windows = pd.DataFrame({"s_per_request": values})
+    windows = pd.DataFrame({"s_per_request": values, "requests": max(1, size // 20)})
     used = {"baseline_bytes": memory[0], "end_bytes": memory[-1], "peak_bytes": max(memory), "total_bytes": None,
             "used_bytes": list(memory)}  # fmt: skip
     found = {
         "trial_id": f"shared_prefix.{size}", "strategy": "shared_prefix", "size": size, "state": "complete",
-        "answered": size, "failed": 0, "total_s": 2 + size * float(values.mean()), "steady": Steady(1.0, 9.0, 10.0, windows),
+        "answered": size, "served": size, "failed": 0, "total_s": 2 + size * float(values.mean()), "steady": Steady(1.0, 9.0, 10.0, windows),
         "preemptions": 0.0, "evicted": 0, "memory": {"process_rss": used}, "prompt_tokens": 300 * size,
         "completion_tokens": 10 * size, "savings": 0.9,
     }  # fmt: skip
@@ -57,16 +59,22 @@ def test_what_makes_it_unsound_is_named(largest, word):
     assert "seconds" not in found
 
 
+def test_a_constant_server_is_predicted_from_sizes_that_hold_few_rounds():
+    """The default's sizes and concurrency: a request takes 2 s +- 1 %, whoever else is served."""
+    cells = []
+    for size in (100, 1000, 10_000):
+        state = steady.find(closed_loop(size, 32, service_s=2.0, slow_first_s=2.0, scatter=0.01), 32)
+        cells.append(cell(size, total_s=state.total_s, steady=state))
+    found = forecast(cells, PARAMS, "shared_prefix")
+    assert found["refused"] == []
+    assert abs(found["held_out"]["miss"]) < 0.01
+    assert found["seconds"] == pytest.approx(170_000 * 2 / 32, rel=0.01)
+
+
 def test_without_a_smaller_size_nothing_checks_it():
     found = forecast([cell(400)], PARAMS, "shared_prefix")
     assert "cannot be checked" in found["refused"][0]
     assert forecast([], PARAMS, "shared_prefix")["refused"] == ["no trial is complete"]
-
-
-def test_memory_that_rises_from_trial_to_trial_is_seen():
-    steps = [cell(size, memory=(start,) * 20) for size, start in ((100, 100.0), (200, 104.0), (400, 108.0))]
-    assert leaks(steps, PARAMS) == ["process_rss by 8% from the first trial to the last"]
-    assert leaks(steps[:2], PARAMS) == []
 
 
 def test_the_cost_needs_prices_and_cached_tokens_may_have_their_own():

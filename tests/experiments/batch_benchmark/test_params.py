@@ -35,6 +35,10 @@ def test_the_plan_is_the_same_every_time_and_sizes_ascend():
         ({"strategies": ["prefix"]}, "strategies"),
         ({"rate_per_s": 0.0}, "rate_per_s"),
         ({"mode": "burst"}, "mode"),
+        (
+            {"sizes": [8, 200], "target_requests": 100},
+            "target_requests: 100 is less than the largest of sizes",
+        ),
     ],
 )
 def test_bad_values_are_one_line(changes, word):

@@ -7,6 +7,7 @@ import pytest
 
 from kvlab.experiments import get
 from kvlab.experiments import lab as labs
+from kvlab.experiments.batch_benchmark import params
 from kvlab.report import build
 from kvlab.store import frames
 from tests.fakes.process import FakeServer
@@ -14,7 +15,7 @@ from tests.fakes.process import FakeServer
 SMALL = {
     "sizes": [16, 32, 64], "prompt_tokens": 200, "handbook_sections": 20, "max_tokens": 4, "concurrency": 4,
     "trim_interval": 3, "keep_messages": 2, "retry_wait_s": 0.05, "retry_max_wait_s": 0.2, "batch_poll_s": 0.1,
-    "max_rate_change": 0.9, "max_held_out_miss": 0.9, "seed": 1,
+    "max_rate_change": 0.9, "max_held_out_miss": 0.9, "max_memory_rise": 0.9, "seed": 1,
 }  # fmt: skip
 
 
@@ -75,6 +76,16 @@ def test_the_largest_size_is_predicted_from_the_smaller_ones(whole):
     assert found.loc["shared_prefix", "held_out"] == 64
     assert abs(found.loc["shared_prefix", "miss_pct"]) < 90
     assert found.loc["concurrent_start", "refused"].startswith("all requests are sent at once")
+
+
+def test_the_memory_of_a_server_on_this_machine_is_seen_and_the_control_controls(whole):
+    seen = table(whole[2], "memory")
+    assert set(seen["series"]) == {"process_rss"}
+    assert set(seen["trial"].str.partition(".")[0]) == set(params.STRATEGIES)
+    assert (seen["peak_mib"] > 5).all()
+    checks = {check.name: check for check in whole[2].checks}
+    assert checks["memory_is_safe"].holds
+    assert checks["control_is_isolated"].holds
 
 
 def test_the_folder_has_the_plans_file_and_the_same_bytes_again(whole):

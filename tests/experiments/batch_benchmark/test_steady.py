@@ -1,3 +1,5 @@
+import heapq
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,16 +8,17 @@ from kvlab.experiments.batch_benchmark import steady
 from kvlab.experiments.batch_benchmark.analysis import quantile
 
 
-def closed_loop(requests, concurrency, service_s=0.1, slow_first_s=1.0):
+def closed_loop(requests, concurrency, service_s=0.1, slow_first_s=1.0, scatter=0.0):
     """Rows of a closed loop: a slow first wave, then every answer is followed by the next request."""
+    draw = np.random.default_rng(requests)
     free = [(0.0, place) for place in range(concurrency)]
     rows = []
     for number in range(requests):
-        at, place = min(free)
-        free.remove((at, place))
-        took = (slow_first_s if number < concurrency else service_s) + 0.001 * place
+        at, place = heapq.heappop(free)
+        took = (slow_first_s if number < concurrency else service_s) * (1 + scatter * draw.uniform(-1, 1))
+        took += 0.0 if scatter else 0.001 * place
         rows.append((at, at + took))
-        free.append((at + took, place))
+        heapq.heappush(free, (at + took, place))
     frame = pd.DataFrame(rows, columns=["sent_ns", "done_ns"]).mul(1e9).astype("int64")
     return frame.astype({"done_ns": "Int64"}).assign(session_id=1)
 
@@ -34,6 +37,14 @@ def test_too_few_requests_have_no_steady_state():
     assert len(found.windows) == 0
     assert "fewer than 2 windows" in found.reason
     assert found.total_s > 1
+
+
+def test_a_part_of_a_round_is_no_window():
+    rows = closed_loop(100, 32)
+    found = steady.find(rows, 32)
+    assert len(found.windows) == 0
+    assert "fewer than 2 windows of 32" in found.reason
+    assert set(steady.find(closed_loop(1000, 32), 32).windows["requests"] % 32) == {0}
 
 
 def test_an_interrupted_trial_has_none_and_its_time_is_that_of_its_sessions():

@@ -1,0 +1,164 @@
+"""The criteria of a batch benchmark: each one asks something of the complete trials, and says what was seen."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kvlab.experiments.batch_benchmark import leaks
+from kvlab.experiments.batch_benchmark.consistency import LEAST_WINDOWS, Change
+from kvlab.summary import Check
+
+if TYPE_CHECKING:
+    from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
+
+Cell = Mapping[str, Any]
+#: So much of a prompt the control may find where nobody can count the chat template's own tokens.
+UNKNOWN_TEMPLATE_SHARE = 0.1
+
+
+def complete(offered: Sequence[Cell], left_out: int) -> Check:
+    """Ask for every request's final row."""
+    done = sum(cell["state"] == "complete" for cell in offered)
+    return Check(
+        name="all_sizes_complete",
+        asks="every request of every trial has its final row",
+        seen=f"{done} of {len(offered)} trials" + (f"; {left_out} not offered" if left_out else ""),
+        holds=done == len(offered) if offered else None,
+    )
+
+
+def no_errors(offered: Sequence[Cell]) -> Check:
+    """Ask for no failure of serving; an answer of nothing is the model's."""
+    lost = {cell["trial_id"]: cell["errors"] for cell in offered if cell["errors"]}
+    known = any(cell["state"] == "complete" for cell in offered)
+    return Check(
+        name="no_errors",
+        asks="no request failed for good",
+        seen=f"{sum(cell['failed'] for cell in offered)} failed" + (f": {lost}" if lost else ""),
+        holds=not lost if known else None,
+    )
+
+
+def few_empty(offered: Sequence[Cell], params: "BatchBenchmarkParams") -> Check:
+    """Ask for answers with something in them: a batch of empty ones is fast, and good for nothing."""
+    empty, served = (sum(cell[name] for cell in offered) for name in ("empty", "served"))
+    return Check(
+        name="few_empty_answers",
+        asks=f"at most {params.max_empty_share:.0%} of the answers hold no token",
+        seen=f"{empty} of {served:,} answers" if served else "nothing was answered",
+        holds=empty / served <= params.max_empty_share if served else None,
+    )
+
+
+def consistent(found: Sequence[Change], params: "BatchBenchmarkParams") -> Check:
+    """Ask that no size is slower than a smaller one by more than the margin, as far as windows can tell."""
+    margin = params.max_rate_change
+    worst = min(found, key=lambda change: change.high, default=None)
+    unclear = min(found, key=lambda change: change.low, default=None)
+    holds: bool | None = None
+    if worst is None or unclear is None:
+        seen = f"fewer than two sizes have a steady state of {LEAST_WINDOWS} windows: raise sizes, or lower concurrency"
+    elif worst.high < -margin:
+        holds, seen = False, f"slower: {worst}"
+    elif unclear.low < -margin:
+        seen = f"too uncertain to say: {unclear}"
+    else:
+        holds, seen = True, f"at worst {unclear}"
+    return Check(
+        name="consistent_across_scales",
+        asks=f"the steady rate falls by at most {margin:.0%} from a smaller size to a larger one",
+        seen=seen,
+        holds=holds,
+    )
+
+
+def as_predicted(found: Sequence[Cell], params: "BatchBenchmarkParams") -> Check:
+    """Compare measured with predicted savings, where a prediction is more than a bound."""
+    wanted = [cell for cell in found if cell["strategy"] in ("shared_prefix", "conversation")]
+    known = [cell for cell in wanted if cell["savings"] is not None]
+    ratios = [
+        (cell["savings"] / cell["predicted_savings"], cell) for cell in known if cell["predicted_savings"]
+    ]
+    unknown = [cell["trial_id"] for cell in wanted if cell["savings"] is None]
+    worst, holds = min(ratios, key=lambda ratio: ratio[0], default=None), None
+    if worst is not None:
+        share, cell = worst
+        holds = share >= params.min_savings_match
+        seen = f"at worst {share:.1%} of it ({cell['trial_id']})"
+        if cell["predicted_from"]:
+            seen += f"; predicted {cell['predicted_from']}"
+            holds = holds or None  # a server with blocks may keep less, and be right
+        if unknown:
+            holds, seen = None, f"{seen}; unknown: {', '.join(unknown)}"
+    else:
+        seen = _why_none(wanted, known)
+    return Check(
+        name="savings_as_predicted",
+        asks=f"measured token savings are at least {params.min_savings_match:.0%} of the predicted ones",
+        seen=seen,
+        holds=holds,
+    )
+
+
+def _why_none(wanted: Sequence[Cell], known: Sequence[Cell]) -> str:
+    """Return why no measured saving could be held against a prediction."""
+    if not wanted:
+        return "neither shared_prefix nor conversation is complete"
+    if not known:
+        return "not provable on this server"
+    if all(cell["predicted_savings"] is None for cell in known):
+        return f"no prediction: {known[0]['predicted_from']}"
+    return (
+        "no prediction above 0: all requests of a trial start together, so all may miss; raise sizes, or lower "
+        "concurrency"
+    )
+
+
+def control(found: Sequence[Cell]) -> Check:
+    """Ask that the control shares nothing but the chat template's own blocks: else it controls nothing."""
+    known = [
+        (cell["savings"] - _allowed(cell), cell)
+        for cell in found
+        if cell["strategy"] == "isolated" and cell["savings"] is not None
+    ]
+    worst = max(known, key=lambda pair: pair[0], default=None)
+    seen = (
+        "no isolated trial whose savings are known"
+        if worst is None
+        else f"{worst[1]['savings']:.1%} saved ({worst[1]['trial_id']}), {_allowed(worst[1]):.1%} allowed"
+    )
+    return Check(
+        name="control_is_isolated",
+        asks="the isolated requests find no more in the cache than the chat template's own blocks",
+        seen=seen,
+        holds=None if worst is None else worst[0] <= 1e-9,
+    )
+
+
+def _allowed(cell: Cell) -> float:
+    """Return which share of its prompt tokens an isolated trial may find; a request sent again finds itself."""
+    own = UNKNOWN_TEMPLATE_SHARE if cell["template_share"] is None else float(cell["template_share"])
+    return own + float(cell["sent_again"]) / max(1, int(cell["served"]))
+
+
+def memory(found: Sequence[Cell], params: "BatchBenchmarkParams") -> Check:
+    """Ask for a memory within its limit that does not go on rising."""
+    peaks = [
+        (series, usage["peak_bytes"], params.memory_limit_bytes or usage["total_bytes"])
+        for cell in found
+        for series, usage in cell["memory"].items()
+    ]
+    rising = [*leaks.within(found, params), *leaks.over_all(found, params)]
+    over = [f"{series}: {peak / 2**20:,.0f} MiB" for series, peak, limit in peaks if limit and peak > limit]
+    highest = max(peaks, key=lambda peak: peak[1], default=None)
+    seen = (
+        "memory cannot be seen from here"
+        if highest is None
+        else f"peak {highest[1] / 2**20:,.0f} MiB ({highest[0]})"
+    )
+    return Check(
+        name="memory_is_safe",
+        asks=f"memory stays below its limit, and does not go on rising by {params.max_memory_rise:.0%} within a trial, "
+        "nor over those of the largest size",
+        seen="; ".join([seen, *over[:3], *rising[:3]]),
+        holds=None if highest is None else not over and not rising,
+    )

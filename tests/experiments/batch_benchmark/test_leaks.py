@@ -1,0 +1,61 @@
+"""Memory that goes on rising, told from a server that warms up."""
+
+import numpy as np
+import pytest
+
+from kvlab.experiments.batch_benchmark import leaks
+from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
+
+PARAMS = BatchBenchmarkParams(sizes=[100, 1000])  # max_memory_rise 0.05
+
+
+def cell(size, used):
+    usage = {"baseline_bytes": used[0], "end_bytes": used[-1], "used_bytes": list(used)}
+    return {"trial_id": f"t.{size}", "size": size, "memory": {"process_rss": usage}}
+
+
+def flat(size, level):
+    return cell(size, [level] * 20)
+
+
+def test_a_rise_that_goes_on_within_a_trial_is_a_leak():
+    assert leaks.within([cell(1000, np.linspace(100, 120, 40))], PARAMS) == [
+        "process_rss by 18% within t.1000"
+    ]
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        100 + 20 * (1 - np.exp(-np.arange(40) / 5)),  # allocators fill up
+        np.repeat([100.0, 120.0], 20),  # a new high, once
+        100 + 3 * np.sin(np.arange(40)),
+        np.linspace(100, 104, 40),
+    ],
+)
+def test_a_server_that_warms_up_is_healthy(used):
+    assert leaks.within([cell(1000, used)], PARAMS) == []
+
+
+def test_a_rise_from_trial_to_trial_is_a_leak():
+    trials = [flat(100, 100), *(flat(1000, level) for level in (104, 108, 112))]
+    assert leaks.over_all(trials, PARAMS) == ["process_rss by 12% over the trials of 1,000 requests"]
+
+
+#: What a healthy vLLM took on a CPU in three smoke runs, in MiB after each trial: six percent and less in all.
+SMOKE = [
+    [4750, 4752, 4752, 4771, 4790, 4791, 4826, 4826, 4867, 4874, 4922, 4939],
+    [4745, 4748, 4749, 4749, 4759, 4788, 4835, 4835, 4878, 4883, 4951, 5010],
+    [4869, 4875, 4875, 4936, 4940, 4941, 5004, 5004, 5005, 5006, 5043, 5087],
+]
+
+
+@pytest.mark.parametrize("levels", [*SMOKE, [100] * 4 + [108, 120] + [130] * 6, [100] * 10 + [110, 110]])
+def test_warm_up_and_one_new_high_are_healthy(levels):
+    trials = [flat(size, level) for size, level in zip([16] * 4 + [32] * 4 + [64] * 4, levels, strict=True)]
+    assert leaks.over_all(trials, PARAMS) == []
+
+
+def test_without_memory_or_trials_there_is_nothing_to_say():
+    assert leaks.over_all([], PARAMS) == []
+    assert leaks.over_all([{**flat(100, 1), "memory": {}}], PARAMS) == []
