@@ -130,6 +130,10 @@ class FakeServer:
         """Applies a fault that needs no generation; says whether it was one."""
         fault = truth.fault or ""
         truth.outcome = "fault"
+        if fault == "engine_dead":
+            message = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+            connection.respond(500, shapes.error(500, message))
+            return True
         if fault.startswith("status_"):
             truth.status = int(fault.removeprefix("status_"))
             headers = {"retry-after": str(self.options.retry_after_s)} if truth.status in (429, 503) else {}
@@ -208,7 +212,7 @@ class FakeServer:
             return
         body = request.json()
         if self.options.persona == "llamacpp":
-            connection.respond(200, {"tokens": self.tokenizer.encode(body["content"])})
+            connection.respond(200, {"tokens": self.tokenizer.encode(body.get("content", ""))})
             return
         validation.check_model(body, self.options)
         ids = validation.prompt_tokens(
