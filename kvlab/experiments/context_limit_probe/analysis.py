@@ -13,9 +13,18 @@ from kvlab.endpoint import Identity
 from kvlab.experiments.context_limit_probe import constants as rules
 from kvlab.experiments.context_limit_probe import ledger
 from kvlab.experiments.context_limit_probe.growth import Line, fit_child
-from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, Bracket, Probe, bracket, settled
+from kvlab.experiments.context_limit_probe.ledger import (
+    ENDPOINT,
+    QUALITY,
+    Bracket,
+    Probe,
+    bracket,
+    first_loss,
+    settled,
+)
 from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
 from kvlab.experiments.context_limit_probe.replay import TRIM, interval_of
+from kvlab.experiments.context_limit_probe.scale import in_tokens
 from kvlab.stats import Interval, bootstrap_median
 from kvlab.taxonomy import ErrorType
 from kvlab.vram import timeline
@@ -63,6 +72,16 @@ class Findings:
             return None
         return self.endpoint.failed.tokens - self.endpoint.held.tokens
 
+    @property
+    def children_tried(self) -> bool:
+        """Whether a child process was started in any precision."""
+        return any(probe.target in self.children for probe in self.probes)
+
+    def theory_bytes(self, dtype: str) -> int | None:
+        """Return the bytes a token that a precision's line is compared with; ``None``: the layout is not known."""
+        value = self.detail(dtype, "theory_bytes_per_token")
+        return int(value) if value else None
+
     def detail(self, target: str, name: str) -> Any:  # noqa: ANN401 - JSON
         """Return the last value of a detail that a target's probes carry; ``None``: none does."""
         values = [
@@ -95,8 +114,9 @@ def _open(path: str) -> "closing[sqlite3.Connection]":
 
 def findings(probes: Sequence[Probe], params: "ContextLimitProbeParams") -> Findings:
     """Return what the probes say, and the constants that follow."""
+    probes = in_tokens(probes)
     endpoint = bracket(settled([probe for probe in probes if probe.target == ENDPOINT]))
-    quality = bracket([probe for probe in probes if probe.target == QUALITY])
+    quality = first_loss([probe for probe in probes if probe.target == QUALITY])
     children: dict[str, tuple[Bracket, Line | None]] = {
         dtype: (
             bracket([probe for probe in probes if probe.target == dtype]),

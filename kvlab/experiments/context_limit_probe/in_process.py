@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,11 +54,13 @@ def forbidden(probes: Sequence[Probe], headroom_bytes: int) -> int | None:
     """Return the smallest size that must not be tried again; ``None``: there is none.
 
     Whatever failed is not repeated. Nor is what was being tried when the run ended, unless less than
-    half of the cap was in use just before: then it was not this probe that ended it.
+    half of the cap was in use just before: then it was not this probe that ended it. Twice at one size
+    it was, whatever the cap: a container may have a lower limit than anybody can see.
     """
-    sizes = []
+    ended = Counter(probe.tokens for probe in probes if probe.outcome is Outcome.RUN_ENDED)
+    sizes = [tokens for tokens, times in ended.items() if times > 1]
     for index, probe in enumerate(probes):
-        if probe.outcome in (None, Outcome.HELD):
+        if probe.outcome in (None, Outcome.HELD, Outcome.COULD_NOT_LOAD):
             continue
         before = probes[index - 1] if index else None
         used = before.detail.get("grown_bytes") if before is not None and before.held else None

@@ -6,6 +6,7 @@ import pandas as pd
 
 from kvlab.endpoint import Identity
 from kvlab.experiments.context_limit_probe import analysis, checks
+from kvlab.experiments.context_limit_probe.aim import next_aim
 from kvlab.experiments.context_limit_probe.analysis import Findings
 from kvlab.experiments.context_limit_probe.growth import Line
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT
@@ -52,7 +53,7 @@ def summarize(
     found = analysis.findings(analysis.read_probes(frame), params)
     table = analysis.replays(frame, found, params)
     criteria = checks.checks(found, table, params, identity)
-    verdict, reasons = checks.verdict(criteria)
+    verdict, reasons = checks.verdict(criteria, with_children=found.children_tried)
     return Summary(
         experiment="context_limit_probe",
         profile=profile,
@@ -158,6 +159,9 @@ def _limitations(
             "The server allocated its KV cache when it started, so its memory does not grow with the context, and no "
             "line is fitted to it: bytes a token come from a process in which they do grow."
         )
+    aim = next_aim([probe for probe in found.probes if probe.target == ENDPOINT], params, identity)
+    if aim.left_out_tokens is not None:
+        lines.append(f"No limit was found: {aim.left_out_tokens:,} tokens were not tried, because {aim.why}.")
     if len(table) and analysis.best_interval(table) is None and not table["failed"].any():
         lines.append(
             "The replay is too short for two trims at every interval: which one is cheapest is not said."

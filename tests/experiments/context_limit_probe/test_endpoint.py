@@ -127,7 +127,7 @@ def test_without_token_ids_the_limit_is_near_and_without_a_limit_there_is_no_ans
         )
     with FakeServer(max_model_len=100_000, base_ms=1, itl_ms=0.1) as found:
         point_at(found)
-        _, _, summary = run(replay_exchanges=0)
+        _, _, summary = run(replay_exchanges=0, ceiling_tokens=8000)
         assert summary.verdict == "INVALID"
         assert summary.results["limit_reason"] is None
 
