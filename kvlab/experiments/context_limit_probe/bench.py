@@ -47,8 +47,8 @@ class Bench:
         self.identity = lab.identity
         self.mark = manual.marker(lab.run.isolation_id, "growing context")
         self.ledger = Ledger(lab.run.database, lab.run.session_id)
-        self.server_pid = _server_pid(self.engine)
-        samplers = for_process(self.server_pid)
+        self.server_pid, here = _server_place(self.engine)
+        samplers = for_process(self.server_pid, here=here)
         if self.server_pid is not None:
             samplers[0] = ProcessTree(self.server_pid, prefix="server")
         if self.identity.can("metrics"):
@@ -238,6 +238,12 @@ class Bench:
         return None if scrape is None else scrape.values.get("vllm:num_preemptions_total")
 
 
+def close(lab: "Lab[ContextLimitProbeParams]") -> None:
+    """Stop looking at memory, if this lab's bench was ever made."""
+    if (bench := _BENCHES.pop(lab, None)) is not None:
+        bench.monitor.stop()
+
+
 def bench_of(lab: "Lab[ContextLimitProbeParams]") -> Bench:
     """Return the bench of an open lab, made on first use."""
     if lab not in _BENCHES:
@@ -245,12 +251,12 @@ def bench_of(lab: "Lab[ContextLimitProbeParams]") -> Bench:
     return _BENCHES[lab]
 
 
-def _server_pid(engine: Any) -> int | None:  # noqa: ANN401 - an engine
-    """Return the server's process, if it runs on this machine."""
+def _server_place(engine: Any) -> tuple[int | None, bool]:  # noqa: ANN401 - an engine
+    """Return the server's process, where it can be seen, and whether it runs on this machine."""
     connection = engine.connection
     if connection.embedded is not None:
-        return int(connection.embedded.pid)
+        return int(connection.embedded.pid), True
     url = urlsplit(connection.target.base_url)
     if url.hostname not in ("127.0.0.1", "localhost", "::1"):
-        return None
-    return listener_pid(url.port or (443 if url.scheme == "https" else 80))
+        return None, False
+    return listener_pid(url.port or (443 if url.scheme == "https" else 80)), True

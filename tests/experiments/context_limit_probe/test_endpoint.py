@@ -81,6 +81,8 @@ def check_files(folder, constants):
     assert content["test_sizes"] == SMALL["exchanges"]
     assert [test["success"] for test in content["tests"]].count(False) >= 1
     assert content["vram_growth"]["kv_cache_bytes_per_token"] is None, "no child was asked for"
+    assert content["maximum_tested_context"]["vram_gb"] is None
+    assert all(set(test["memory_gb"]) >= {"server_rss"} for test in content["tests"]), "what the samplers saw"
 
 
 @pytest.mark.parametrize("silent", [1, 1000])

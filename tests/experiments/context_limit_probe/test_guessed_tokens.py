@@ -2,11 +2,13 @@
 
 import pytest
 
+from kvlab.errors import InputError
 from kvlab.experiments.context_limit_probe import ledger
 from kvlab.experiments.context_limit_probe.aim import next_aim
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.scale import Scale, held_points, is_on_the_plateau, least_tokens
+from tests.command import folders
 from tests.experiments.context_limit_probe.test_endpoint import run
 from tests.experiments.context_limit_probe.test_ledger import probe
 from tests.fakes.process import FakeServer
@@ -100,3 +102,11 @@ def test_a_server_whose_chats_are_a_third_longer_than_estimated(point_at, trunca
     assert next(check for check in summary.checks if check.name == "limit_found").holds is True
     assert results["smallest_failed_tokens"] - results["largest_accepted_tokens"] <= 40
     assert summary.verdict == "PASS", summary.checks
+
+
+def test_a_cold_prompt_shorter_than_its_facts_is_refused_before_anything_is_written(point_at, outputs):
+    with FakeServer(persona="other", token_ids=False, base_ms=1, itl_ms=0.1) as found:
+        point_at(found)
+        with pytest.raises(InputError, match=r"^cold_tokens: 128 is below the \d+ tokens of the facts"):
+            run(needles=8, cold_tokens=[128])
+    assert folders(outputs) == []
