@@ -65,17 +65,10 @@ def next_aim(
     tolerance = tolerance_tokens(found.low, params, identity)
     ceiling = params.ceiling_tokens
     if scale is not None:
-        tolerance = int(
-            0.9 * scale.characters(tolerance) if len(scale.points) == 1 else 0.9 * _slope(scale) * tolerance
-        )
+        tolerance = int(0.9 * scale.characters_a_token * tolerance)  # the scale still moves
         ceiling = scale.characters(ceiling)
     aim = next_size(found, candidates(found, _maximum(found, identity), scale, tried), tolerance, ceiling)
     return _affordable(aim, found, scale, params)
-
-
-def _slope(scale: Scale) -> float:
-    (x0, y0), (x1, y1) = scale.points[0], scale.points[-1]
-    return (x1 - x0) / (y1 - y0)
 
 
 def candidates(found: Bracket, stated: int | None, scale: Scale | None, tried: int) -> list[int]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kvlab.experiments.context_limit_probe import material
-from kvlab.experiments.context_limit_probe.aim import next_aim
+from kvlab.experiments.context_limit_probe.aim import DOUBLING, STATED, next_aim
 from kvlab.experiments.context_limit_probe.bench import Bench, bench_of
 from kvlab.experiments.context_limit_probe.cache_usage import capacity
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, bracket, first_loss, settled
@@ -43,8 +43,27 @@ def cut(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list
         if aim.left_out_tokens is not None:
             print(f"{aim.left_out_tokens:,} tokens are not tried: {aim.why}", flush=True)
         return []
-    row, _ = probe(bench, trial, attempt, bench.cut(aim.size), 1, aim.why)
-    return [row]
+    row, outcome = probe(bench, trial, attempt, bench.cut(aim.size), 1, aim.why)
+    beyond = outcome is Outcome.HELD and aim.why in (STATED, DOUBLING)
+    return [row, *(_quality_beyond(bench, trial, attempt) if beyond else [])]
+
+
+def _quality_beyond(bench: Bench, trial: Trial, attempt: int) -> list[Recorded]:
+    """Ask for the facts near a size that no planned point reaches, unless they were lost before."""
+    if first_loss(bench.ledger.probes(QUALITY)).failed is not None:
+        return []
+    held = [probe for probe in bench.ledger.probes(ENDPOINT) if probe.held]
+    points = sorted(
+        (probe.size, int(probe.detail["exchanges"])) for probe in held if "exchanges" in probe.detail
+    )
+    if len(points) < 2:
+        return []
+    (size, count), (last_size, last_count) = points[0], points[-1]
+    each = (last_size - size) / (last_count - count)
+    fitting = (
+        last_count + int((max(probe.size for probe in held) - last_size) / each) - 1
+    )  # the question, too
+    return _quality(bench, trial, attempt, fitting) if fitting > last_count else []
 
 
 def quality(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
@@ -121,12 +140,13 @@ def _outcome(bench: Bench, row: Recorded, size: int, tokens: int, preempted: flo
         least = tokens - max(
             8, tokens // 100
         )  # its chat template may be applied in another way when counting
+    room = None if maximum is None else int(1.1 * maximum) if bench.by_characters else maximum - 1
     seen = Seen(
         tokens=tokens,
         failure=row.measurement.failure,
         counted_tokens=counted,
         least_tokens=least,
-        room_tokens=None if maximum is None or bench.by_characters else maximum - 1,
+        room_tokens=room,
         alive=row.was_read or bench.alive(),
         preemptions=preempted,
     )

@@ -28,6 +28,12 @@ class Scale:
         """Return how many tokens so many characters of the growing context have."""
         return round(_along(self.points, characters))
 
+    @property
+    def characters_a_token(self) -> float:
+        """Return how many characters more have one token more."""
+        (x0, y0), (x1, y1) = self.points[0] if len(self.points) > 1 else (0, 0), self.points[-1]
+        return (x1 - x0) / (y1 - y0)
+
     def characters(self, tokens: float) -> int:
         """Return how many characters of the growing context have so many tokens."""
         return round(_along(tuple((y, x) for x, y in self.points), tokens))

@@ -3,6 +3,7 @@
 import pytest
 
 from kvlab.endpoint import Identity
+from kvlab.experiments.context_limit_probe import ledger, material
 from kvlab.experiments.context_limit_probe.aim import DOUBLING, STATED, next_aim
 from kvlab.experiments.context_limit_probe.ledger import bracket, settled
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
@@ -75,11 +76,13 @@ def test_a_failure_without_a_cause_bounds_nothing_until_it_comes_again(outcome):
     assert bracket(settled([*once, probe(300, Outcome.HELD)])).low == 300
 
 
-def test_a_long_context_server_is_probed_to_its_limit(point_at):
+def test_a_long_context_server_is_probed_to_its_limit_and_so_is_its_quality(point_at, monkeypatch):
+    monkeypatch.setattr(material, "is_answered", lambda text, code: True)
     with FakeServer(max_model_len=12_000, base_ms=1, itl_ms=0.1) as found:
         point_at(found)
-        _, _, summary = run(replay_exchanges=0, cold_tokens=[])
+        _, probes, summary = run(replay_exchanges=0, cold_tokens=[], needles=1)
     assert (summary.results["largest_accepted_tokens"], summary.results["apart_tokens"]) == (11_999, 1)
+    assert max(each.tokens for each in probes if each.target == ledger.QUALITY) > 11_500
     assert summary.verdict == "PASS"
 
 

@@ -4,19 +4,22 @@ import io
 import json
 import os
 import threading
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import ledger
+from kvlab.experiments.context_limit_probe.child import Model
 from kvlab.experiments.context_limit_probe.child_process import Child
-from kvlab.experiments.context_limit_probe.growth import fit_child
+from kvlab.experiments.context_limit_probe.growth import fit_child, held_bytes
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.lab import open_lab
 from kvlab.kv_memory import kv_layout
 from tests.command import read, until
 from tests.experiments.context_limit_probe.test_endpoint import SMALL
+from tests.experiments.context_limit_probe.test_ledger import probe as make
 from tests.fakes.process import FakeServer
 
 torch = pytest.importorskip("torch", reason="no engine is installed")
@@ -122,6 +125,24 @@ def test_a_child_that_cannot_load_is_a_failed_trial_and_the_run_goes_on(probe, p
     assert {states[name] for name in states if name.startswith("replay")} == {"done"}
     assert summary.verdict == "INVALID"
     assert any("no/such is not a local folder" in line for line in summary.limitations)
+
+
+def test_on_a_card_it_is_the_allocator_that_is_read_and_capped():
+    model, capped = Model.__new__(Model), []
+    cuda = SimpleNamespace(
+        synchronize=lambda: None,
+        empty_cache=lambda: None,
+        memory_allocated=lambda: 500,
+        memory_reserved=lambda: 600,
+        mem_get_info=lambda: (9_000, 10_000),
+        set_per_process_memory_fraction=capped.append,
+    )
+    model.device, model.torch = "cuda", SimpleNamespace(cuda=cuda)
+    found = model.memory()
+    assert (found["held_bytes"], found["reserved_bytes"]) == (500, 600)
+    model.cap(400)
+    assert capped == [0.1]
+    assert held_bytes(make(100, **found)) == 500, "not its resident memory"
 
 
 def test_of_a_traceback_and_its_advice_the_line_that_names_the_error_is_told():
