@@ -15,7 +15,7 @@ FAULTS = (
     "status_429",
     "status_500",
     "status_502",
-    "engine_dead",  # vLLM's 500 once its engine is gone; /v1/models goes on answering
+    "engine_dead",  # vLLM's 500 once its engine is gone: /health says so, /v1/models goes on answering
     "status_503",
     "stall_before",  # the request is read, nothing is ever answered
     "stall_mid",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _BENCHES: "weakref.WeakKeyDictionary[Lab[Any], Bench]" = weakref.WeakKeyDictionary()
 _HEALTH_S = 10.0
+#: Their /health is about the engine, not about the front end; a gateway may answer anything there.
+_WITH_HEALTH = ("vLLM", "llama.cpp")
 
 
 class Bench:
@@ -204,12 +206,14 @@ class Bench:
         )
 
     def alive(self) -> bool:
-        """Whether the server answers its own pages, and does not say that its engine is gone (vLLM's /health)."""
+        """Whether the server answers its own pages, and does not say on /health that its engine is gone."""
         connection = self.engine.connection
         if connection.embedded is not None and not connection.embedded.alive():
             return False
         try:
-            pages = (f"{connection.target.base_url}/models", f"{connection.root}/health")
+            pages = [f"{connection.target.base_url}/models"]
+            if self.identity.kind in _WITH_HEALTH:
+                pages.append(f"{connection.root}/health")
             return all(connection.http.get(page, timeout=_HEALTH_S).status_code < 500 for page in pages)
         except httpx.HTTPError:
             return False

@@ -8,6 +8,7 @@ from kvlab.endpoint import Identity
 from kvlab.experiments.context_limit_probe import analysis, checks, replayed, up_front
 from kvlab.experiments.context_limit_probe.aim import next_aim
 from kvlab.experiments.context_limit_probe.analysis import Findings
+from kvlab.experiments.context_limit_probe.explained import ratio_in_words
 from kvlab.experiments.context_limit_probe.growth import Line
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT
 from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
@@ -105,7 +106,7 @@ def _results(
         "tokens_per_exchange": None
         if found.growth_per_exchange is None
         else round(found.growth_per_exchange, 1),
-        "bytes_per_token": {dtype: _line(found, dtype) for dtype in found.children},
+        "bytes_per_token": {dtype: _line(found, dtype, params) for dtype in found.children},
         "constants": {item.name: item.value for item in found.constants},
         "rules": {item.name: item.rule for item in found.constants},
         "replay_turns": int(table["turns"].sum()) if len(table) else 0,
@@ -125,7 +126,7 @@ def _message(found: Findings) -> str | None:
     return str(refused[0]["message"]) if refused else None
 
 
-def _line(found: Findings, dtype: str) -> dict[str, Any] | None:
+def _line(found: Findings, dtype: str, params: "ContextLimitProbeParams") -> dict[str, Any]:
     limits, line = found.children[dtype]
     theory = found.theory_bytes(dtype)
     shared = {
@@ -134,6 +135,7 @@ def _line(found: Findings, dtype: str) -> dict[str, Any] | None:
         "failed_because": str(limits.failed.outcome) if limits.failed else None,
         "theory": theory,
         "layout": found.detail(dtype, "layout"),
+        "explained": ratio_in_words(found, dtype, params.fit_from_tokens),
     }
     return {**shared, **(_figures(line, theory) if line else {"reason": "too few points to fit"})}
 

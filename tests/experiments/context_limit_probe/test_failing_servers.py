@@ -91,10 +91,21 @@ def test_an_error_that_repeats_at_one_size_is_a_limit_with_its_own_name(server):
 
 
 def test_an_engine_that_died_behind_its_server_is_not_killed_again(server):
-    probes, _ = struck(server, {"2": "engine_dead"}, max_attempts=3)
-    dead = [probe for probe in probes if probe.outcome is Outcome.SERVER_DIED]
-    assert len(dead) == 1
-    assert [probe.tokens for probe in probes].count(dead[0].tokens) == 1
+    """/v1/models answers as before: what the error and /health say is what counts."""
+    lab = open_lab("context_limit_probe", {**SMALL, **SHORT, "replay_exchanges": 0})
+    server.control(faults={"2": "engine_dead"})
+    trials = lab.pending()
+    lab.measure(next(trials))
+    lab.measure(next(trials))
+    killing = ledger.read(lab.run.database.sql)[-1]
+    assert killing.outcome is Outcome.SERVER_DIED
+    with pytest.raises(KvlabError, match="no longer answers"):
+        lab.measure(next(trials))
+    lab.close()
+    server.control(faults={})
+    _, probes, _ = run(**SHORT | {"replay_exchanges": 0}, run_dir=str(lab.folder))
+    assert [probe.tokens for probe in probes].count(killing.tokens) == 1
+    assert len(probes) > 2, "it went on below"
 
 
 def test_an_empty_answer_that_counts_nothing_proves_nothing(server):
