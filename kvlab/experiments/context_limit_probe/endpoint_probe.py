@@ -60,9 +60,8 @@ def _quality_beyond(bench: Bench, trial: Trial, attempt: int) -> list[Recorded]:
         return []
     (size, count), (last_size, last_count) = points[0], points[-1]
     each = (last_size - size) / (last_count - count)
-    fitting = (
-        last_count + int((max(probe.size for probe in held) - last_size) / each) - 1
-    )  # the question, too
+    # One less: the question takes room, too.
+    fitting = last_count + int((max(probe.size for probe in held) - last_size) / each) - 1
     return _quality(bench, trial, attempt, fitting) if fitting > last_count else []
 
 
@@ -137,9 +136,8 @@ def _outcome(bench: Bench, row: Recorded, size: int, tokens: int, preempted: flo
     if bench.by_characters:
         least = least_tokens(known, size, bench.guess() or bench.scale())
     elif not bench.exact:
-        least = tokens - max(
-            8, tokens // 100
-        )  # its chat template may be applied in another way when counting
+        # A chat template may be applied in another way when tokens are counted than when they are read.
+        least = tokens - max(8, tokens // 100)
     room = None if maximum is None else int(1.1 * maximum) if bench.by_characters else maximum - 1
     seen = Seen(
         tokens=tokens,
@@ -151,7 +149,12 @@ def _outcome(bench: Bench, row: Recorded, size: int, tokens: int, preempted: flo
         preemptions=preempted,
     )
     found = classify(seen)
-    if found is Outcome.HELD and counted is not None and is_on_the_plateau(known, size, counted):
+    if (
+        found is Outcome.HELD
+        and bench.by_characters
+        and counted is not None
+        and is_on_the_plateau(known, size, counted)
+    ):
         return Outcome.TRUNCATED
     return found
 
@@ -169,13 +172,9 @@ def _quality(bench: Bench, trial: Trial, attempt: int, count: int) -> list[Recor
         row = bench.ask(trial, attempt, f"needle-{place.replace(' ', '_')}", prompt, ANSWER_TOKENS)
         rows.append(row)
         if not row.was_read:
-            if (
-                row.measurement.failure is not None
-                and row.measurement.failure.error_type is ErrorType.REFUSED_INPUT
-            ):
-                bench.results.add(
-                    row.request_id
-                )  # a context that was just held: how a question is refused is no error
+            failure = row.measurement.failure
+            if failure is not None and failure.error_type is ErrorType.REFUSED_INPUT:
+                bench.results.add(row.request_id)  # the context was just held: no reason to end the run
             return rows
         answer = row.measurement.generation
         right += answer is not None and material.is_answered(answer.text, code)
