@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kvlab import kv_layers
 from kvlab.errors import InputError
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
@@ -26,8 +27,19 @@ _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma2": {"head_dim": 256, "sliding_window": 4096, "sliding_window_pattern": 2},
     "mistral": {"num_key_value_heads": 8},
     "qwen3": {"head_dim": 128},
+    "qwen3_next": {"num_key_value_heads": 2, "head_dim": 256, "full_attention_interval": 4},
+    "cohere2": {"sliding_window": 4096, "sliding_window_pattern": 4},
+    "llama4_text": {"num_key_value_heads": 8, "head_dim": 128, "attention_chunk_size": 8192},
+    "jamba": {"num_key_value_heads": 8, "attn_layer_period": 8, "attn_layer_offset": 4},
+    "gpt_oss": {"num_key_value_heads": 8, "head_dim": 64, "sliding_window": 128, "sliding_window_pattern": 2},
 }
-_SLIDING = ("sliding_attention", "chunked_attention")
+# Names that older families have for the same fields.
+_ALIASES = {
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "num_attention_heads": ("n_head", "n_heads"),
+    "num_key_value_heads": ("num_kv_heads", "multi_query_group_num"),
+    "hidden_size": ("n_embd", "d_model"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +49,8 @@ class KvLayout:
     Attributes:
         full_layers: Layers whose cache grows with every token.
         window_layers: Layers that keep at most ``window_tokens`` tokens.
-        stateless_layers: Layers whose state does not grow (linear attention, state space); its size is
-            not counted here.
+        stateless_layers: Layers whose state does not grow (linear attention, state space, none at all); its
+            size is not counted here.
         window_tokens: ``None`` where no layer has a window.
         vector_elements: Numbers a token and layer: ``2 · kv_heads · head_dim``, or a latent's length.
     """
@@ -57,6 +69,25 @@ class KvLayout:
         """
         return self.full_layers * self.vector_elements * _bytes(dtype)
 
+    def step_bytes(self, dtype: str) -> int:
+        """Return `bytes_per_token`, or, where all layers have a window, what a token takes until it is full."""
+        return (self.full_layers or self.window_layers) * self.vector_elements * _bytes(dtype)
+
+    def steps(self, tokens: float) -> float:
+        """Return a context's cache in units of `step_bytes`: the tokens themselves, where no layer has a window."""
+        growing = self.full_layers or self.window_layers
+        if not growing:
+            return 0.0
+        held = min(tokens, self.window_tokens or 0)
+        return (self.full_layers * tokens + self.window_layers * held) / growing
+
+    def tokens_of(self, steps: float) -> float | None:
+        """Return how many tokens take so many steps; ``None``: any number does, all windows are full."""
+        window = self.window_tokens or 0
+        if steps <= self.steps(window):
+            return steps / (self.steps(window) / window) if window else 0.0
+        return None if not self.full_layers else window + steps - self.steps(window)
+
     def cache_bytes(self, tokens: int, dtype: str) -> int:
         """Return what a context of ``tokens`` takes, without blocks and padding."""
         held = min(tokens, self.window_tokens or 0)
@@ -69,7 +100,7 @@ class KvLayout:
         if self.window_layers:
             parts.append(f"{self.window_layers} with a window of {self.window_tokens} tokens")
         if self.stateless_layers:
-            parts.append(f"{self.stateless_layers} without a growing cache")
+            parts.append(f"{self.stateless_layers} with a state of fixed size, or none")
         return ", ".join(parts)
 
 
@@ -86,20 +117,24 @@ def kv_layout(config: Mapping[str, Any]) -> KvLayout:
         config: The parsed file; of a multimodal model, its ``text_config`` counts.
 
     Raises:
-        InputError: A field that is needed is missing; it is named.
+        InputError: A field that is needed is missing, or the layout is not known; the field is named.
     """
     text = {**config, **(config.get("text_config") or {})}
     text = {**_CLASS_DEFAULTS.get(str(text.get("model_type")), {}), **text}
+    for name, others in _ALIASES.items():
+        text.setdefault(name, next((text[other] for other in others if other in text), None))
     layers = _need(text, "num_hidden_layers")
-    kinds = _kinds(text, layers)
-    full, windowed = kinds.count("full_attention"), sum(kind in _SLIDING for kind in kinds)
-    window = text.get("attention_chunk_size") if "chunked_attention" in kinds else text.get("sliding_window")
+    found = kv_layers.kinds(text, layers)
+    full, windowed = found.count(kv_layers.FULL), found.count(kv_layers.WINDOW)
+    window = kv_layers.window_tokens(text)
+    if windowed and window is None:
+        raise InputError("config.json: sliding_window", None, "is missing, and some layers have one")
     return KvLayout(
         full_layers=full,
         window_layers=windowed,
         stateless_layers=layers - full - windowed,
-        window_tokens=int(window) if windowed and window else None,
-        vector_elements=_vector_elements(text),
+        window_tokens=window if windowed else None,
+        vector_elements=_vector_elements(text) if full or windowed else 0,
     )
 
 
@@ -108,26 +143,12 @@ def _vector_elements(text: Mapping[str, Any]) -> int:
         return int(text["kv_lora_rank"]) + _need(text, "qk_rope_head_dim")
     heads = _need(text, "num_attention_heads")
     # Neither is in an old Llama's file: then each head has its own keys, and the width is shared out.
-    kv_heads = int(text.get("num_key_value_heads") or heads)
+    shared = text.get("multi_query") and not text.get(
+        "new_decoder_architecture"
+    )  # Falcon, StarCoder: one for all
+    kv_heads = 1 if shared else int(text.get("num_key_value_heads") or heads)
     head_dim = int(text.get("head_dim") or _need(text, "hidden_size") // heads)
     return 2 * kv_heads * head_dim
-
-
-def _kinds(text: Mapping[str, Any], layers: int) -> list[str]:
-    """Return each layer's kind of attention, as ``layer_types`` names them."""
-    named = text.get("layer_types") or text.get("layers_block_type")
-    if named:
-        return ["full_attention" if kind in ("attention", "full_attention") else str(kind) for kind in named]
-    window = text.get("sliding_window")
-    if not window or text.get("use_sliding_window") is False:
-        return ["full_attention"] * layers
-    if pattern := text.get("sliding_window_pattern"):  # every pattern-th layer sees everything (Gemma)
-        return [
-            "full_attention" if (layer + 1) % int(pattern) == 0 else "sliding_attention"
-            for layer in range(layers)
-        ]
-    first = int(text.get("max_window_layers", 0)) if text.get("use_sliding_window") else 0
-    return ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(0, layers - first)
 
 
 def _need(text: Mapping[str, Any], name: str) -> int:

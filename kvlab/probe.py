@@ -95,6 +95,8 @@ def _tokenizer(connection: Connection) -> Fact:
         count = ServerCounter(connection.http, url, connection.model)(_chat("one two three"))
     except Exception as error:
         return Fact(holds=False, why=f"/tokenize does not answer ({type(error).__name__})")
+    if not count:  # llama.cpp's, which takes a text as `content` and leaves the chat template out
+        return Fact(holds=False, why="/tokenize counts 0 tokens for a chat of three words: it takes no chats")
     return Fact(holds=True, why=f"/tokenize counts {count} tokens for a chat of three words")
 
 

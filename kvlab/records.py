@@ -96,12 +96,14 @@ class Recorded:
 
     @property
     def was_read(self) -> bool:
-        """Whether the server read the prompt: it answered, even if with nothing.
+        """Whether the server read the prompt: it answered, or it counted a prompt that it answered with nothing.
 
-        A model may end its answer before the first visible character, or stop within one.
+        A model may end its answer before the first visible character, or stop within one. Without the
+        server's count, an empty answer shows nothing.
         """
         failure = self.measurement.failure
-        return failure is None or failure.error_type is ErrorType.EMPTY_OUTPUT
+        empty = failure is not None and failure.error_type is ErrorType.EMPTY_OUTPUT
+        return failure is None or (empty and self.evidence.prompt_tokens is not None)
 
     @property
     def state(self) -> CacheState:

@@ -54,6 +54,35 @@ def bootstrap_median(
     return Interval(middle, float(result.low), float(result.high), n, confidence)
 
 
+def bootstrap_mean(
+    clusters: Sequence[Sequence[float]], *, seed: int, confidence: float = 0.95, resamples: int = 10_000
+) -> Interval:
+    """Return the mean of all values with a percentile bootstrap interval that draws whole clusters.
+
+    Values of one cluster depend on each other, so only clusters are units (Davison and Hinkley 1997, 3.8).
+
+    Args:
+        clusters: Values by cluster, finite; an empty cluster counts for nothing.
+        seed: Of the resampling.
+        confidence: Of the two-sided interval.
+        resamples: How many.
+    """
+    full = [cluster for cluster in clusters if len(cluster)]
+    n = len(full)
+    if n == 0:
+        return Interval(None, None, None, 0, confidence, "no values")
+    sums, sizes = np.array([sum(cluster) for cluster in full]), np.array([len(cluster) for cluster in full])
+    estimate = float(sums.sum() / sizes.sum())
+    if n < MIN_BOOTSTRAP_N:
+        return Interval(
+            estimate, None, None, n, confidence, f"{n} clusters: an interval needs {MIN_BOOTSTRAP_N}"
+        )
+    drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(estimate, float(low), float(high), n, confidence)
+
+
 def bootstrap_increase(
     base: Sequence[float],
     other: Sequence[float],

@@ -40,6 +40,38 @@ SMOLLM2 = {
     "model_type": "llama", "hidden_size": 576, "num_attention_heads": 9, "num_hidden_layers": 30,
     "num_key_value_heads": 3, "head_dim": 64,
 }  # fmt: skip
+COHERE_R7B = {
+    "model_type": "cohere2", "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32,
+    "num_key_value_heads": 8, "head_dim": 128, "sliding_window": 4096, "layer_switch": 4,
+}  # fmt: skip
+LLAMA_4_SCOUT = {
+    "model_type": "llama4",
+    "text_config": {
+        "model_type": "llama4_text", "hidden_size": 5120, "num_attention_heads": 40, "num_hidden_layers": 48,
+        "num_key_value_heads": 8, "head_dim": 128, "attention_chunk_size": 8192, "no_rope_layers": [1, 1, 1, 0] * 12,
+    },
+}  # fmt: skip
+QWEN3_NEXT = {
+    "model_type": "qwen3_next", "hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 48,
+    "num_key_value_heads": 2, "head_dim": 256, "full_attention_interval": 4, "linear_conv_kernel_dim": 4,
+}  # fmt: skip
+JAMBA_V01 = {
+    "model_type": "jamba", "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32,
+    "num_key_value_heads": 8, "attn_layer_period": 8, "attn_layer_offset": 4, "mamba_d_state": 16,
+}  # fmt: skip
+NEMOTRON_H = {
+    "model_type": "nemotron_h", "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 10,
+    "num_key_value_heads": 8, "head_dim": 128, "hybrid_override_pattern": "M-M-M*-M-*", "ssm_state_size": 128,
+}  # fmt: skip
+GPT_2 = {"model_type": "gpt2", "n_layer": 12, "n_head": 12, "n_embd": 768}
+FALCON_7B = {
+    "model_type": "falcon",
+    "num_hidden_layers": 32,
+    "num_attention_heads": 71,
+    "hidden_size": 4544,
+    "multi_query": True,
+}
+MAMBA = {"model_type": "mamba", "hidden_size": 768, "num_hidden_layers": 24, "state_size": 16}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +86,14 @@ SMOLLM2 = {
         (GEMMA_3_12B, (8, 40, 0), 1024, 2 * 8 * 8 * 256 * 2),
         (GEMMA_3_4B, (5, 29, 0), 1024, 2 * 5 * 4 * 256 * 2),
         (DEEPSEEK_V2_LITE, (27, 0, 0), None, 27 * 576 * 2),
+        (COHERE_R7B, (8, 24, 0), 4096, 2 * 8 * 8 * 128 * 2),
+        (LLAMA_4_SCOUT, (12, 36, 0), 8192, 2 * 12 * 8 * 128 * 2),
+        (QWEN3_NEXT, (12, 0, 36), None, 2 * 12 * 2 * 256 * 2),
+        (JAMBA_V01, (4, 0, 28), None, 2 * 4 * 8 * 128 * 2),
+        (NEMOTRON_H, (2, 0, 8), None, 2 * 2 * 8 * 128 * 2),
+        (GPT_2, (12, 0, 0), None, 2 * 12 * 768 * 2),
+        (FALCON_7B, (32, 0, 0), None, 2 * 32 * 64 * 2),
+        (MAMBA, (0, 0, 24), None, 0),
     ],
 )
 def test_layers_are_told_apart(config, layers, window, per_token):
@@ -92,6 +132,34 @@ def test_a_window_stops_growing():
 def test_what_is_missing_is_named(name):
     with pytest.raises(InputError, match=name):
         kv_layout({key: value for key, value in LLAMA_31_8B.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"layer_types": ["full_attention", "new_kind"] * 16}, "new_kind"),
+        ({"layer_types": ["full_attention"] * 3}, "num_hidden_layers"),
+        ({"ssm_cfg": {"d_state": 16}}, "ssm_cfg"),
+        ({"num_kv_shared_layers": 10}, "num_kv_shared_layers"),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder"),
+        ({"layer_types": ["sliding_attention"] * 32}, "sliding_window"),
+    ],
+)
+def test_a_layout_that_is_not_known_is_no_wrong_number(more, named):
+    with pytest.raises(InputError, match=named):
+        kv_layout({**LLAMA_31_8B, **more})
+
+
+@pytest.mark.parametrize("config", [SMOLLM2, GEMMA_3_12B, MISTRAL_7B_V01])
+def test_steps_and_tokens_are_each_others_inverse(config):
+    found = kv_layout(config)
+    for tokens in (1, 700, 1024, 4096, 9000):
+        assert found.steps(tokens) * found.step_bytes("bfloat16") == found.cache_bytes(tokens, "bfloat16")
+        back = found.tokens_of(found.steps(tokens))
+        full_windows = not found.full_layers and tokens > found.window_tokens
+        assert back == (found.window_tokens if full_windows else pytest.approx(tokens))
+    assert kv_layout(MISTRAL_7B_V01).tokens_of(4097) is None
+    assert kv_layout(SMOLLM2).steps(500) == 500
 
 
 def test_an_unknown_precision_is_named():

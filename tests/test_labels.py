@@ -140,3 +140,12 @@ def test_what_answers(point_at, persona, kind):
     with FakeServer(persona=persona, metrics=persona == "vllm") as server, Bench(server, point_at) as bench:
         assert bench.identity.kind == kind
         assert (bench.identity.block_size is not None) == (persona == "vllm")
+
+
+def test_a_tokenizer_that_takes_no_chats_counts_none(point_at):
+    """llama.cpp answers what it does not know with no tokens, and HTTP 200."""
+    with FakeServer(persona="llamacpp", base_ms=1, itl_ms=0) as server, Bench(server, point_at) as bench:
+        assert bench.identity.facts["tokenizer"].holds is False
+        assert "0 tokens" in bench.identity.facts["tokenizer"].why
+        assert not bench.identity.can("token_ids")
+        assert probe.counter(bench.connection, bench.identity).exact is False

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kvlab.stats import MIN_BOOTSTRAP_N, bootstrap_increase, bootstrap_median
+from kvlab.stats import MIN_BOOTSTRAP_N, bootstrap_increase, bootstrap_mean, bootstrap_median
 
 
 def test_the_same_seed_gives_the_same_interval():
@@ -54,3 +54,25 @@ def test_an_increase_of_too_few_values_has_no_interval():
     few = bootstrap_increase([10.0] * 4, [20.0] * 4, seed=1, paired=True)
     assert (few.estimate, few.low, few.high) == (100.0, None, None)
     assert few.reason
+
+
+def test_a_mean_over_clusters_covers_it_about_as_often_as_it_says():
+    """Values of a cluster go up and down together: an interval over single values would be far too narrow."""
+    draw, hits, narrow = np.random.default_rng(11), 0, 0
+    for i in range(200):
+        clusters = [list(level + draw.normal(0, 0.1, 20)) for level in draw.normal(size=15)]
+        interval = bootstrap_mean(clusters, seed=i, resamples=500)
+        hits += interval.low <= 0 <= interval.high
+        alone = bootstrap_mean([[value] for cluster in clusters for value in cluster], seed=i, resamples=500)
+        narrow += alone.low <= 0 <= alone.high
+    assert 0.87 <= hits / 200 <= 0.98
+    assert narrow / 200 < 0.6
+
+
+def test_a_mean_over_clusters_weighs_values_and_needs_clusters():
+    found = bootstrap_mean([[1.0, 1.0, 1.0], [5.0], []], seed=1)
+    assert (found.estimate, found.low, found.n) == (2.0, None, 2)
+    assert "an interval needs" in found.reason
+    assert bootstrap_mean([], seed=1).estimate is None
+    clusters = [[1.0, 2.0], [3.0], [2.0, 2.0], [1.0], [4.0]]
+    assert bootstrap_mean(clusters, seed=1) == bootstrap_mean(clusters, seed=1)

@@ -205,6 +205,7 @@ class Lab(Generic[P]):
 
     def close(self) -> None:
         """Close the database, and give the engine back."""
+        self.experiment.close(self)
         self.run.close()
         self.engine.close()
 

@@ -9,16 +9,27 @@ from kvlab.vram.nvml import NvmlDevice, NvmlProcess, device_count
 from kvlab.vram.samplers import ProcessTree, Sampler, TorchAllocator, Unavailable
 
 
-def for_process(pid: int | None) -> list[Sampler]:
+def for_process(pid: int | None, *, here: bool = False) -> list[Sampler]:
     """Return the samplers for a server: its process tree, and every NVIDIA card of this machine.
 
     Args:
-        pid: The server's process on this machine; ``None``: it runs elsewhere.
+        pid: The server's process on this machine; ``None``: it runs elsewhere, or cannot be seen.
+        here: Whether it runs on this machine although its process cannot be seen, as a service of another
+            user's does: then the cards are read whole, whoever holds what is on them.
     """
-    if pid is None:
+    if pid is None and not here:
         return [Unavailable("the endpoint runs elsewhere: its memory cannot be seen from here")]
+    count = device_count()
+    if pid is None:
+        shown = (
+            "of the cards, all that is in use is shown, whoever holds it"
+            if count
+            else "there is no card to read"
+        )
+        why = f"the server runs on this machine, and its process cannot be seen (another user's?): {shown}"
+        return [Unavailable(why), *(NvmlDevice(index) for index in range(count))]
     cards: list[Sampler] = []
-    for index in range(device_count()):
+    for index in range(count):
         cards += [NvmlDevice(index), NvmlProcess(pid, index)]
     return [ProcessTree(pid), *cards]
 
@@ -32,11 +43,7 @@ def for_server(base_url: str, embedded_pid: int | None = None) -> list[Sampler]:
         base_url: Where it answers.
         embedded_pid: The process of kvlab's own server, if that is it.
     """
-    pid = server_pid(base_url, embedded_pid)
-    if pid is not None or not is_local(base_url):
-        return for_process(pid)
-    why = f"the process that listens on port {_port(base_url)} cannot be seen: is it another user's, or in a container?"
-    return [Unavailable(why), *(NvmlDevice(index) for index in range(device_count()))]
+    return for_process(server_pid(base_url, embedded_pid), here=is_local(base_url))
 
 
 def server_pid(base_url: str, embedded_pid: int | None = None) -> int | None:

@@ -55,6 +55,7 @@ class FakeServer:
         self.truth: list[Truth] = []
         self.connections: set[Connection] = set()
         self.requests = 0
+        self.engine_is_dead = False  # until the next change of faults
         self._queue: deque[Generation] = deque()
         self._warm(options.warm_prompts)
         self._routes: dict[tuple[str, str], Route] = {
@@ -130,6 +131,11 @@ class FakeServer:
         """Applies a fault that needs no generation; says whether it was one."""
         fault = truth.fault or ""
         truth.outcome = "fault"
+        if fault == "engine_dead":
+            self.engine_is_dead = True
+            message = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+            connection.respond(500, shapes.error(500, message))
+            return True
         if fault.startswith("status_"):
             truth.status = int(fault.removeprefix("status_"))
             headers = {"retry-after": str(self.options.retry_after_s)} if truth.status in (429, 503) else {}
@@ -180,7 +186,8 @@ class FakeServer:
         return False
 
     def _health(self, connection: Connection, request: Request) -> None:
-        connection.respond(200, {"status": "ok"} if self.options.persona == "llamacpp" else b"")
+        status = 503 if self.engine_is_dead else 200
+        connection.respond(status, {"status": "ok"} if self.options.persona == "llamacpp" else b"")
 
     def _version(self, connection: Connection, request: Request) -> None:
         if self._only(connection, "vllm", enabled=self.options.version):
@@ -208,7 +215,7 @@ class FakeServer:
             return
         body = request.json()
         if self.options.persona == "llamacpp":
-            connection.respond(200, {"tokens": self.tokenizer.encode(body["content"])})
+            connection.respond(200, {"tokens": self.tokenizer.encode(body.get("content", ""))})
             return
         validation.check_model(body, self.options)
         ids = validation.prompt_tokens(
@@ -255,7 +262,7 @@ class FakeServer:
         keep, warm = changes.pop("evict", None), changes.pop("warm", [])
         self.options = changed(self.options, changes)
         if changes.keys() & FAULT_OPTIONS:
-            self.faults = FaultPlan(self.options)
+            self.faults, self.engine_is_dead = FaultPlan(self.options), False
         if "block_size" in changes:
             self.cache = PrefixCache(self.options.block_size)
         if changes.keys() & {"block_size", "capacity_blocks"}:

@@ -14,6 +14,8 @@ RESETS = ("ok", "refuse", "lie", "absent")
 FAULTS = (
     "status_429",
     "status_500",
+    "status_502",
+    "engine_dead",  # vLLM's 500 once its engine is gone: /health says so, /v1/models goes on answering
     "status_503",
     "stall_before",  # the request is read, nothing is ever answered
     "stall_mid",
@@ -47,6 +49,8 @@ class Options:
     honour_salt: bool = True  # off: cache_salt is accepted and ignored
     salt_rejected: bool = False
     token_ids: bool = True  # off: token-id prompts are answered 400
+    message_tokens: int = 0  # more tokens for each message, so that an estimate by characters is off
+    truncates: bool = False  # what is too long is cut at its start, silently, as Ollama does
     template_prefix_tokens: int = 0  # a system prompt of the server's own, shared by all chats
 
     # Emission schedule

@@ -56,6 +56,7 @@ class Tokenizer:
         messages: list[dict[str, Any]],
         *,
         prefix_tokens: int = 0,
+        message_tokens: int = 0,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> list[int]:
@@ -63,7 +64,7 @@ class Tokenizer:
         start, end, newline = (self.piece_id(p) for p in ("<|im_start|>", "<|im_end|>", "\n"))
         ids = [self.piece_id(f"<|prefix_{i}|>") for i in range(prefix_tokens)]
         for message in messages:
-            ids += [start, *self.encode(message["role"]), newline]
+            ids += [start, *self.encode(message["role"]), newline, *[newline] * message_tokens]
             ids += [*self.encode(content_text(message.get("content"))), end, newline]
         if continue_final_message:
             return ids[:-2]

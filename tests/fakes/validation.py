@@ -83,7 +83,9 @@ def prompt_tokens(
         tokens, exact = _completion_tokens(body.get("prompt"), options, tokenizer)
     if not tokens:
         raise bad_request("You must pass at least one prompt")
-    if limited and len(tokens) >= options.max_model_len:
+    if limited and options.truncates:
+        tokens = tokens[-options.max_model_len :]
+    elif limited and len(tokens) >= options.max_model_len:
         raise _too_long(len(tokens), options.max_model_len, exact=exact)
     return tokens
 
@@ -98,6 +100,7 @@ def _chat_tokens(body: dict[str, Any], options: Options, tokenizer: Tokenizer) -
     return tokenizer.chat(
         messages,
         prefix_tokens=options.template_prefix_tokens,
+        message_tokens=options.message_tokens,
         add_generation_prompt=body.get("add_generation_prompt", True),
         continue_final_message=body.get("continue_final_message", False),
     )
@@ -133,7 +136,7 @@ def _too_long(tokens: int, most: int, *, exact: bool) -> Refusal:
 
 def _limit(body: dict[str, Any], prompt: int, *, chat: bool, options: Options) -> int:
     """Most tokens to generate. Above what is left of the context it is cut, not refused."""
-    left = options.max_model_len - prompt
+    left = max(options.max_model_len - prompt, options.truncates)
     asked = body.get("max_completion_tokens") or body.get("max_tokens")
     if asked is None:
         asked = body.get("max_tokens", left if chat else DEFAULT_COMPLETION_TOKENS)

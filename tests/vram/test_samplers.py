@@ -84,3 +84,13 @@ def test_torch_counts_tensors_and_what_it_reserved_for_them():
         Reading("torch_allocated:0", 5),
         Reading("torch_reserved:0", 8),
     ]
+
+
+@pytest.mark.parametrize("cards", [0, 2])
+def test_a_service_of_another_user_is_seen_on_the_cards_alone(monkeypatch, cards):
+    monkeypatch.setattr("kvlab.vram.choose.device_count", lambda: cards)
+    found = for_process(None, here=True)
+    assert [sampler.name for sampler in found[1:]] == [f"NVML device {index}" for index in range(cards)]
+    assert "whoever holds it" in found[0].reason if cards else "no card" in found[0].reason
+    for sampler in found:
+        sampler.close()

@@ -66,7 +66,8 @@ class ContextLimitProbe(Experiment[ContextLimitProbeParams]):
             raise InputError("cold_tokens", params.cold_tokens[-1], fix)
 
     def check_engine(self, params: ContextLimitProbeParams, engine: Any) -> None:  # noqa: ANN401 - its own engine
-        """Refuse a child that this machine has no memory for, or no model."""
+        """Refuse cold prompts that are too short, and a child that this machine has no memory for, or no model."""
+        _check_cold(params, engine)
         if not params.dtypes:
             return
         named, free = params.in_process_model, psutil.virtual_memory().available
@@ -100,6 +101,12 @@ class ContextLimitProbe(Experiment[ContextLimitProbeParams]):
         )  # with pandas, only where something is measured
 
         return steps.take(lab, trial, attempt)
+
+    def close(self, lab: "Lab[ContextLimitProbeParams]") -> None:
+        """Stop looking at memory."""
+        from kvlab.experiments.context_limit_probe import bench
+
+        bench.close(lab)
 
     def is_result(self, lab: "Lab[ContextLimitProbeParams]", trial: Trial, row: Recorded) -> bool:
         """Whether a failure is the limit that was looked for, or an empty answer where only reading counts."""
@@ -148,6 +155,18 @@ class ContextLimitProbe(Experiment[ContextLimitProbeParams]):
         from kvlab.experiments.context_limit_probe import exports
 
         return exports.exports(frame, params, stored, identity)
+
+
+def _check_cold(params: ContextLimitProbeParams, engine: Any) -> None:  # noqa: ANN401 - its own engine
+    """Refuse a cold prompt that is shorter than the facts and a request: only token ids can be cut anywhere."""
+    if not params.cold_tokens or (engine.identity.can("token_ids") and engine.identity.can("tokenizer")):
+        return
+    least = engine.counter(
+        {"messages": material.conversation("0" * 16, params.needles, params.growth, params.text_seed, 0)}
+    )
+    if params.cold_tokens[0] < least:
+        fix = f"is below the {least} tokens of the facts and one request, and this server takes no token ids; raise it"
+        raise InputError("cold_tokens", params.cold_tokens[0], fix)
 
 
 EXPERIMENT = ContextLimitProbe()

@@ -1,5 +1,6 @@
 """From the requests and the ledger of a run to its findings."""
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,11 +14,18 @@ from kvlab.endpoint import Identity
 from kvlab.experiments.context_limit_probe import constants as rules
 from kvlab.experiments.context_limit_probe import ledger
 from kvlab.experiments.context_limit_probe.growth import Line, fit_child
-from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, Bracket, Probe, bracket, settled
+from kvlab.experiments.context_limit_probe.ledger import (
+    ENDPOINT,
+    QUALITY,
+    Bracket,
+    Probe,
+    bracket,
+    first_loss,
+    settled,
+)
 from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
-from kvlab.experiments.context_limit_probe.replay import TRIM, interval_of
-from kvlab.stats import Interval, bootstrap_median
-from kvlab.taxonomy import ErrorType
+from kvlab.experiments.context_limit_probe.scale import in_tokens
+from kvlab.stats import Interval
 from kvlab.vram import timeline
 
 if TYPE_CHECKING:
@@ -31,6 +39,14 @@ class Memory:
     samples: pd.DataFrame
     windows: pd.DataFrame
     monitors: pd.DataFrame
+
+    def why_not(self, session_id: int | None = None) -> str:
+        """Return why samplers saw nothing, in one session or in any."""
+        rows = (
+            self.monitors if session_id is None else self.monitors[self.monitors["session_id"] == session_id]
+        )
+        reasons = {text for each in rows["reasons_json"] for text in json.loads(each).values()}
+        return "; ".join(sorted(reasons)) or "nothing was sampled"
 
 
 @dataclass
@@ -62,6 +78,22 @@ class Findings:
         if self.endpoint.failed is None or self.endpoint.held is None:
             return None
         return self.endpoint.failed.tokens - self.endpoint.held.tokens
+
+    @property
+    def children_tried(self) -> bool:
+        """Whether a child process was started in any precision."""
+        return any(probe.target in self.children for probe in self.probes)
+
+    @property
+    def held_in_words(self) -> str:
+        """What the children's lines are fitted to."""
+        devices = {self.detail(dtype, "device") for dtype in self.children}
+        return "What tensors take on the card" if "cuda" in devices else "Resident memory"
+
+    def theory_bytes(self, dtype: str) -> int | None:
+        """Return the bytes a token that a precision's line is compared with; ``None``: the layout is not known."""
+        value = self.detail(dtype, "theory_bytes_per_token")
+        return int(value) if value else None
 
     def detail(self, target: str, name: str) -> Any:  # noqa: ANN401 - JSON
         """Return the last value of a detail that a target's probes carry; ``None``: none does."""
@@ -95,8 +127,9 @@ def _open(path: str) -> "closing[sqlite3.Connection]":
 
 def findings(probes: Sequence[Probe], params: "ContextLimitProbeParams") -> Findings:
     """Return what the probes say, and the constants that follow."""
+    probes = in_tokens(probes)
     endpoint = bracket(settled([probe for probe in probes if probe.target == ENDPOINT]))
-    quality = bracket([probe for probe in probes if probe.target == QUALITY])
+    quality = first_loss([probe for probe in probes if probe.target == QUALITY])
     children: dict[str, tuple[Bracket, Line | None]] = {
         dtype: (
             bracket([probe for probe in probes if probe.target == dtype]),
@@ -140,63 +173,6 @@ def _exchange_tokens(probes: Sequence[Probe]) -> tuple[float | None, int | None]
     steps = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points)]
     first = points[0]
     return max(steps), max(0, round(first[1] - first[0] * min(steps)))
-
-
-def replays(frame: pd.DataFrame, found: Findings, params: "ContextLimitProbeParams") -> pd.DataFrame:
-    """Return one row a compared interval.
-
-    Columns: factor, interval (exchanges), turns, failed, trims, largest_tokens, turn_ttft_ms (median
-    without trims), trim_ttft_ms (an `Interval` of the median), trim_cached_tokens and
-    trim_computed_tokens (medians), mean_ttft_ms over whole cycles, from the first trim to the last (missing:
-    fewer than two trims), states (cache states of the trims).
-    """
-    rows = []
-    for factor in sorted(params.interval_factors) if found.constants else []:
-        part = frame[frame["used"] & (frame["trial_id"] == f"replay-{factor:.3f}")]
-        if len(part):
-            rows.append({"factor": factor, **_replay(part, interval_of(found.constants, factor), params)})
-    return pd.DataFrame(rows)
-
-
-def _replay(part: pd.DataFrame, interval: int, params: "ContextLimitProbeParams") -> dict[str, Any]:
-    # An answer of nothing has no TTFT, but its prompt was read: the turn did not fail.
-    was_read = (part["status"] == "ok") | (part["error_type"] == ErrorType.EMPTY_OUTPUT)
-    good = part[was_read].sort_values("sent_ns")
-    is_trim = good["arm"].str.startswith(TRIM)
-    trims, turns = good[is_trim], good[~is_trim]
-    # Whole cycles, from a trim up to the next: half a cycle would hide a trim, or count one too many.
-    number = is_trim.cumsum()
-    cycles = good[(number > 0) & (number < len(trims))]
-    computed = trims["prompt_tokens"] - trims["cached_tokens"]
-    return {
-        "interval": interval,
-        "turns": len(part),
-        "failed": len(part) - len(good),
-        "trims": len(trims),
-        "largest_tokens": int(good["prompt_tokens"].max()) if good["prompt_tokens"].notna().any() else None,
-        "turn_ttft_ms": _median(turns["ttft_ms"]),
-        "trim_ttft_ms": bootstrap_median(
-            trims["ttft_ms"].dropna().astype(float).tolist(), seed=params.seed, confidence=params.confidence
-        ),
-        "trim_cached_tokens": _median(trims["cached_tokens"]),
-        "trim_computed_tokens": _median(computed),
-        "mean_ttft_ms": float(cycles["ttft_ms"].astype(float).mean()) if len(cycles) else None,
-        "states": ", ".join(
-            f"{n} {state}" for state, n in trims["cache_state"].value_counts().sort_index().items()
-        ),
-    }
-
-
-def _median(values: "pd.Series[Any]") -> float | None:
-    known = values.dropna().astype(float)
-    return float(known.median()) if len(known) else None
-
-
-def best_interval(table: pd.DataFrame) -> "pd.Series[Any] | None":
-    """Return the row with the lowest mean TTFT a turn; ``None`` where one failed or had no whole cycle."""
-    if not len(table) or table["failed"].any() or table["mean_ttft_ms"].isna().any():
-        return None
-    return table.sort_values("mean_ttft_ms").iloc[0]
 
 
 def latencies(frame: pd.DataFrame) -> pd.DataFrame:

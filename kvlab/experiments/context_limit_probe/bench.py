@@ -2,6 +2,7 @@
 
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from kvlab.engines.openai_compat import Call, OpenAICompat
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import material
 from kvlab.experiments.context_limit_probe.cache_usage import CacheUsage, capacity
-from kvlab.experiments.context_limit_probe.ledger import Ledger
+from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Ledger, settled
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+from kvlab.experiments.context_limit_probe.scale import Scale, scale_of
 from kvlab.prompts import manual
 from kvlab.prompts.counter import ServerCounter
 from kvlab.prompts.exact import fit
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _BENCHES: "weakref.WeakKeyDictionary[Lab[Any], Bench]" = weakref.WeakKeyDictionary()
 _HEALTH_S = 10.0
+#: Their /health is about the engine, not about the front end; a gateway may answer anything there.
+_WITH_HEALTH = ("vLLM", "llama.cpp")
 
 
 class Bench:
@@ -35,6 +39,7 @@ class Bench:
         monitor: Looks at the server's memory in the background.
         mark: The marker of the growing context, the same in all sessions of a run.
         results: Ids of requests whose failure is what their trial set out to find.
+        tries: How often each trial was begun in this session.
     """
 
     def __init__(self, lab: "Lab[ContextLimitProbeParams]") -> None:
@@ -56,6 +61,7 @@ class Bench:
         self.monitor = Monitor(samplers, interval_s=self.params.memory_interval_ms / 1e3).start()
         self._stream: list[int] = []
         self.results: set[str] = set()
+        self.tries: Counter[str] = Counter()
 
     @contextmanager
     def watched(self, trial: Trial, attempt: int) -> Iterator[None]:
@@ -82,15 +88,46 @@ class Bench:
             ids += self.engine.counter.tokens({"prompt": answer_prefix, "add_special_tokens": False})
         return {"prompt": ids}
 
+    @property
+    def by_characters(self) -> bool:
+        """Whether tokens can only be guessed: sizes are then characters (see `scale`)."""
+        return not self.exact and not self.engine.counter.exact
+
+    def guess(self) -> Scale | None:
+        """Return what the calibrated counter makes of characters; ``None``: tokens need no guess."""
+        if not self.by_characters:
+            return None
+        counter = self.engine.counter
+        return Scale(tuple((n, counter({"prompt": "x" * n})) for n in (2000, 200_000)))
+
+    def scale(self) -> Scale:
+        """Return tokens of characters, by what was held so far (`by_characters`)."""
+        guess = self.guess() or Scale(((1, 1),))
+        return scale_of(settled(self.ledger.probes(ENDPOINT)), guess)
+
+    def size(self, prompt: Mapping[str, Any]) -> int:
+        """Return what the ledger compares prompts by: characters where tokens can only be guessed, else tokens."""
+        if self.by_characters:
+            return sum(len(message["content"]) for message in prompt["messages"])
+        return self.length(prompt)
+
     def length(self, prompt: Mapping[str, Any]) -> int:
         """Return how many tokens a prompt has, or probably has."""
+        if self.by_characters:
+            return self.scale().tokens(self.size(prompt))
         return len(prompt["prompt"]) if self.exact else int(self.engine.counter(prompt))
 
+    def cut_tokens(self, tokens: int, mark: str) -> dict[str, Any]:
+        """Return a context of about ``tokens`` tokens under another marker than the growing one's."""
+        return self.cut(self.scale().characters(tokens) if self.by_characters else tokens, mark)
+
     def cut(self, tokens: int, mark: str | None = None) -> dict[str, Any]:
-        """Return the growing context cut to ``tokens``: exactly, where the server takes token ids.
+        """Return the growing context cut to a size: exactly, where the server takes token ids.
 
         ``mark``: another marker than the growing context's makes one that shares nothing with it.
         """
+        if self.by_characters:
+            return {"messages": self._cut_messages(tokens, mark or self.mark)}
         if not self.exact:
             return self._cut_text(tokens, mark or self.mark)
         if mark is not None:
@@ -106,6 +143,19 @@ class Bench:
             count *= 2
         return ids
 
+    def _cut_messages(self, characters: int, mark: str) -> list[material.Message]:
+        """Return whole exchanges, and of the next one as much as is left, as one request."""
+        params = self.params
+        messages = [material.system(mark, params.needles, params.text_seed)]
+        left, count = characters - len(messages[0]["content"]), 0
+        while True:
+            ask, reply = material.exchange(params.growth, params.text_seed, count)
+            both = len(ask["content"]) + len(reply["content"])
+            if left <= both:
+                text = f"{ask['content']} {reply['content']}"[: max(1, left)]
+                return [*messages, {"role": "user", "content": text}]
+            messages, left, count = [*messages, ask, reply], left - both, count + 1
+
     def _cut_text(self, tokens: int, mark: str) -> dict[str, Any]:
         filler = " ".join(
             message["content"]
@@ -116,7 +166,8 @@ class Bench:
         def build(text: str) -> dict[str, Any]:
             return {"messages": [head, {"role": "user", "content": text}]}
 
-        return dict(fit(build, filler, tokens, self.engine.counter))
+        counter = self.engine.counter
+        return dict(fit(build, filler, max(tokens, counter(build(""))), counter))
 
     def conversation(self, count: int, mark: str | None = None) -> list[material.Message]:
         """Return the growing context with ``count`` exchanges and the next request."""
@@ -154,13 +205,15 @@ class Bench:
         )
 
     def alive(self) -> bool:
-        """Whether the server answers its own pages."""
+        """Whether the server answers its own pages, and does not say on /health that its engine is gone."""
         connection = self.engine.connection
         if connection.embedded is not None and not connection.embedded.alive():
             return False
         try:
-            url = f"{connection.target.base_url}/models"
-            return int(connection.http.get(url, timeout=_HEALTH_S).status_code) < 500
+            pages = [f"{connection.target.base_url}/models"]
+            if self.identity.kind in _WITH_HEALTH:
+                pages.append(f"{connection.root}/health")
+            return all(connection.http.get(page, timeout=_HEALTH_S).status_code < 500 for page in pages)
         except httpx.HTTPError:
             return False
 
@@ -186,6 +239,12 @@ class Bench:
         """Return how many requests the server has preempted since its start; ``None``: it does not say."""
         scrape = self.engine.connection.metrics.scrape()
         return None if scrape is None else scrape.values.get("vllm:num_preemptions_total")
+
+
+def close(lab: "Lab[ContextLimitProbeParams]") -> None:
+    """Stop looking at memory, if this lab's bench was ever made."""
+    if (bench := _BENCHES.pop(lab, None)) is not None:
+        bench.monitor.stop()
 
 
 def bench_of(lab: "Lab[ContextLimitProbeParams]") -> Bench:

@@ -6,7 +6,8 @@ events on stdout. Its parent wrote each size into the database before it sent it
 
 What is told is memory that was really taken: resident pages after the chunk's activations are freed
 and the allocator has given its free pages back. `MALLOC_ENVIRONMENT` makes glibc put each tensor of
-64 KiB and more on pages of its own, so that what a freed tensor leaves behind is nothing.
+64 KiB and more on pages of its own, so that what a freed tensor leaves behind is nothing. On a card it is
+what torch's allocator has given to tensors, under a cap of that allocator.
 """
 
 import contextlib
@@ -58,12 +59,23 @@ class Model:
         self.torch = torch
         torch.set_grad_enabled(False)
         self.dtype, self.chunk, self.tokens = str(job["dtype"]), int(job["chunk_tokens"]), 0
-        self.model = AutoModelForCausalLM.from_pretrained(job["source"], dtype=getattr(torch, self.dtype))
-        self.model.eval()
         self.random = torch.Generator().manual_seed(int(job["seed"]))
-        self.cache = self._new_cache()
-        self.forward(self.chunk)
-        self.forward(self.chunk)  # libraries make their workspaces on first use: no part of a token
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+
+        def load() -> None:
+            model = AutoModelForCausalLM.from_pretrained(job["source"], dtype=getattr(torch, self.dtype))
+            self.model = model.to(self.device).eval()
+            self.cache = self._new_cache()
+            self.forward(self.chunk)
+            self.forward(self.chunk)  # libraries make their workspaces on first use: no part of a token
+
+        try:
+            load()
+        except torch.OutOfMemoryError:  # the card is full of the server that is probed
+            if self.device == "cpu":
+                raise
+            self.device = "cpu"
+            load()
         self.cache, self.tokens = self._new_cache(), 0
 
     def _new_cache(self) -> Any:  # noqa: ANN401 - transformers' own
@@ -74,32 +86,50 @@ class Model:
     def forward(self, count: int) -> None:
         """Compute ``count`` more tokens and keep their keys and values, not their logits."""
         high = int(self.model.config.get_text_config().vocab_size)
-        ids = self.torch.randint(0, high, (1, count), generator=self.random)
+        ids = self.torch.randint(0, high, (1, count), generator=self.random).to(self.device)
         self.model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         self.tokens += count
 
     def cache_bytes(self) -> int:
-        """Return the size of the cache's tensors, by their own account."""
-        return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in self.cache.layers)
+        """Return the size of the cache's tensors, by their own account: keys, values, or whatever a layer keeps."""
+        kept = [value for layer in getattr(self.cache, "layers", ()) for value in vars(layer).values()]
+        return sum(int(each.nbytes) for each in kept if isinstance(each, self.torch.Tensor))
+
+    def config(self) -> dict[str, Any]:
+        """Return the model's configuration, with what its file leaves to its class."""
+        found: dict[str, Any] = json.loads(self.model.config.to_json_string(use_diff=False))
+        return found
 
     def memory(self) -> dict[str, int]:
-        """Return what is resident once everything that is free was given back."""
+        """Return what is held once everything that is free was given back."""
         import ctypes
+
+        if self.device == "cuda":
+            cuda = self.torch.cuda
+            cuda.synchronize()
+            cuda.empty_cache()
+            held = {"held_bytes": int(cuda.memory_allocated()), "reserved_bytes": int(cuda.memory_reserved())}
+            return {**held, "rss_bytes": status_bytes()["VmRSS"]}
 
         with contextlib.suppress(OSError, AttributeError):  # no glibc
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         found = status_bytes()
         return {"rss_bytes": found["VmRSS"], "anonymous_bytes": found["RssAnon"]}
 
+    def cap(self, headroom_bytes: int) -> None:
+        """Let this process have ``headroom_bytes`` more than it has now.
 
-def cap(headroom_bytes: int) -> None:
-    """Let this process have ``headroom_bytes`` more than it has now.
-
-    RLIMIT_DATA counts private writable memory (Linux 4.7), which is where tensors go; RLIMIT_AS would
-    also count libraries and reserved address space, of which torch has gigabytes.
-    """
-    limit = status_bytes()["VmData"] + headroom_bytes
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+        RLIMIT_DATA counts private writable memory (Linux 4.7), which is where tensors go; RLIMIT_AS would
+        also count libraries and reserved address space, of which torch has gigabytes. On a card it is a
+        share of the card that torch's allocator may reserve.
+        """
+        if self.device == "cuda":
+            cuda = self.torch.cuda
+            most = cuda.memory_reserved() + headroom_bytes
+            cuda.set_per_process_memory_fraction(min(1.0, most / cuda.mem_get_info()[1]))
+            return
+        limit = status_bytes()["VmData"] + headroom_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
 
 
 def say(**event: Any) -> None:  # noqa: ANN401 - JSON
@@ -118,8 +148,8 @@ def main() -> None:
     """Serve one parent until it closes stdin, or until memory ends."""
     job = json.loads(sys.stdin.readline())
     model = Model(job)
-    say(event="ready", **model.memory())
-    cap(int(job["headroom_bytes"]))
+    say(event="ready", device=model.device, config=model.config(), **model.memory())
+    model.cap(int(job["headroom_bytes"]))
     for line in sys.stdin:
         target = int(json.loads(line)["tokens"])
         start = time.perf_counter()

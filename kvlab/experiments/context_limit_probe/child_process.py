@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from kvlab.serving.launch import SECRET
 #: The limit of the kernel acts on writable memory; what is resident is watched too, with some slack.
 WATCHDOG_SLACK = 1.25
 LOAD_S = 600.0
+_NAMED = re.compile(r"[\w.]*(?:Error|Exception)\b")
 STEP_S = 600.0
 
 
@@ -55,7 +57,8 @@ class Child:
         if event.get("event") != "ready":
             self.close()
             raise KvlabError(f"the child process could not load the model: {self._last_words() or event}")
-        self._limit_bytes = int(event["rss_bytes"] + WATCHDOG_SLACK * self._headroom_bytes)
+        if event.get("device") != "cuda":  # there, the cap is of another memory
+            self._limit_bytes = int(event["rss_bytes"] + WATCHDOG_SLACK * self._headroom_bytes)
         return event
 
     def grow(self, tokens: int) -> dict[str, Any]:
@@ -114,4 +117,5 @@ class Child:
     def _last_words(self) -> str:
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
-        return lines[-1][:300] if lines else ""
+        named = [line for line in lines if _NAMED.match(line)]  # an exception's first line, not its advice
+        return (named or lines)[-1][:300] if lines else ""

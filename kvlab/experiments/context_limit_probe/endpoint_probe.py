@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kvlab.experiments.context_limit_probe import material
+from kvlab.experiments.context_limit_probe.aim import DOUBLING, STATED, next_aim
 from kvlab.experiments.context_limit_probe.bench import Bench, bench_of
 from kvlab.experiments.context_limit_probe.cache_usage import capacity
-from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, Bracket, bracket, settled
+from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, bracket, first_loss, settled
 from kvlab.experiments.context_limit_probe.outcomes import Outcome, Seen, classify, stated_maximum
+from kvlab.experiments.context_limit_probe.scale import is_on_the_plateau, least_tokens
 from kvlab.prompts import manual
 from kvlab.records import Recorded, Trial
+from kvlab.taxonomy import ErrorType
 
 if TYPE_CHECKING:
     from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
@@ -24,7 +27,7 @@ def grow(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> lis
     bench, count = bench_of(lab), int(trial.planned["exchanges"])
     failed = bracket(settled(bench.ledger.probes(ENDPOINT))).failed
     prompt = bench.prompt(bench.conversation(count))
-    if failed is not None and bench.length(prompt) >= failed.tokens:
+    if failed is not None and bench.size(prompt) >= failed.size:
         return []
     row, outcome = probe(bench, trial, attempt, prompt, lab.params.decode_tokens, "growth", exchanges=count)
     if outcome is not Outcome.HELD:
@@ -33,38 +36,39 @@ def grow(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> lis
 
 
 def cut(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
-    """Try one length between the largest that was held and the smallest that was not."""
+    """Try one length between the largest that was held and the smallest that was not, or beyond the former."""
     bench = bench_of(lab)
-    found = bracket(settled(bench.ledger.probes(ENDPOINT)))
-    tokens, why = next_length(found, _maximum(bench, found), _tolerance(bench, found))
-    if tokens is None:
+    aim = next_aim(bench.ledger.probes(ENDPOINT), lab.params, bench.identity, bench.guess())
+    if aim.size is None:
+        if aim.left_out_tokens is not None:
+            print(f"{aim.left_out_tokens:,} tokens are not tried: {aim.why}", flush=True)
         return []
-    row, _ = probe(bench, trial, attempt, bench.cut(tokens), 1, why, planned_tokens=tokens)
-    return [row]
+    row, outcome = probe(bench, trial, attempt, bench.cut(aim.size), 1, aim.why)
+    beyond = outcome is Outcome.HELD and aim.why in (STATED, DOUBLING)
+    return [row, *(_quality_beyond(bench, trial, attempt) if beyond else [])]
 
 
-def next_length(found: Bracket, stated: int | None, tolerance: int) -> tuple[int | None, str]:
-    """Return the next length to try and why; ``None``: the limit is known, or nothing failed.
-
-    A maximum that the server states is not believed but tried: one token less (room for one
-    generated token), itself, and one more. Whatever is left is halved.
-    """
-    if found.failed is None:
-        return None, "nothing failed"
-    low, high = found.low, found.failed.tokens
-    if stated is not None:
-        for tokens in (stated, stated - 1, stated + 1):
-            if low < tokens < high:
-                return tokens, "stated maximum"
-    if high - low <= max(1, tolerance):
-        return None, "near enough"
-    return (low + high) // 2, "bisection"
+def _quality_beyond(bench: Bench, trial: Trial, attempt: int) -> list[Recorded]:
+    """Ask for the facts near a size that no planned point reaches, unless they were lost before."""
+    if first_loss(bench.ledger.probes(QUALITY)).failed is not None:
+        return []
+    held = [probe for probe in bench.ledger.probes(ENDPOINT) if probe.held]
+    points = sorted(
+        (probe.size, int(probe.detail["exchanges"])) for probe in held if "exchanges" in probe.detail
+    )
+    if len(points) < 2:
+        return []
+    (size, count), (last_size, last_count) = points[0], points[-1]
+    each = (last_size - size) / (last_count - count)
+    # One less: the question takes room, too.
+    fitting = last_count + int((max(probe.size for probe in held) - last_size) / each) - 1
+    return _quality(bench, trial, attempt, fitting) if fitting > last_count else []
 
 
 def quality(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
     """Ask for the facts between the last point where they were answered and the first where not."""
     bench = bench_of(lab)
-    found = bracket(bench.ledger.probes(QUALITY))
+    found = first_loss(bench.ledger.probes(QUALITY))
     if found.held is None or found.failed is None:
         return []
     low, high = (int(probe.detail["exchanges"]) for probe in (found.held, found.failed))
@@ -77,7 +81,7 @@ def cold(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> lis
     limit = bracket(settled(bench.ledger.probes(ENDPOINT))).low
     if tokens > limit:
         return []
-    prompt = bench.cut(tokens, manual.marker(lab.run.isolation_id, lab.tag(trial, attempt)))
+    prompt = bench.cut_tokens(tokens, manual.marker(lab.run.isolation_id, lab.tag(trial, attempt)))
     return [bench.ask(trial, attempt, "cold", prompt, lab.params.decode_tokens, tokens)]
 
 
@@ -88,40 +92,71 @@ def probe(
     prompt: Mapping[str, Any],
     max_tokens: int,
     why: str,
-    *,
-    planned_tokens: int | None = None,
     **detail: Any,  # noqa: ANN401 - JSON
 ) -> tuple[Recorded, Outcome | None]:
     """Write a length down, try it, and write down what became of it."""
-    tokens = bench.length(prompt) if planned_tokens is None else planned_tokens
+    size, tokens = bench.size(prompt), bench.length(prompt)
+    if bench.by_characters:
+        detail |= {"characters": size, "planned": tokens}
     bench.wait_for_server()
     before = bench.preemptions()
-    probe_id = bench.ledger.begin(trial.trial_id, ENDPOINT, tokens, why)
+    probe_id = bench.ledger.begin(trial.trial_id, ENDPOINT, tokens, why, **detail)
     row = bench.ask(trial, attempt, "probe", prompt, max_tokens, tokens)
     after = bench.preemptions()
-    failure = None if row.was_read else row.measurement.failure
-    maximum = bench.identity.max_model_len
-    seen = Seen(
-        tokens=tokens,
-        failure=failure,
-        counted_tokens=row.evidence.prompt_tokens,
-        count_is_exact=bench.exact,
-        room_tokens=None if maximum is None else maximum - 1,
-        alive=failure is None or bench.alive(),
-        preemptions=None if before is None or after is None else after - before,
-    )
-    outcome = classify(seen)
+    preempted = None if before is None or after is None else after - before
+    outcome = _outcome(bench, row, size, tokens, preempted)
     if outcome is None:
         bench.ledger.withdraw(probe_id)
         return row, None
-    counted = None if outcome is Outcome.TRUNCATED else row.evidence.prompt_tokens
-    message = None if failure is None else failure.message
-    extra = {"request_id": row.request_id, "message": message, "stated": stated_maximum(message or "")}
-    said = capacity(bench.engine.connection.metrics.scrape())
-    bench.ledger.end(probe_id, outcome, tokens=counted, capacity=said, **extra, **detail)
-    if failure is not None:
+    counted = row.evidence.prompt_tokens
+    message = row.measurement.failure.message if row.measurement.failure and not row.was_read else None
+    bench.ledger.end(
+        probe_id,
+        outcome,
+        tokens=counted if outcome is Outcome.HELD else None,
+        counted=counted,
+        request_id=row.request_id,
+        message=message,
+        stated=stated_maximum(message or ""),
+        ttft_ms=row.measurement.stamps.ttft_ms,
+        cached_tokens=row.label.cached_tokens,
+        capacity=capacity(bench.engine.connection.metrics.scrape()),
+    )
+    # A cause that nobody names is tried again; the second time, it is the answer.
+    ended = [each for each in settled(bench.ledger.probes(ENDPOINT)) if each.probe_id == probe_id]
+    if not row.ok and ended:
         bench.results.add(row.request_id)
     return row, outcome
+
+
+def _outcome(bench: Bench, row: Recorded, size: int, tokens: int, preempted: float | None) -> Outcome | None:
+    counted, maximum = row.evidence.prompt_tokens, bench.identity.max_model_len
+    known = bench.ledger.probes(ENDPOINT)
+    least: float = tokens
+    if bench.by_characters:
+        least = least_tokens(known, size, bench.guess() or bench.scale())
+    elif not bench.exact:
+        # A chat template may be applied in another way when tokens are counted than when they are read.
+        least = tokens - max(8, tokens // 100)
+    room = None if maximum is None else int(1.1 * maximum) if bench.by_characters else maximum - 1
+    seen = Seen(
+        tokens=tokens,
+        failure=row.measurement.failure,
+        counted_tokens=counted,
+        least_tokens=least,
+        room_tokens=room,
+        alive=row.was_read or bench.alive(),
+        preemptions=preempted,
+    )
+    found = classify(seen)
+    if (
+        found is Outcome.HELD
+        and bench.by_characters
+        and counted is not None
+        and is_on_the_plateau(known, size, counted)
+    ):
+        return Outcome.TRUNCATED
+    return found
 
 
 def _quality(bench: Bench, trial: Trial, attempt: int, count: int) -> list[Recorded]:
@@ -137,6 +172,9 @@ def _quality(bench: Bench, trial: Trial, attempt: int, count: int) -> list[Recor
         row = bench.ask(trial, attempt, f"needle-{place.replace(' ', '_')}", prompt, ANSWER_TOKENS)
         rows.append(row)
         if not row.was_read:
+            failure = row.measurement.failure
+            if failure is not None and failure.error_type is ErrorType.REFUSED_INPUT:
+                bench.results.add(row.request_id)  # the context was just held: no reason to end the run
             return rows
         answer = row.measurement.generation
         right += answer is not None and material.is_answered(answer.text, code)
@@ -146,15 +184,3 @@ def _quality(bench: Bench, trial: Trial, attempt: int, count: int) -> list[Recor
         probe_id = bench.ledger.begin(trial.trial_id, QUALITY, tokens, "growth")
         bench.ledger.end(probe_id, outcome, right=right, asked=len(known), exchanges=count)
     return rows
-
-
-def _maximum(bench: Bench, found: Bracket) -> int | None:
-    """Return the maximum that the server states: in its refusals, else in its list of models."""
-    stated = found.failed.detail.get("stated") if found.failed else None
-    return int(stated) if stated else bench.identity.max_model_len
-
-
-def _tolerance(bench: Bench, found: Bracket) -> int:
-    if bench.params.resolution_tokens is not None:
-        return bench.params.resolution_tokens
-    return max(bench.identity.block_size or 1, found.low // 100)

@@ -8,8 +8,9 @@ import pandas as pd
 
 from kvlab.endpoint import Identity
 from kvlab.experiments.context_limit_probe import analysis, constants
-from kvlab.experiments.context_limit_probe.analysis import Findings
-from kvlab.experiments.context_limit_probe.ledger import ENDPOINT
+from kvlab.experiments.context_limit_probe.analysis import Findings, Memory
+from kvlab.experiments.context_limit_probe.growth import Line
+from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Probe
 
 if TYPE_CHECKING:
     from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
@@ -48,8 +49,12 @@ def results(
     """Return the content of ``context_limit_results.json``; ``None`` where something was not measured."""
     line = next((line for _, line in found.children.values() if line is not None), None)
     dtype = next((name for name, (_, line) in found.children.items() if line is not None), None)
-    tested = [_test(frame, probe) for probe in found.probes if probe.target == ENDPOINT]
-    at_most = None if line is None or found.maximum is None else line.intercept + line.slope * found.maximum
+    memory = analysis.read_memory(frame)
+    tested = [_test(frame, probe, memory) for probe in found.probes if probe.target == ENDPOINT]
+    exchanges, exchanges_tokens = max(
+        ((test["exchanges"], test["tokens"]) for test in tested if test["success"] and test["exchanges"]),
+        default=(None, None),
+    )
     return {
         "date": stored["created_utc"],
         "model": identity.model if identity else None,
@@ -57,18 +62,19 @@ def results(
         "test_sizes": params.exchanges,
         "tests": tested,
         "maximum_tested_context": {
-            "exchanges": max(
-                (test["exchanges"] for test in tested if test["success"] and test["exchanges"]), default=None
-            ),
+            "exchanges": exchanges,
+            "exchanges_tokens": exchanges_tokens,
             "tokens": found.endpoint.low or None,
-            "vram_gb": None if at_most is None else round(at_most / GB, 3),
+            **_vram(line, dtype, found),
         },
         "limit_reason": str(found.endpoint.failed.outcome) if found.endpoint.failed else None,
         "quality_limit_tokens": found.quality.held.tokens
         if found.quality.failed and found.quality.held
         else None,
         "vram_growth": {
-            "source": None if dtype is None else f"resident memory of a child process in {dtype}",
+            "source": None
+            if dtype is None
+            else f"{found.held_in_words.lower()} of a child process in {dtype}",
             "model_vram_gb": None if line is None else round(line.intercept / GB, 3),
             "kv_cache_per_token_mb": None if line is None else round(line.slope / MB, 6),
             "kv_cache_bytes_per_token": None if line is None else round(line.slope, 1),
@@ -82,7 +88,17 @@ def results(
     }
 
 
-def _test(frame: pd.DataFrame, probe: Any) -> dict[str, Any]:  # noqa: ANN401 - a Probe
+def _vram(line: Line | None, dtype: str | None, found: Findings) -> dict[str, Any]:
+    """Return the memory at the largest accepted context, by the line of a child, and that it is extrapolated."""
+    if line is None or not found.endpoint.low:
+        return {"vram_gb": None, "vram_source": "no child process was measured"}
+    measured, tokens = line.last_tokens, found.endpoint.low
+    how = "extrapolated" if tokens > measured else "read off the line"
+    source = f"{how} at {tokens:,} tokens, from a child process in {dtype} that was measured up to {measured:,} tokens"
+    return {"vram_gb": round(line.bytes_at(tokens) / GB, 3), "vram_source": source}
+
+
+def _test(frame: pd.DataFrame, probe: Probe, memory: Memory | None) -> dict[str, Any]:
     row = frame[frame["request_id"] == probe.detail.get("request_id")]
     ttft = row["ttft_ms"].iloc[0] if len(row) else None
     return {
@@ -92,4 +108,22 @@ def _test(frame: pd.DataFrame, probe: Any) -> dict[str, Any]:  # noqa: ANN401 - 
         "outcome": None if probe.outcome is None else str(probe.outcome),
         "error": probe.detail.get("message"),
         "ttft_ms": None if ttft is None or pd.isna(ttft) else round(float(ttft), 3),
+        **_seen(row, probe, memory),
     }
+
+
+def _seen(row: pd.DataFrame, probe: Probe, memory: Memory | None) -> dict[str, Any]:
+    """Return what the samplers saw while a context was tried, by series; or why they saw nothing."""
+    if memory is None or not len(row):
+        return {"memory_gb": None, "memory_reason": "the request is not on record"}
+    windows, attempt = memory.windows, row["attempt"].iloc[0]
+    mine = (windows["name"] == probe.trial_id) & (windows["attempt"] == attempt)
+    part = windows[mine & (windows["session_id"] == probe.session_id)]
+    if not len(part):
+        return {"memory_gb": None, "memory_reason": memory.why_not(probe.session_id)}
+    names = ("baseline", "peak", "delta")
+    seen = {
+        each["series"]: {name: round(each[f"{name}_bytes"] / GB, 6) for name in names}
+        for each in part.to_dict("records")
+    }
+    return {"memory_gb": seen, "memory_reason": None}

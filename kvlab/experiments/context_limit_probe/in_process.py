@@ -1,14 +1,16 @@
 """The parent's side of the child that may die: what is tried is written down first, and the run survives."""
 
-import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvlab.cache_state import Evidence, classify
+from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.context_limit_probe.bench import Bench, bench_of
 from kvlab.experiments.context_limit_probe.child_process import Child
 from kvlab.experiments.context_limit_probe.ledger import Probe, bracket
@@ -53,11 +55,13 @@ def forbidden(probes: Sequence[Probe], headroom_bytes: int) -> int | None:
     """Return the smallest size that must not be tried again; ``None``: there is none.
 
     Whatever failed is not repeated. Nor is what was being tried when the run ended, unless less than
-    half of the cap was in use just before: then it was not this probe that ended it.
+    half of the cap was in use just before: then it was not this probe that ended it. Twice at one size
+    it was, whatever the cap: a container may have a lower limit than anybody can see.
     """
-    sizes = []
+    ended = Counter(probe.tokens for probe in probes if probe.outcome is Outcome.RUN_ENDED)
+    sizes = [tokens for tokens, times in ended.items() if times > 1]
     for index, probe in enumerate(probes):
-        if probe.outcome in (None, Outcome.HELD):
+        if probe.outcome in (None, Outcome.HELD, Outcome.COULD_NOT_LOAD):
             continue
         before = probes[index - 1] if index else None
         used = before.detail.get("grown_bytes") if before is not None and before.held else None
@@ -92,12 +96,28 @@ def _try(bench: Bench, trial: Trial, attempt: int, sizes: Sequence[int], why: st
         "seed": params.text_seed,
     }
     print(f"loading the model in a child process, in {dtype}", flush=True)
+    loading = bench.ledger.begin(trial.trial_id, dtype, 0, "loading")
     child = Child(job)
     try:
         with bench.monitor.also(ProcessTree(child.pid, prefix="child")):
-            return [_drive(bench, trial, attempt, child, sizes, why, theory(source, dtype), job)]
+            try:
+                ready = child.wait_until_ready()
+            except KvlabError as error:
+                return [_not_loaded(bench, trial, attempt, job, loading, str(error))]
+            bench.ledger.withdraw(loading)
+            return [_drive(bench, trial, attempt, child, sizes, why, ready, job)]
     finally:
         child.close()
+
+
+def _not_loaded(
+    bench: Bench, trial: Trial, attempt: int, job: dict[str, Any], loading: int, message: str
+) -> Recorded:
+    """Record a child that did not get so far; the run goes on, and says that nothing was measured."""
+    bench.ledger.end(loading, Outcome.COULD_NOT_LOAD, message=message)
+    kind = ErrorType.OUT_OF_MEMORY if "memory" in message.lower() else ErrorType.UNKNOWN_FAILURE
+    stamp, now = datetime.now(UTC).isoformat(timespec="milliseconds"), now_ns()
+    return _recorded(bench, trial, attempt, job, stamp, now, 0, 0, Failure(kind, message))
 
 
 def _drive(
@@ -107,11 +127,12 @@ def _drive(
     child: Child,
     sizes: Sequence[int],
     why: str,
-    facts: dict[str, Any],
+    ready: dict[str, Any],
     job: dict[str, Any],
 ) -> Recorded:
-    ready = child.wait_until_ready()
     dtype, held, event, asked = str(job["dtype"]), 0, dict[str, Any](), 0
+    facts = {"device": ready.get("device", "cpu"), **theory(ready.get("config") or {}, dtype)}
+    loaded = _held(ready)
     sent_utc, sent_ns = datetime.now(UTC).isoformat(timespec="milliseconds"), now_ns()
     said = time.monotonic()
     for asked in sizes:
@@ -120,8 +141,8 @@ def _drive(
         outcome = _OUTCOMES[event["event"]]
         detail = {key: value for key, value in event.items() if key not in ("event", "tokens")}
         if outcome is Outcome.HELD:
-            detail["grown_bytes"] = event["rss_bytes"] - ready["rss_bytes"]
-        bench.ledger.end(probe_id, outcome, loaded_bytes=ready["rss_bytes"], **facts, **detail)
+            detail["grown_bytes"] = _held(event) - loaded
+        bench.ledger.end(probe_id, outcome, loaded_bytes=loaded, **facts, **detail)
         if outcome is not Outcome.HELD:
             break
         held = asked
@@ -137,6 +158,10 @@ def _drive(
     if failure is not None:
         bench.results.add(row.request_id)
     return row
+
+
+def _held(event: dict[str, Any]) -> int:
+    return int(event.get("held_bytes", event["rss_bytes"]))
 
 
 _OUTCOMES = {
@@ -178,10 +203,11 @@ def _recorded(
     )
 
 
-def theory(source: str, dtype: str) -> dict[str, Any]:
-    """Return what a local model's ``config.json`` says of its cache; nothing where it is not at hand."""
-    path = Path(source) / "config.json"
-    if not path.is_file():
-        return {}
-    layout = kv_layout(json.loads(path.read_text(encoding="utf-8")))
-    return {"theory_bytes_per_token": layout.bytes_per_token(dtype), "layout": layout.describe()}
+def theory(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Return what a model's configuration says of its cache: the layout, or why that is not known."""
+    try:
+        layout = kv_layout(config)
+    except InputError as error:
+        return {"layout": f"unknown layout ({error})"}
+    step = layout.step_bytes(dtype)
+    return {"theory_bytes_per_token": step, "layout": layout.describe(), "kv_layout": asdict(layout)}

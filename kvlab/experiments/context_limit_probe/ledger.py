@@ -23,7 +23,7 @@ class Probe:
 
     Attributes:
         target: ``endpoint``, ``quality``, or the precision of a child process.
-        tokens: Length of the context; the server's own count where it gave one.
+        tokens: Length of the context; the server's own count where it gave one, else what it probably is.
         chosen_by: Why this length: growth, bisection, the stated maximum.
         outcome: ``None`` while it is being tried.
         detail: Whatever else was seen, by name.
@@ -43,6 +43,11 @@ class Probe:
         """Whether the context was held."""
         return self.outcome is Outcome.HELD
 
+    @property
+    def size(self) -> int:
+        """What two probes of a target are compared by: characters where tokens can only be guessed, else tokens."""
+        return int(self.detail.get("characters", self.tokens))
+
 
 class Ledger:
     """The probes of a run's database.
@@ -61,7 +66,7 @@ class Ledger:
                 (str(Outcome.RUN_ENDED), session_id),
             )
 
-    def begin(self, trial_id: str, target: str, tokens: int, chosen_by: str) -> int:
+    def begin(self, trial_id: str, target: str, tokens: int, chosen_by: str, **detail: Any) -> int:  # noqa: ANN401
         """Write down what is about to be tried, durably. Returns the probe's id."""
         with self._database.transaction():
             self._database.insert(
@@ -71,16 +76,19 @@ class Ledger:
                 target=target,
                 tokens=tokens,
                 chosen_by=chosen_by,
+                detail_json=to_json(detail),
             )
             return int(self._database.sql.execute("SELECT last_insert_rowid()").fetchone()[0])
 
     def end(self, probe_id: int, outcome: Outcome, *, tokens: int | None = None, **detail: Any) -> None:  # noqa: ANN401
         """Write down what became of it; ``tokens``: how long it turned out to be."""
         with self._database.transaction():
+            query = "SELECT detail_json FROM context_probes WHERE probe_id = ?"
+            known = json.loads(self._database.sql.execute(query, (probe_id,)).fetchone()[0])
             self._database.sql.execute(
                 "UPDATE context_probes SET outcome = ?, detail_json = ?, tokens = coalesce(?, tokens) "
                 "WHERE probe_id = ?",
-                (str(outcome), to_json(detail), tokens, probe_id),
+                (str(outcome), to_json({**known, **detail}), tokens, probe_id),
             )
 
     def withdraw(self, probe_id: int) -> None:
@@ -123,6 +131,11 @@ class Bracket:
         """Tokens that are known to be held; 0: none."""
         return self.held.tokens if self.held else 0
 
+    @property
+    def low_size(self) -> int:
+        """Size (`Probe.size`) that is known to be held; 0: none."""
+        return self.held.size if self.held else 0
+
 
 def bracket(probes: Sequence[Probe]) -> Bracket:
     """Return the bracket of one target's probes.
@@ -130,18 +143,34 @@ def bracket(probes: Sequence[Probe]) -> Bracket:
     A failure below a size that was held later does not bound it (a timeout on a busy machine, a run
     that somebody killed). Of two failures of the same size, one with a cause counts.
     """
-    held = max((probe for probe in probes if probe.held), key=lambda probe: probe.tokens, default=None)
-    low = held.tokens if held else 0
-    failed = [probe for probe in probes if probe.outcome not in (None, Outcome.HELD) and probe.tokens > low]
-    smallest = min(failed, key=lambda p: (p.tokens, p.outcome is Outcome.RUN_ENDED), default=None)
+    held = max((probe for probe in probes if probe.held), key=lambda probe: probe.size, default=None)
+    low = held.size if held else 0
+    failed = [probe for probe in probes if probe.outcome not in (None, Outcome.HELD) and probe.size > low]
+    smallest = min(failed, key=lambda p: (p.size, p.outcome in _WITHOUT_A_CAUSE), default=None)
     return Bracket(held, smallest)
 
 
+def first_loss(probes: Sequence[Probe]) -> Bracket:
+    """Return between which sizes quality was lost first.
+
+    An answer that is right beyond a loss is luck, or a loss that was: neither moves the limit up.
+    """
+    lost = min(
+        (p for p in probes if p.outcome not in (None, Outcome.HELD)), key=lambda p: p.size, default=None
+    )
+    below = [p for p in probes if p.held and (lost is None or p.size < lost.size)]
+    return Bracket(max(below, key=lambda probe: probe.size, default=None), lost)
+
+
+#: Outcomes that bound nothing unless they come twice at one size.
+_WITHOUT_A_CAUSE = (Outcome.RUN_ENDED, Outcome.SERVER_ERROR)
+
+
 def settled(probes: Sequence[Probe]) -> list[Probe]:
-    """Return an endpoint's probes without those that a run ended in, unless it did so twice at that size.
+    """Return an endpoint's probes without the failures that name no cause, unless there are two at that size.
 
     A server does not die with the run, and whoever stops a run does not say that its context is too
-    long; so the size is tried once more.
+    long; nor does a plain HTTP 500. So the size is tried once more.
     """
-    ended = Counter(probe.tokens for probe in probes if probe.outcome is Outcome.RUN_ENDED)
-    return [probe for probe in probes if probe.outcome is not Outcome.RUN_ENDED or ended[probe.tokens] > 1]
+    unclear = Counter(probe.size for probe in probes if probe.outcome in _WITHOUT_A_CAUSE)
+    return [probe for probe in probes if probe.outcome not in _WITHOUT_A_CAUSE or unclear[probe.size] > 1]

@@ -18,7 +18,9 @@ class Outcome(StrEnum):
     TIMEOUT = "timeout"
     QUALITY_LOST = "quality_lost"
     TRUNCATED = "truncated_silently"
+    SERVER_ERROR = "server_error"
     SERVER_DIED = "server_died"
+    COULD_NOT_LOAD = "could_not_load"
     CHILD_DIED = "child_died"
     RUN_ENDED = "run_ended"
 
@@ -32,23 +34,34 @@ WORDS = {
     Outcome.TIMEOUT: "no answer in time",
     Outcome.QUALITY_LOST: "what stands at the start is no longer answered",
     Outcome.TRUNCATED: "cut silently: the server counted fewer tokens than were sent",
-    Outcome.SERVER_DIED: "the server died",
+    Outcome.SERVER_ERROR: "answered with an error that names no cause, or with nothing",
+    Outcome.SERVER_DIED: "the server, or the engine behind it, died",
+    Outcome.COULD_NOT_LOAD: "the model could not be loaded",
     Outcome.CHILD_DIED: "the child process died",
     Outcome.RUN_ENDED: "the run ended while it was tried",
 }
 
+# As the servers' own sources word it: vLLM, llama.cpp, Ollama, TGI, SGLang, and OpenAI's API.
 _MEMORY = re.compile(
     r"out of memory|outofmemory|can't allocate memory|cannot allocate memory|bad_alloc|memoryerror|"
-    r"failed to allocate|insufficient memory",
+    r"failed to allocate|insufficient memory|requires more system memory|not enough memory",
     re.IGNORECASE,
 )
 _CACHE = re.compile(
     r"kv[ -]?cache|kv slot|memory slot|no (?:free|available) (?:cache )?(?:blocks|slots)|preempt",
     re.IGNORECASE,
 )
+# The front end still answers, and what computed is gone: vLLM's EngineDeadError, Ollama's runner.
+_DEAD = re.compile(
+    r"enginecore encountered an issue|engine ?dead|engine (?:core |process )?(?:is dead|has died|died)|"
+    r"runner (?:has unexpectedly stopped|process (?:has terminated|no longer running))",
+    re.IGNORECASE,
+)
+_SLOW = re.compile(r"(?:took|taking) too long|timed? ?-?out|deadline exceeded", re.IGNORECASE)
 _LENGTH = re.compile(
-    r"context (?:length|size|window)|maximum (?:model|sequence|input)|max_model_len|too (?:long|large|many tokens)|"
-    r"exceeds? .{0,40}(?:context|tokens|length)|n_ctx|input length|prompt length|number of tokens",
+    r"context (?:length|size|window)|context_length_exceeded|maximum (?:model|sequence|input)|max_model_len|"
+    r"(?<!took )(?<!taking )too (?:long|large|many tokens)|exceeds? .{0,40}(?:context|tokens|length)|n_ctx|"
+    r"input length|prompt length|number of tokens|`?max_new_tokens`? must be <=|must have less than \d+ tokens",
     re.IGNORECASE,
 )
 _STATED = (
@@ -57,6 +70,7 @@ _STATED = (
     ),
     re.compile(r"context (?:length|size|window)\D{0,20}(\d[\d,_]{2,})", re.I),
     re.compile(r"(?:n_ctx|max_model_len|max_seq_len|num_ctx)\W{0,5}(\d[\d,_]{2,})", re.I),
+    re.compile(r"max_new_tokens`? must be <= (\d[\d,_]{2,})", re.I),
 )
 
 
@@ -68,7 +82,8 @@ class Seen:
         tokens: How long the prompt was meant to be.
         failure: Why there is no answer; ``None``: there is one.
         counted_tokens: The server's own count of the prompt.
-        count_is_exact: Whether ``tokens`` is what this server would count.
+        least_tokens: The fewest that it counts where it has read all of the prompt; ``None``: its own count
+            cannot be foreseen.
         room_tokens: The context that the server states, less what was to be generated.
         alive: Whether the server still answered afterwards.
         preemptions: How many requests the server preempted meanwhile; ``None``: it does not say.
@@ -77,37 +92,52 @@ class Seen:
     tokens: int
     failure: Failure | None = None
     counted_tokens: int | None = None
-    count_is_exact: bool = True
+    least_tokens: float | None = None
     room_tokens: int | None = None
     alive: bool = True
     preemptions: float | None = None
 
 
 def classify(seen: Seen) -> Outcome | None:
-    """Return what became of a probe; ``None``: a failure that says nothing about its length."""
+    """Return what became of a probe; ``None``: a failure that says nothing about its length.
+
+    What the server says comes before whether it answers: one that is busy with an abandoned prompt is
+    slow to answer its own pages, and has not died.
+    """
     if seen.failure is None:
         return _of_an_answer(seen)
-    kind, message = seen.failure.error_type, seen.failure.message
-    if not seen.alive:
-        return Outcome.SERVER_DIED
+    kind = seen.failure.error_type
+    if kind is ErrorType.EMPTY_OUTPUT:
+        # Nothing was generated. Only the server's count says that the prompt was read at all.
+        return Outcome.SERVER_ERROR if seen.counted_tokens is None else _of_an_answer(seen)
     if kind is ErrorType.TIMEOUT:
         return Outcome.TIMEOUT
     if kind not in (ErrorType.REFUSED_INPUT, ErrorType.ENGINE_ERROR):
         return None
+    if (named := _of_a_message(seen, kind, seen.failure.message)) is not None:
+        return named
+    if not seen.alive:
+        return Outcome.SERVER_DIED
+    return Outcome.SERVER_ERROR if kind is ErrorType.ENGINE_ERROR else None
+
+
+def _of_a_message(seen: Seen, kind: ErrorType, message: str) -> Outcome | None:
+    """Return what a server says that happened; ``None``: it names no cause."""
     if _MEMORY.search(message):
         return Outcome.OUT_OF_MEMORY
+    if _DEAD.search(message):
+        return Outcome.SERVER_DIED
     too_long = seen.room_tokens is not None and seen.tokens > seen.room_tokens
     if _LENGTH.search(message) or (kind is ErrorType.REFUSED_INPUT and too_long):
         return Outcome.REFUSED
-    return Outcome.CACHE_EXHAUSTED if _CACHE.search(message) else None
+    if _CACHE.search(message):
+        return Outcome.CACHE_EXHAUSTED
+    return Outcome.TIMEOUT if kind is ErrorType.ENGINE_ERROR and _SLOW.search(message) else None
 
 
 def _of_an_answer(seen: Seen) -> Outcome:
-    if seen.counted_tokens is not None:
-        # An estimate may be off by some percent; a server that drops messages drops far more.
-        least = seen.tokens if seen.count_is_exact else 0.9 * seen.tokens
-        if seen.counted_tokens < least:
-            return Outcome.TRUNCATED
+    if None not in (seen.counted_tokens, seen.least_tokens) and seen.counted_tokens < seen.least_tokens:  # type: ignore[operator]
+        return Outcome.TRUNCATED
     return Outcome.CACHE_EXHAUSTED if seen.preemptions else Outcome.HELD
 
 

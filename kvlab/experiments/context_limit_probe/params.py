@@ -21,6 +21,8 @@ class ContextLimitProbeParams(Params):
             success or one cache block, whichever is more. A maximum that the server states is tried
             exactly in any case.
         cut_steps: Bisection steps at most, on the endpoint and in each child.
+        ceiling_tokens: Where nothing fails, the context is doubled up to this, and no further.
+        longest_wait_s: Nor is a context tried whose first token would probably take longer than this.
         needles: Facts at the start of the context that are asked for at every point; 0: none.
         needle_min_share: Quality holds where at least this share of the answers is right.
         quality_steps: Bisection steps between the last point where quality held and the first where not.
@@ -51,11 +53,13 @@ class ContextLimitProbeParams(Params):
     decode_tokens: int = Field(default=16, ge=2, le=4096)
     resolution_tokens: int | None = Field(default=None, ge=1, le=100_000)
     cut_steps: int = Field(default=16, ge=1, le=30)
+    ceiling_tokens: int = Field(default=262_144, ge=64, le=100_000_000)
+    longest_wait_s: float = Field(default=600, gt=0, le=86_400)
     needles: int = Field(default=3, ge=0, le=8)
     needle_min_share: float = Field(default=0.5, gt=0, le=1)
     quality_steps: int = Field(default=4, ge=0, le=12)
     dtypes: list[Dtype] = Field(default=["float32", "bfloat16"], max_length=3)
-    in_process_model: str | None = None
+    in_process_model: str | None = Field(default=None, min_length=1)
     headroom_mib: int = Field(default=512, ge=16, le=1_000_000)
     chunk_tokens: int = Field(default=128, ge=8, le=65_536)
     fit_from_tokens: int = Field(default=256, ge=0, le=1_000_000)

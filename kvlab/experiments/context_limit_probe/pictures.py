@@ -6,7 +6,7 @@ from kvlab import figures
 from kvlab.experiments.context_limit_probe import analysis
 from kvlab.experiments.context_limit_probe.analysis import Findings
 from kvlab.experiments.context_limit_probe.constants import value
-from kvlab.experiments.context_limit_probe.growth import longest_child
+from kvlab.experiments.context_limit_probe.growth import held_bytes, longest_child
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY
 from kvlab.experiments.context_limit_probe.replay import TRIM, interval_of
 from kvlab.vram.pictures import memory_over_time
@@ -78,18 +78,20 @@ def _per_token(found: Findings) -> "Figure":
             continue
         drawn, colour = True, _COLOURS[dtype]
         x = [probe.tokens for probe in held]
-        y = [(probe.detail["rss_bytes"] - line.intercept) / MIB for probe in held]
+        y = [(held_bytes(probe) - line.intercept) / MIB for probe in held]
         axes.plot(
             x, y, "o", color=colour, markersize=4, label=f"{dtype}: {line.slope:,.0f} bytes a token, measured"
         )
-        theory = found.detail(dtype, "theory_bytes_per_token")
+        theory = found.theory_bytes(dtype)
         if theory:
             label = f"{dtype}: {theory:,} in theory"
-            axes.plot([0, x[-1]], [0, theory * x[-1] / MIB], "--", color=colour, linewidth=1, label=label)
+            lengths = [0, *x]
+            wanted = [theory * (n if line.layout is None else line.layout.steps(n)) / MIB for n in lengths]
+            axes.plot(lengths, wanted, "--", color=colour, linewidth=1, label=label)
         if limits.failed is not None:
             axes.plot(
                 limits.failed.tokens,
-                line.slope * limits.failed.tokens / MIB,
+                (line.bytes_at(limits.failed.tokens) - line.intercept) / MIB,
                 "x",
                 color=colour,
                 markersize=10,

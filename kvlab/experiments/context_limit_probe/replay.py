@@ -14,6 +14,7 @@ from kvlab.experiments.context_limit_probe.bench import bench_of
 from kvlab.experiments.context_limit_probe.constants import Constant, value
 from kvlab.prompts import manual
 from kvlab.records import Recorded, Trial
+from kvlab.taxonomy import RETRYABLE
 
 if TYPE_CHECKING:
     from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
@@ -25,10 +26,14 @@ TURN, TRIM = "turn", "trim"
 def replay(
     lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int, constants: list[Constant]
 ) -> list[Recorded]:
-    """Replay one conversation at one interval; stops at the first failure."""
+    """Replay one conversation at one interval; stops at the first failure, which is then its result.
+
+    A failure that another attempt may mend is a result once there is no attempt left.
+    """
     if not constants:
         return []
     bench, params = bench_of(lab), lab.params
+    bench.tries[trial.trial_id] += 1
     interval = interval_of(constants, float(trial.planned["factor"]))
     keep, threshold = value(constants, "KEEP_MESSAGES"), value(constants, "CONTEXT_TRIM_THRESHOLD")
     mark = manual.marker(lab.run.isolation_id, lab.tag(trial, attempt))
@@ -43,7 +48,9 @@ def replay(
             prompt = bench.prompt([head, *messages, ask])
         arm = f"{TRIM if trimmed else TURN}-{turn + 1:05d}"
         rows.append(bench.ask(trial, attempt, arm, prompt, params.replay_tokens, bench.length(prompt)))
-        if not rows[-1].was_read:
+        if (failure := rows[-1].measurement.failure) is not None and not rows[-1].was_read:
+            if failure.error_type not in RETRYABLE or bench.tries[trial.trial_id] >= params.max_attempts:
+                bench.results.add(rows[-1].request_id)
             return rows
         messages, since = [*messages, ask, reply], since + 1
         if (turn + 1) % 25 == 0:

@@ -22,10 +22,7 @@ def take(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> lis
     if kind not in (Kind.CHILD, Kind.CHILD_CUT):
         bench.wait_for_server()
     with bench.watched(trial, attempt):
-        rows = _STEPS[kind](lab, trial, attempt)
-    if trial.ordinal == lab.trials[-1].ordinal:
-        bench.monitor.stop()
-    return rows
+        return _STEPS[kind](lab, trial, attempt)
 
 
 def _replay(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from kvlab.experiments.context_limit_probe import analysis
 from kvlab.experiments.context_limit_probe.analysis import Findings
+from kvlab.experiments.context_limit_probe.explained import ratio_in_words
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, Probe
 from kvlab.experiments.context_limit_probe.outcomes import WORDS
 from kvlab.summary import Table
@@ -24,7 +25,7 @@ def tables(
         recommended(found),
         probes(found),
         quality(found),
-        bytes_per_token(found),
+        bytes_per_token(found, params),
         cards(found, params),
         trims(replays),
         latency(frame),
@@ -73,11 +74,11 @@ def quality(found: Findings) -> Table:
     )
 
 
-def bytes_per_token(found: Findings) -> Table:
+def bytes_per_token(found: Findings, params: "ContextLimitProbeParams") -> Table:
     """Return the fitted lines beside the theory."""
     rows: list[list[Any]] = []
     for dtype, (limits, line) in found.children.items():
-        theory = found.detail(dtype, "theory_bytes_per_token")
+        theory = found.theory_bytes(dtype)
         failed = None if limits.failed is None else f"{_words(limits.failed)} at {limits.failed.tokens:,}"
         if line is None:
             rows.append([dtype, None, None, None, theory, None, None, None, limits.low or None, failed])
@@ -87,7 +88,9 @@ def bytes_per_token(found: Findings) -> Table:
             [dtype, round(line.slope), round(line.low), round(line.high), theory, ratio, round(line.r_squared, 5),
              line.points, limits.low, failed]
         )  # fmt: skip
-    layout = next((text for dtype in found.children if (text := found.detail(dtype, "layout"))), "unknown")
+    words = [
+        text for dtype in found.children if (text := ratio_in_words(found, dtype, params.fit_from_tokens))
+    ]
     return Table(
         name="bytes_per_token",
         title="Memory a token, measured in a child process",
@@ -105,9 +108,8 @@ def bytes_per_token(found: Findings) -> Table:
         ],
         rows=rows,
         note=(
-            "Resident memory after each chunk, once activations are freed; theory: 2 · layers · kv_heads · head_dim · "
-            f"bytes, over the layers that grow (config.json: {layout}). A ratio above 1 is what is taken beside keys and "
-            "values (padding, pages, blocks); below 1, memory that was there already and is used again."
+            f"{found.held_in_words} after each chunk, once activations are freed; theory: 2 · layers · kv_heads · "
+            "head_dim · bytes, over the layers that grow. " + " ".join(words)
         ),
     )
 
@@ -127,7 +129,8 @@ def cards(found: Findings, params: "ContextLimitProbeParams") -> Table:
         note=(
             "Free memory over bytes a token: an upper bound, from a line that was measured up to "
             f"{max((line.last_tokens for line in lines.values()), default=0):,} tokens only. It is the sum over all "
-            "contexts that are held at once, and says nothing of the model's own limit."
+            "contexts that are held at once, and says nothing of the model's own limit. A dash: all windows are full, "
+            "and nothing grows."
         ),
     )
 
@@ -141,20 +144,20 @@ def trims(replays: pd.DataFrame) -> Table:
             [row["interval"], row["turns"], row["failed"], row["trims"], row["largest_tokens"],
              _round(row["turn_ttft_ms"]), _round(ttft.estimate), _round(ttft.low), _round(ttft.high),
              _round(row["trim_cached_tokens"]), _round(row["trim_computed_tokens"]), row["states"],
-             _round(row["mean_ttft_ms"])]
+             *(_round(getattr(row["mean_ttft_ms"], name)) for name in ("estimate", "low", "high"))]
         )  # fmt: skip
     return Table(
         name="trims",
         title="The trimming check: what each interval costs",
         columns=[
             "interval", "turns", "failed", "trims", "largest prompt", "turn TTFT ms", "trim TTFT ms", "low", "high",
-            "cached at a trim", "computed at a trim", "cache states of trims", "mean TTFT ms",
+            "cached at a trim", "computed at a trim", "cache states of trims", "mean TTFT ms", "mean low", "mean high",
         ],
         rows=rows,
         note=(
             "interval: exchanges from trim to trim, all with the same KEEP_MESSAGES. A trim moves what it keeps, so the "
             "cache knows only the system message before it. Mean TTFT: over whole cycles, each a trim and the turns up "
-            "to the next. That is what an interval costs."
+            "to the next, with a bootstrap interval over cycles where there are five or more. That is what an interval costs."
         ),
     )  # fmt: skip
 
@@ -198,6 +201,8 @@ def memory(frame: pd.DataFrame) -> Table:
         if row["mean_ms"] == row["mean_ms"] and row["mean_ms"] is not None
     ]
     note = f"Looking cost: {'; '.join(cost)}." if cost else "Memory was not looked at."
+    unseen = found.why_not()
+    note += f" Not seen: {unseen}." if unseen != "nothing was sampled" else ""
     return Table(name="memory", title="Memory by trial", columns=columns, rows=rows, note=note)
 
 

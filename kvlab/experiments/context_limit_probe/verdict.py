@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kvlab.endpoint import Identity
-from kvlab.experiments.context_limit_probe import analysis, checks
+from kvlab.experiments.context_limit_probe import analysis, checks, replayed, up_front
+from kvlab.experiments.context_limit_probe.aim import next_aim
 from kvlab.experiments.context_limit_probe.analysis import Findings
+from kvlab.experiments.context_limit_probe.explained import ratio_in_words
 from kvlab.experiments.context_limit_probe.growth import Line
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT
 from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
@@ -25,7 +27,7 @@ FIGURES = [
     Figure(
         name="memory_per_token",
         title="Memory against context, in the child process",
-        caption="Resident memory above the loaded model; dashed: the theory, from config.json; cross: where the cap ended it.",
+        caption="What the child holds above the loaded model; dashed: the theory, from config.json; cross: where the cap ended it.",
     ),
     Figure(
         name="latency",
@@ -50,9 +52,9 @@ def summarize(
 ) -> Summary:
     """Judge a run."""
     found = analysis.findings(analysis.read_probes(frame), params)
-    table = analysis.replays(frame, found, params)
+    table = replayed.replays(frame, found, params)
     criteria = checks.checks(found, table, params, identity)
-    verdict, reasons = checks.verdict(criteria)
+    verdict, reasons = checks.verdict(criteria, with_children=found.children_tried)
     return Summary(
         experiment="context_limit_probe",
         profile=profile,
@@ -63,7 +65,7 @@ def summarize(
         results=_results(frame, found, table, params),
         tables=tables(frame, found, table, params),
         figures=FIGURES,
-        limitations=_limitations(found, table, params, identity),
+        limitations=_limitations(found, table, params, identity, analysis.read_memory(frame)),
     )
 
 
@@ -72,15 +74,16 @@ def _headline(found: Findings, table: pd.DataFrame) -> str:
         return "no context was accepted"
     parts = [f"{found.endpoint.low:,} tokens are accepted"]
     if (failed := found.endpoint.failed) is not None:
-        parts[0] += f", {failed.tokens:,} not ({WORDS[failed.outcome or Outcome.RUN_ENDED]})"
+        about = "about " if "characters" in failed.detail else ""
+        parts[0] += f", {about}{failed.tokens:,} not ({WORDS[failed.outcome or Outcome.RUN_ENDED]})"
     if found.quality.failed is not None and found.quality.held is not None:
         parts.append(f"what stands at the start is answered up to {found.quality.low:,}")
     for dtype, (_, line) in found.children.items():
         if line is not None:
             parts.append(f"{line.slope:,.0f} bytes a token in {dtype}")
     parts += [f"{item.name}={item.value}" for item in found.constants]
-    if (best := analysis.best_interval(table)) is not None:
-        parts.append(f"of the intervals, {best['interval']} costs least")
+    if (cost := replayed.cost_in_words(table)) is not None:
+        parts.append(cost)
     return "; ".join(parts)
 
 
@@ -88,7 +91,7 @@ def _results(
     frame: pd.DataFrame, found: Findings, table: pd.DataFrame, params: "ContextLimitProbeParams"
 ) -> dict[str, Any]:
     failed = found.endpoint.failed
-    best = analysis.best_interval(table)
+    best = replayed.best_interval(table)
     return {
         "largest_accepted_tokens": found.endpoint.held.tokens if found.endpoint.held else None,
         "smallest_failed_tokens": failed.tokens if failed else None,
@@ -103,7 +106,7 @@ def _results(
         "tokens_per_exchange": None
         if found.growth_per_exchange is None
         else round(found.growth_per_exchange, 1),
-        "bytes_per_token": {dtype: _line(found, dtype) for dtype in found.children},
+        "bytes_per_token": {dtype: _line(found, dtype, params) for dtype in found.children},
         "constants": {item.name: item.value for item in found.constants},
         "rules": {item.name: item.rule for item in found.constants},
         "replay_turns": int(table["turns"].sum()) if len(table) else 0,
@@ -123,15 +126,16 @@ def _message(found: Findings) -> str | None:
     return str(refused[0]["message"]) if refused else None
 
 
-def _line(found: Findings, dtype: str) -> dict[str, Any] | None:
+def _line(found: Findings, dtype: str, params: "ContextLimitProbeParams") -> dict[str, Any]:
     limits, line = found.children[dtype]
-    theory = found.detail(dtype, "theory_bytes_per_token")
+    theory = found.theory_bytes(dtype)
     shared = {
         "largest_held_tokens": limits.low or None,
         "smallest_failed_tokens": limits.failed.tokens if limits.failed else None,
         "failed_because": str(limits.failed.outcome) if limits.failed else None,
         "theory": theory,
         "layout": found.detail(dtype, "layout"),
+        "explained": ratio_in_words(found, dtype, params.fit_from_tokens),
     }
     return {**shared, **(_figures(line, theory) if line else {"reason": "too few points to fit"})}
 
@@ -150,19 +154,25 @@ def _figures(line: Line, theory: int | None) -> dict[str, Any]:
 
 
 def _limitations(
-    found: Findings, table: pd.DataFrame, params: "ContextLimitProbeParams", identity: Identity | None
+    found: Findings,
+    table: pd.DataFrame,
+    params: "ContextLimitProbeParams",
+    identity: Identity | None,
+    memory: analysis.Memory | None,
 ) -> list[str]:
-    lines = []
-    if (found.detail(ENDPOINT, "capacity") or {}).get("blocks"):
+    lines = up_front.lines(found, memory)
+    aim = next_aim([probe for probe in found.probes if probe.target == ENDPOINT], params, identity)
+    if aim.left_out_tokens is not None:
+        lines.append(f"No limit was found: {aim.left_out_tokens:,} tokens were not tried, because {aim.why}.")
+    if len(table) and replayed.best_interval(table) is None and not table["failed"].any():
+        cycles = min(int(mean.n) for mean in table["mean_ttft_ms"])
         lines.append(
-            "The server allocated its KV cache when it started, so its memory does not grow with the context, and no "
-            "line is fitted to it: bytes a token come from a process in which they do grow."
+            "Which interval costs least is not said: their mean TTFTs are not apart, or too few whole cycles were replayed "
+            f"for an interval (the fewest: {cycles}). A longer replay (replay_exchanges) has more."
         )
-    if len(table) and analysis.best_interval(table) is None and not table["failed"].any():
-        lines.append(
-            "The replay is too short for two trims at every interval: which one is cheapest is not said."
-        )
-    if found.children and not any(line for _, line in found.children.values()):
+    unloaded = [each for each in found.probes if each.outcome is Outcome.COULD_NOT_LOAD]
+    lines += [f"No child process in {each.target}: {each.detail.get('message')}." for each in unloaded]
+    if found.children and not found.children_tried:
         lines.append(
             "No bytes a token: no child process loaded the model. It needs Linux, and weights: where the endpoint's are "
             "elsewhere, in_process_model names them."

@@ -81,6 +81,8 @@ def check_files(folder, constants):
     assert content["test_sizes"] == SMALL["exchanges"]
     assert [test["success"] for test in content["tests"]].count(False) >= 1
     assert content["vram_growth"]["kv_cache_bytes_per_token"] is None, "no child was asked for"
+    assert content["maximum_tested_context"]["vram_gb"] is None
+    assert all(set(test["memory_gb"]) >= {"server_rss"} for test in content["tests"]), "what the samplers saw"
 
 
 @pytest.mark.parametrize("silent", [1, 1000])
@@ -127,7 +129,7 @@ def test_without_token_ids_the_limit_is_near_and_without_a_limit_there_is_no_ans
         )
     with FakeServer(max_model_len=100_000, base_ms=1, itl_ms=0.1) as found:
         point_at(found)
-        _, _, summary = run(replay_exchanges=0)
+        _, _, summary = run(replay_exchanges=0, ceiling_tokens=8000)
         assert summary.verdict == "INVALID"
         assert summary.results["limit_reason"] is None
 

@@ -1,18 +1,25 @@
 """A real child process with a tiny model: it grows, it dies, and the run does not."""
 
+import io
 import json
+import os
 import threading
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import ledger
-from kvlab.experiments.context_limit_probe.growth import fit_child
+from kvlab.experiments.context_limit_probe.child import Model
+from kvlab.experiments.context_limit_probe.child_process import Child
+from kvlab.experiments.context_limit_probe.growth import fit_child, held_bytes
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.lab import open_lab
 from kvlab.kv_memory import kv_layout
 from tests.command import read, until
 from tests.experiments.context_limit_probe.test_endpoint import SMALL
+from tests.experiments.context_limit_probe.test_ledger import probe as make
 from tests.fakes.process import FakeServer
 
 torch = pytest.importorskip("torch", reason="no engine is installed")
@@ -73,7 +80,82 @@ def test_the_child_dies_of_its_cap_and_the_run_does_not(probe, tiny):
     assert fit_child(probes, "float32", 256, 0.95).r_squared > 0.99
 
 
-def test_a_run_that_ends_with_its_child_resumes_below_what_it_was_trying(probe):
+class PaperChild:
+    """A child without a model: it holds 16 KiB a token, up to its cap, or does not load."""
+
+    message = ""
+
+    def __init__(self, job):
+        self.pid, self.cap = os.getpid(), job["headroom_bytes"]
+
+    def wait_until_ready(self):
+        if self.message:
+            raise KvlabError(self.message)
+        return {"event": "ready", "rss_bytes": 10**8, "device": "cpu", "config": CONFIG}
+
+    def grow(self, tokens):
+        grown = 16_384 * tokens
+        if grown > self.cap:
+            return {"event": "out_of_memory", "message": "refused", "held_tokens": tokens - 64}
+        return {"event": "held", "tokens": tokens, "rss_bytes": 10**8 + grown, "cache_bytes": grown}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def paper(monkeypatch):
+    """Children that need no time: what is tested is what the run does with them."""
+
+    class Paper(PaperChild):
+        pass
+
+    monkeypatch.setattr("kvlab.experiments.context_limit_probe.in_process.Child", Paper)
+    return Paper
+
+
+def test_a_child_that_cannot_load_is_a_failed_trial_and_the_run_goes_on(probe, paper):
+    paper.message = "the child process could not load the model: OSError: no/such is not a local folder"
+    lab = open_lab("context_limit_probe", {**probe, "in_process_model": "no/such", "replay_exchanges": 5})
+    for trial in lab.pending():
+        lab.measure(trial)
+    states = {name: state for name, (state, _) in lab.run.database.trial_state().items()}
+    summary = lab.finish()
+    assert states["child-float32"] == "failed"
+    assert {states[name] for name in states if name.startswith("replay")} == {"done"}
+    assert summary.verdict == "INVALID"
+    assert any("no/such is not a local folder" in line for line in summary.limitations)
+
+
+def test_on_a_card_it_is_the_allocator_that_is_read_and_capped():
+    model, capped = Model.__new__(Model), []
+    cuda = SimpleNamespace(
+        synchronize=lambda: None,
+        empty_cache=lambda: None,
+        memory_allocated=lambda: 500,
+        memory_reserved=lambda: 600,
+        mem_get_info=lambda: (9_000, 10_000),
+        set_per_process_memory_fraction=capped.append,
+    )
+    model.device, model.torch = "cuda", SimpleNamespace(cuda=cuda)
+    found = model.memory()
+    assert (found["held_bytes"], found["reserved_bytes"]) == (500, 600)
+    model.cap(400)
+    assert capped == [0.1]
+    assert held_bytes(make(100, **found)) == 500, "not its resident memory"
+
+
+def test_of_a_traceback_and_its_advice_the_line_that_names_the_error_is_told():
+    child = Child.__new__(Child)
+    child._errors = io.StringIO(
+        "Traceback:\n  File x\nOSError: no/such is no model\nIf it is private, log in.\n"
+    )
+    assert child._last_words() == "OSError: no/such is no model"
+    child._errors = io.StringIO("\nKilled\n")
+    assert child._last_words() == "Killed"
+
+
+def test_a_run_that_ends_with_its_child_resumes_below_what_it_was_trying(probe, paper):
     """As when the kernel's out-of-memory killer takes everything: the size is on record, without an outcome."""
     probe = {**probe, "cut_steps": 1, "resolution_tokens": 32}
     lab = open_lab("context_limit_probe", probe)

@@ -1,9 +1,11 @@
 import pytest
 
-from kvlab.experiments.context_limit_probe.endpoint_probe import next_length
+from kvlab.endpoint import Identity
+from kvlab.experiments.context_limit_probe.aim import next_aim
 from kvlab.experiments.context_limit_probe.in_process import forbidden
-from kvlab.experiments.context_limit_probe.ledger import Bracket, Ledger, Probe, bracket, settled
+from kvlab.experiments.context_limit_probe.ledger import Bracket, Ledger, Probe, bracket, first_loss, settled
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
+from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.store.database import Database
 from tests.store.test_database import fill
 
@@ -63,8 +65,10 @@ def test_a_run_that_ended_during_a_probe_is_no_limit_of_a_server_but_twice_is():
 
 def search(limit, high, stated, tolerance):
     """Bisect on a server that holds `limit` tokens. Returns the lengths that were tried."""
+    params = ContextLimitProbeParams(resolution_tokens=tolerance)
+    identity = Identity(url="u", model="m", max_model_len=stated)
     probes, tried = [probe(0), probe(high, Outcome.REFUSED)], []
-    while (tokens := next_length(bracket(probes), stated, tolerance)[0]) is not None:
+    while (tokens := next_aim(probes, params, identity).size) is not None:
         assert tokens not in tried
         tried.append(tokens)
         probes.append(probe(tokens, Outcome.HELD if tokens <= limit else Outcome.REFUSED))
@@ -93,8 +97,12 @@ def test_without_one_it_is_halved_down_to_the_tolerance():
     assert len(tried) <= 8
 
 
-def test_where_nothing_failed_there_is_nothing_to_bisect():
-    assert next_length(bracket([probe(100)]), None, 1)[0] is None
+def test_quality_ends_at_its_first_loss_however_lucky_a_later_answer_is():
+    lost, lucky = Outcome.QUALITY_LOST, Outcome.HELD
+    assert first_loss([probe(300, lost), probe(611, lost), probe(1133, lucky)]).held is None
+    found = first_loss([probe(200), probe(300, lost), probe(611), probe(1133, lost)])
+    assert (found.low, found.failed.tokens) == (200, 300)
+    assert first_loss([probe(200), probe(100)]) == Bracket(probe(200), None)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.OUT_OF_MEMORY, Outcome.CHILD_DIED, Outcome.TIMEOUT])
@@ -109,3 +117,10 @@ def test_what_the_run_ended_in_is_not_tried_again_unless_memory_was_far_away():
     assert forbidden([*held, probe(30, Outcome.RUN_ENDED)], 35 * MIB) == 30
     assert forbidden([*held, probe(30, Outcome.RUN_ENDED)], 100 * MIB) is None
     assert forbidden([probe(10, Outcome.RUN_ENDED)], 35 * MIB) is None, "it had hardly begun"
+
+
+def test_what_the_run_ended_in_twice_is_not_tried_a_third_time():
+    """As where a container's limit, which nobody sees, is below the cap."""
+    held = [probe(10, grown_bytes=10 * MIB), probe(20, grown_bytes=20 * MIB)]
+    twice = [*held, probe(30, Outcome.RUN_ENDED), *held, probe(30, Outcome.RUN_ENDED, session=2)]
+    assert forbidden(twice, 1000 * MIB) == 30

@@ -13,6 +13,15 @@ OPENAI = (
 )
 TORCH = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.70 GiB"
 CPU = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 147968 bytes"
+OLLAMA_STOPPED = (
+    "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
+    "check ollama server logs for details"
+)
+OLLAMA_MEMORY = "model requires more system memory (5.6 GiB) than is available (3.1 GiB)"
+OLLAMA_KILLED = "llama runner process has terminated: signal: killed"
+ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+TGI = "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4100 `inputs` tokens and 20 `max_new_tokens`"
+TGI_INPUTS = "Input validation error: `inputs` must have less than 4095 tokens. Given: 5000"
 SLOT = "failed to find a memory slot for batch of size 512"
 
 
@@ -26,9 +35,13 @@ def failure(message, kind=ErrorType.REFUSED_INPUT):
         (Seen(100, counted_tokens=100), Outcome.HELD),
         (Seen(100, counted_tokens=None), Outcome.HELD),
         (Seen(100, counted_tokens=100, preemptions=1), Outcome.CACHE_EXHAUSTED),
-        (Seen(5000, counted_tokens=4096), Outcome.TRUNCATED),
-        (Seen(5000, counted_tokens=4800, count_is_exact=False), Outcome.HELD),
-        (Seen(5000, counted_tokens=4096, count_is_exact=False), Outcome.TRUNCATED),
+        (Seen(5000, counted_tokens=4096, least_tokens=5000), Outcome.TRUNCATED),
+        (Seen(5000, counted_tokens=4800, least_tokens=4700.5), Outcome.HELD),
+        (
+            Seen(100, failure("no token", ErrorType.EMPTY_OUTPUT), counted_tokens=100, least_tokens=100),
+            Outcome.HELD,
+        ),
+        (Seen(100, failure("no token", ErrorType.EMPTY_OUTPUT)), Outcome.SERVER_ERROR),
         (Seen(8193, failure(VLLM)), Outcome.REFUSED),
         (Seen(8192, failure(VLLM_NO_ROOM), room_tokens=8191), Outcome.REFUSED),
         (Seen(5000, failure(LLAMA)), Outcome.REFUSED),
@@ -38,6 +51,17 @@ def failure(message, kind=ErrorType.REFUSED_INPUT):
         (Seen(9000, failure(SLOT, ErrorType.ENGINE_ERROR)), Outcome.CACHE_EXHAUSTED),
         (Seen(9000, failure("no answer in 3 s", ErrorType.TIMEOUT)), Outcome.TIMEOUT),
         (Seen(9000, failure("connection reset", ErrorType.ENGINE_ERROR), alive=False), Outcome.SERVER_DIED),
+        (Seen(9000, failure(OLLAMA_STOPPED, ErrorType.ENGINE_ERROR)), Outcome.SERVER_DIED),
+        (Seen(9000, failure(OLLAMA_MEMORY, ErrorType.ENGINE_ERROR)), Outcome.OUT_OF_MEMORY),
+        (Seen(9000, failure(OLLAMA_KILLED, ErrorType.ENGINE_ERROR)), Outcome.SERVER_DIED),
+        (Seen(9000, failure(ENGINE_DEAD, ErrorType.ENGINE_ERROR)), Outcome.SERVER_DIED),
+        (Seen(9000, failure("Internal Server Error", ErrorType.ENGINE_ERROR)), Outcome.SERVER_ERROR),
+        (Seen(9000, failure("Bad Gateway", ErrorType.ENGINE_ERROR)), Outcome.SERVER_ERROR),
+        (Seen(9000, failure("the request took too long", ErrorType.ENGINE_ERROR)), Outcome.TIMEOUT),
+        (Seen(4100, failure(TGI)), Outcome.REFUSED),
+        (Seen(5000, failure(TGI_INPUTS)), Outcome.REFUSED),
+        (Seen(8193, failure(VLLM), alive=False), Outcome.REFUSED),
+        (Seen(9000, failure("no answer in 3 s", ErrorType.TIMEOUT), alive=False), Outcome.TIMEOUT),
     ],
 )
 def test_each_failure_has_its_name(seen, outcome):
@@ -47,7 +71,6 @@ def test_each_failure_has_its_name(seen, outcome):
 @pytest.mark.parametrize(
     "seen",
     [
-        Seen(100, failure("connection reset", ErrorType.ENGINE_ERROR)),
         Seen(100, failure("slow down", ErrorType.RATE_LIMITED)),
         Seen(100, failure("unknown field: stream_options"), room_tokens=8191),
         Seen(100, failure(VLLM_NO_ROOM), room_tokens=8191),
@@ -64,6 +87,7 @@ def test_a_failure_that_says_nothing_of_the_length_is_no_limit(seen):
         (LLAMA, 4096),
         (OPENAI, 128_000),
         ("prompt is too long: n_ctx = 2048", 2048),
+        (TGI, 4096),
         (VLLM_NO_ROOM, None),
         (TORCH, None),
     ],

@@ -21,6 +21,7 @@ PROBE = get("context_limit_probe")
         ({"cold_tokens": [64]}, "from 128 tokens"),
         ({"cards_free_gib": [0.0]}, "above 0 GiB"),
         ({"in_process_tokens": 300}, "fewer than four chunks"),
+        ({"in_process_model": ""}, "in_process_model: ''"),
         ({"trim_target_fraction": 1.0}, "trim_target_fraction: 1.0"),
     ],
 )

@@ -8,12 +8,15 @@ import pytest
 
 from kvlab.endpoint import Identity
 from kvlab.experiments import get
-from kvlab.experiments.context_limit_probe import analysis
+from kvlab.experiments.context_limit_probe import analysis, replayed, up_front
 from kvlab.experiments.context_limit_probe.cache_usage import CacheUsage, capacity
+from kvlab.experiments.context_limit_probe.in_process import theory
 from kvlab.experiments.context_limit_probe.ledger import Ledger
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+from kvlab.kv_memory import kv_layout
 from kvlab.serving.metrics import Scrape
+from kvlab.stats import Interval
 from kvlab.store import frames
 from kvlab.store.database import Database
 from tests.store.test_database import fill
@@ -57,9 +60,18 @@ class Story:
             self.add("float32", tokens, Outcome.HELD, rss_bytes=rss, theory_bytes_per_token=theory)
         self.add("float32", 1600, Outcome.OUT_OF_MEMORY)
 
-    def judge(self, identity=IDENTITY):
+    def child_of(self, config, dtype="float32", sizes=range(64, 3200, 64), ratio=1.01, own=1.0):
+        """A child whose model has this config: it holds `ratio` times the theory, its tensors `own` times."""
+        facts = theory(config, dtype)
+        layout = kv_layout(config)
+        for tokens in sizes:
+            cache = layout.cache_bytes(tokens, dtype)
+            held = {"rss_bytes": round(5e8 + ratio * cache), "cache_bytes": round(own * cache)}
+            self.add(dtype, tokens, Outcome.HELD, **facts, **held)
+
+    def judge(self, identity=IDENTITY, params=PARAMS):
         frame = frames.requests(self.database.sql)
-        return PROBE.summarize(frame, PARAMS, "test", identity)
+        return PROBE.summarize(frame, params, "test", identity)
 
 
 @pytest.fixture
@@ -119,6 +131,133 @@ def test_bytes_a_token_far_from_theory_fail(story):
     assert holds(story.judge())["bytes_per_token_as_theory"] is False
 
 
+TWO = ContextLimitProbeParams(dtypes=["float32", "bfloat16"], replay_exchanges=0)
+
+
+def test_children_that_died_before_a_line_make_no_pass(story):
+    story.endpoint()
+    for dtype in ("float32", "bfloat16"):
+        story.add(dtype, 32, Outcome.CHILD_DIED)
+    summary = story.judge(params=TWO)
+    assert summary.verdict == "INVALID"
+    assert holds(summary)["growth_predictable"] is None
+
+
+@pytest.mark.parametrize(("per_token", "verdict"), [(46_080.0, "INVALID"), (60_000.0, "FAIL")])
+def test_one_line_of_two_is_not_enough_to_pass_but_to_fail(story, per_token, verdict):
+    story.endpoint()
+    story.child(per_token=per_token)
+    story.add("bfloat16", 32, Outcome.CHILD_DIED)
+    assert story.judge(params=TWO).verdict == verdict
+
+
+def test_a_child_that_could_not_load_is_said_and_makes_no_pass(story):
+    story.endpoint()
+    story.add("float32", 0, Outcome.COULD_NOT_LOAD, message="OSError: no such model")
+    summary = story.judge()
+    assert summary.verdict == "INVALID"
+    assert any("no such model" in line for line in summary.limitations)
+
+
+GEMMA_3_12B = {
+    "model_type": "gemma3_text", "hidden_size": 3840, "num_attention_heads": 16, "num_hidden_layers": 48,
+    "num_key_value_heads": 8, "head_dim": 256, "sliding_window": 1024,
+}  # fmt: skip
+
+
+def test_a_model_with_windows_grows_as_its_layers_do(story):
+    story.endpoint()
+    story.child_of(GEMMA_3_12B)
+    summary = story.judge()
+    assert summary.verdict == "PASS", summary.checks
+    found = summary.results["bytes_per_token"]["float32"]
+    assert (found["theory"], found["ratio_to_theory"]) == (2 * 8 * 8 * 256 * 4, 1.01)
+    note = next(table for table in summary.tables if table.name == "bytes_per_token").note
+    assert "40 with a window of 1024 tokens" in note
+    assert "6.0 times the slope until the windows are full (1,024 tokens)" in note
+    assert "no padding and no blocks; 1.0% is taken beside them" in note
+    cards = next(table for table in summary.tables if table.name == "cards").rows
+    free = kv_layout(GEMMA_3_12B).cache_bytes(cards[0][1], "float32") * 1.01
+    assert free == pytest.approx(4 * 2**30, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "own", "said"),
+    [
+        (1.2, 1.2, "tensors take +20.0% beside the theory: padding, blocks"),
+        (0.95, 1.0, "5.0% less: memory that was there already"),
+        (1.0, 1.0, "nothing is taken beside them"),
+    ],
+)
+def test_why_a_ratio_is_what_it_is_is_said_by_what_was_seen(story, ratio, own, said):
+    story.endpoint()
+    story.child_of({**GEMMA_3_12B, "model_type": "llama", "sliding_window": None}, ratio=ratio, own=own)
+    assert said in next(table for table in story.judge().tables if table.name == "bytes_per_token").note
+
+
+def test_an_unknown_layout_is_no_number(story):
+    story.endpoint()
+    facts = theory({**GEMMA_3_12B, "layer_types": ["novel"] * 48}, "float32")
+    for tokens in range(64, 1600, 64):
+        story.add("float32", tokens, Outcome.HELD, rss_bytes=10**9 + 46_080 * tokens, **facts)
+    summary = story.judge()
+    assert summary.verdict == "INVALID"
+    assert "unknown layout" in next(c for c in summary.checks if c.name == "bytes_per_token_as_theory").seen
+    assert summary.results["bytes_per_token"]["float32"]["ratio_to_theory"] is None
+
+
+def test_the_file_says_where_its_memory_is_from(story):
+    story.endpoint()
+    story.child()
+    frame = frames.requests(story.database.sql)
+    content = json.loads(
+        PROBE.exports(frame, PARAMS, {"created_utc": "now"}, IDENTITY)["context_limit_results.json"]
+    )
+    most = content["maximum_tested_context"]
+    assert (most["tokens"], most["exchanges"], most["exchanges_tokens"]) == (8191, 50, 5426)
+    assert most["vram_gb"] == pytest.approx((5e8 + 46_080 * 8191) / 1e9, abs=0.001), "at these very tokens"
+    assert "extrapolated at 8,191 tokens" in most["vram_source"]
+    assert {(test["memory_gb"], test["memory_reason"]) for test in content["tests"]} == {
+        (None, "the request is not on record")
+    }
+
+
+def grown(story, series, mib):
+    """The endpoint's story with its memory: a baseline in the first window, a peak in the last."""
+    book = story.book
+    for trial, tokens in (("t0", 1000), ("t1", 9000)):
+        book.end(book.begin(trial, "endpoint", tokens, "growth"), Outcome.HELD)
+    windows = pd.DataFrame(
+        [
+            {
+                "session_id": 1,
+                "name": name,
+                "attempt": 1,
+                "series": series,
+                "baseline_bytes": 2**30,
+                "peak_bytes": peak,
+            }
+            for name, peak in (("t0", 2**30), ("t1", 2**30 + mib * 2**20))
+        ]
+    )
+    found = analysis.findings(book.probes(), PARAMS)
+    return up_front.lines(found, analysis.Memory(pd.DataFrame(), windows, pd.DataFrame()))
+
+
+@pytest.mark.parametrize(
+    ("series", "mib", "said"),
+    [
+        ("server_rss", 1, "allocated up front"),
+        ("server_rss", 400, "grows with use"),
+        ("nvml_device:0", 1, "whoever holds it"),
+        ("child_rss", 1, None),
+    ],
+)
+def test_allocated_up_front_is_said_of_what_was_seen(story, series, mib, said):
+    lines = grown(story, series, mib)
+    assert (lines == []) if said is None else (said in lines[0])
+
+
 def test_a_failure_below_what_the_server_promises_fails(story):
     story.endpoint(growth=GROWTH[:2], cuts=[(4000, Outcome.OUT_OF_MEMORY), (3990, Outcome.HELD)])
     summary = story.judge()
@@ -153,7 +292,7 @@ def test_the_report_is_the_same_every_time(story):
     assert story.judge() == story.judge()
 
 
-def replayed(*turns):
+def replay_of(*turns):
     """A replay at one interval: each turn a trim or not, and its TTFT."""
     rows = [
         {"trial_id": "replay-1.000", "used": True, "status": "ok", "error_type": None, "arm": f"{kind}-{number:05d}", "sent_ns": number,
@@ -168,27 +307,52 @@ def test_an_interval_costs_whole_cycles(story):
     found = analysis.findings(analysis.read_probes(frames.requests(story.database.sql)), PARAMS)
     params = ContextLimitProbeParams(interval_factors=[1.0])
     turn, trim = ("turn", 10.0), ("trim", 100.0)
-    table = analysis.replays(replayed(turn, turn, trim, turn, turn, trim, turn), found, params)
-    assert table["mean_ttft_ms"].iloc[0] == 40.0, (
-        "one trim and two turns; the half cycle at the end is left out"
+    table = replayed.replays(replay_of(turn, turn, trim, turn, turn, trim, turn), found, params)
+    mean = table["mean_ttft_ms"].iloc[0]
+    assert mean.estimate == 40.0, "one trim and two turns; the half cycle at the end is left out"
+    assert (mean.low, mean.n) == (None, 1), "of one cycle there is no interval"
+    table = replayed.replays(replay_of(turn, turn, trim, turn), found, params)
+    assert table["mean_ttft_ms"].iloc[0].estimate is None
+
+
+def costs(*intervals):
+    """A table of replays: interval and its mean TTFT, low to high."""
+    rows = [
+        {
+            "interval": n,
+            "failed": 0,
+            "mean_ttft_ms": Interval(None if low is None else (low + high) / 2, low, high, 9, 0.95),
+        }
+        for n, low, high in intervals
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_what_costs_least_is_apart_from_all_others_or_not_said():
+    assert (
+        replayed.cost_in_words(costs((4, 600, 650), (7, 500, 560), (9, 400, 480)))
+        == "of the intervals, 9 costs least"
     )
-    assert analysis.best_interval(table)["factor"] == 1.0
-    table = analysis.replays(replayed(turn, turn, trim, turn), found, params)
-    assert pd.isna(table["mean_ttft_ms"].iloc[0])
-    assert analysis.best_interval(table) is None
+    for table in (costs((4, 600, 650), (9, 400, 610)), costs((4, 600, 650), (7, 400, 480), (9, 410, 490))):
+        assert replayed.best_interval(table) is None
+        assert "not told apart" in replayed.cost_in_words(table)
+    assert "not told apart" in replayed.cost_in_words(costs((4, None, None), (9, 400, 480)))
+    assert replayed.cost_in_words(costs((4, 600, 650))) is None
+    failed = costs((4, 600, 650), (9, 400, 480)).assign(failed=[1, 0])
+    assert replayed.best_interval(failed) is None
 
 
 def test_a_turn_answered_with_nothing_did_not_fail(story):
     story.endpoint()
     found = analysis.findings(analysis.read_probes(frames.requests(story.database.sql)), PARAMS)
-    turns = replayed(("trim", 100.0), ("turn", 10.0), ("turn", 10.0), ("trim", 100.0))
+    turns = replay_of(("trim", 100.0), ("turn", 10.0), ("turn", 10.0), ("trim", 100.0))
     turns.loc[1, ["status", "error_type", "ttft_ms"]] = ["failed", "EMPTY_OUTPUT", None]
-    table = analysis.replays(turns, found, ContextLimitProbeParams(interval_factors=[1.0]))
+    table = replayed.replays(turns, found, ContextLimitProbeParams(interval_factors=[1.0]))
     assert (table["failed"].iloc[0], table["trims"].iloc[0]) == (0, 2)
-    assert table["mean_ttft_ms"].iloc[0] == 55.0, "of the turns that have a TTFT"
+    assert table["mean_ttft_ms"].iloc[0].estimate == 55.0, "of the turns that have a TTFT"
     turns.loc[1, "error_type"] = "TIMEOUT"
     assert (
-        analysis.replays(turns, found, ContextLimitProbeParams(interval_factors=[1.0]))["failed"].iloc[0] == 1
+        replayed.replays(turns, found, ContextLimitProbeParams(interval_factors=[1.0]))["failed"].iloc[0] == 1
     )
 
 
