@@ -104,6 +104,10 @@ class Experiment(ABC, Generic[P]):
         """Measure what is left of a trial of many requests, and store it as it comes."""
         raise NotImplementedError(f"{self.name} has no trials of many requests")
 
+    def streams_with(self, params: P) -> bool:
+        """Whether a trial is streamed (`streams`) under these parameters."""
+        return self.streams
+
     def is_result(self, lab: "Lab[P]", trial: Trial, row: Recorded) -> bool:
         """Whether a failed request is what its trial set out to find: then the trial is done."""
         return False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kvlab import engines
 from kvlab.endpoint import Identity
 from kvlab.errors import InputError
-from kvlab.experiments.base import Experiment
+from kvlab.experiments.base import Experiment, Streamed
 from kvlab.experiments.kv_budget_transition import arms, plan, prepared, store
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.prompts.counter import Prompt
@@ -22,6 +22,7 @@ from kvlab.records import Recorded, Trial
 from kvlab.settings import Settings
 from kvlab.store.database import Database
 from kvlab.summary import Summary
+from kvlab.taxonomy import RETRYABLE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,22 +111,33 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         }
 
     def attempt(self, lab: "Lab[KVBudgetTransitionParams]", trial: Trial, attempt: int) -> list[Recorded]:
-        """Ask one example under all arms of its round."""
-        from kvlab.experiments.kv_budget_transition import local, remote
+        """Ask one example in this process, under all arms of its round."""
+        from kvlab.experiments.kv_budget_transition import local
 
         store.put_manifest(lab.run.database, prepared.manifest(lab.params))
-        if lab.params.engine.name == "transformers_kv":
-            return local.attempt(lab, trial)
-        return remote.attempt(lab, trial)
+        return local.attempt(lab, trial, attempt)
+
+    def streams_with(self, params: KVBudgetTransitionParams) -> bool:
+        """Whether answers are stored one by one: an endpoint's are paid for one by one."""
+        return params.engine.name == "openai_compat"
+
+    def stream(self, lab: "Lab[KVBudgetTransitionParams]", trial: Trial, attempt: int) -> Streamed:
+        """Ask an endpoint what an example still lacks."""
+        from kvlab.experiments.kv_budget_transition import remote
+
+        store.put_manifest(lab.run.database, prepared.manifest(lab.params))
+        rows, done = remote.ask(lab, trial)
+        return Streamed(done, self.line(trial, rows))
 
     def is_result(self, lab: "Lab[KVBudgetTransitionParams]", trial: Trial, row: Recorded) -> bool:
-        """Return True: an answer that failed is a result of its budget, and is not asked again here."""
-        return True
+        """Whether a failure is a result of its budget: not where the serving failed, which a later run may mend."""
+        failure = row.measurement.failure
+        return failure is None or failure.error_type not in RETRYABLE
 
     def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
         """Return what was answered at each budget, shortened, and how many requests failed."""
         if not rows:
-            return "nothing to refine"
+            return "nothing to ask"
         shown = [
             row for row in rows if row.phase in (arms.PLANNED, arms.ADDED, arms.TIMED) and row.kv is not None
         ]
@@ -157,7 +169,8 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
 
         planned = frame.attrs["examples"] * len(params.kv.budgets)
         asked = Asked.of(params, frame)
-        return verdict.summarize(frame, asked, profile, identity, planned_answers=planned)
+        trials = frame.attrs["trials_done"], frame.attrs["trials"]
+        return verdict.summarize(frame, asked, profile, identity, planned_answers=planned, trials=trials)
 
     def draw(
         self, frame: "pd.DataFrame", summary: Summary, params: KVBudgetTransitionParams

@@ -22,6 +22,7 @@ MEANINGS = {
     "RATE_LIMITED": ("the server asked to slow down", "lower max_rpm and resume; not a matter of the model"),
     "TIMEOUT": ("no answer in time", "resume; if it stays, the serving is too slow for this length"),
     "ENGINE_ERROR": ("the engine or the connection broke", "mend the serving and resume"),
+    "REFUSED_INPUT": ("the server refused the request", "read its message: too long, or a parameter that it does not take"),
     "OUT_OF_MEMORY": ("the engine ran out of memory", "a limit of the machine at this length, not of accuracy"),
     "UNKNOWN_FAILURE": ("none of the above", "read the stored message"),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Asking an example in this process: one prefill, and every budget out of it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -40,19 +41,26 @@ def check_budgets(params: KVBudgetTransitionParams, manifest: Manifest) -> None:
         policies.get(params.kv.policy).check(Budget.of(budget), shortest)
 
 
-def attempt(lab: "Lab[KVBudgetTransitionParams]", trial: Trial) -> list[Recorded]:
-    """Ask one example under the arms of its round."""
+def attempt(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, number: int) -> list[Recorded]:
+    """Ask one example under the arms of its round, for the ``number``-th time."""
     params = lab.params
     example = example_of(params, trial)
     if trial.planned["timed"]:
-        return _timed(lab, trial, example)
+        return _numbered(_timed(lab, trial, example), number)
     chosen = arms.planned(params)
     if number := int(trial.planned["round"]):
         budget = refine.budget_of(lab.run.database, params, number, _floor(params))
         if budget is None:
             return []
         chosen = arms.added(params, budget)
-    return _swept(lab, trial, example, chosen)
+    return _numbered(_swept(lab, trial, example, chosen), number)
+
+
+def _numbered(rows: list[Recorded], number: int) -> list[Recorded]:
+    """Return the rows of a further attempt under ids of their own."""
+    if number == 1:
+        return rows
+    return [replace(row, attempt=number, request_id=f"{row.request_id}/{number}") for row in rows]
 
 
 def _floor(params: KVBudgetTransitionParams) -> float:

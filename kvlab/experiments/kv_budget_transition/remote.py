@@ -10,14 +10,15 @@ import stamina
 from kvlab.cache_state import as_tokens
 from kvlab.datasets.template import messages, render
 from kvlab.engines.openai_compat import Call, OpenAICompat
-from kvlab.errors import InputError
+from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.kv_budget_transition import arms, prepared, store
 from kvlab.experiments.kv_budget_transition.arms import Arm
 from kvlab.experiments.kv_budget_transition.local import MAX_NEW_TOKENS, example_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+from kvlab.experiments.kv_budget_transition.settled import Last, asked, is_settled
 from kvlab.policies import Budget
 from kvlab.records import KVKept, Recorded, Trial
-from kvlab.taxonomy import RETRYABLE, ErrorType
+from kvlab.taxonomy import REFUSES_ALL, RETRYABLE, ErrorType
 from kvlab.timing.request import Failure, Measurement
 
 if TYPE_CHECKING:
@@ -99,31 +100,53 @@ def _honoured(params: KVBudgetTransitionParams, budget: float, kept: int, total:
     return abs(kept - Budget.of(budget).n_kept(total)) <= params.engine.kept_tolerance_tokens
 
 
-def attempt(lab: "Lab[KVBudgetTransitionParams]", trial: Trial) -> list[Recorded]:
-    """Ask one example under each arm, each until it is answered, refused, or out of attempts."""
-    if int(trial.planned["round"]):
-        return []
+def ask(lab: "Lab[KVBudgetTransitionParams]", trial: Trial) -> tuple[list[Recorded], bool]:
+    """Ask what an example still lacks, each arm until it is answered, refused, or out of attempts.
+
+    Each answer is in the database before the next is asked for, so that a stop costs none of them.
+
+    Returns:
+        The requests made now, and whether every arm has its answer or a failure of its own.
+
+    Raises:
+        KvlabError: The endpoint refuses in a way that every other request would meet, too.
+    """
     chosen = arms.timed(lab.params) if trial.planned["timed"] else arms.planned(lab.params)
     store.ensure_runs(lab.run.database, lab.run.run_id, chosen)
-    rows: list[Recorded] = []
+    stored, rows, settled = asked(lab.run.database, trial.trial_id), [], True
     for arm in chosen:
-        rows += _ask(lab, trial, arm)
-    return rows
+        last = stored.get(arm.name, Last(0, settled=False))
+        if last.settled:
+            continue
+        rows += _ask(lab, trial, arm, last.attempt)
+        settled &= is_settled(rows[-1].measurement.failure)
+    return rows, settled
 
 
-def _ask(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm) -> list[Recorded]:
+def _ask(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm, before: int) -> list[Recorded]:
     rows: list[Recorded] = []
     try:
         for context in _attempts(lab.params.max_attempts):
             with context:
                 _pace(lab.engine, lab.params).wait()
-                rows.append(_once(lab, trial, arm, context.num))
-                failure = rows[-1].measurement.failure
-                if failure is not None and failure.error_type in RETRYABLE:
-                    raise _TryAgainError
+                row = _once(lab, trial, arm, before + context.num)
+                lab.run.database.record_items(lab.run.run_id, trial.trial_id, [row])
+                rows.append(row)
+                _go_on(row.measurement.failure)
     except _TryAgainError:
         pass
     return rows
+
+
+def _go_on(failure: Failure | None) -> None:
+    """Raise where the next request cannot be the next arm's."""
+    if failure is None:
+        return
+    if failure.http_status in REFUSES_ALL:
+        said = f"the endpoint refuses every request (HTTP {failure.http_status}): {failure.message}"
+        raise KvlabError(f"{said}; mend that, and resume")
+    if failure.error_type in RETRYABLE:
+        raise _TryAgainError
 
 
 def _attempts(number: int) -> "Iterator[stamina.Attempt]":

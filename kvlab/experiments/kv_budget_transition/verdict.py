@@ -20,6 +20,7 @@ def summarize(
     identity: Identity | None = None,
     *,
     planned_answers: int | None = None,
+    trials: tuple[int, int] | None = None,
 ) -> Summary:
     """Judge a run: the verdict says whether the measurement is sound, the headline what it found.
 
@@ -30,9 +31,11 @@ def summarize(
         identity: What answered.
         planned_answers: How many answers of the phase ``planned`` there should be; ``None``: every example
             of the frame at every planned budget.
+        trials: How many are done, and how many there are: the rounds of the refinement and the timed passes,
+            too; ``None``: not known.
     """
     found = analyse(frame, params)
-    checks = _checks(found, planned_answers)
+    checks = _checks(found, planned_answers, trials)
     verdict, grounds = _verdict(checks)
     partial = checks[2].holds is False
     names = drawn(found)
@@ -62,10 +65,22 @@ def drawn(found: Analysis) -> list[str]:
     return [name for name in story.FIGURES if name != "latency_p50_by_bin" or known]
 
 
-def _checks(found: Analysis, planned_answers: int | None) -> list[Check]:
+def _complete(found: Analysis, planned_answers: int | None, trials: tuple[int, int] | None) -> Check:
     plan = found.scores.plan
     there = int((~pd.isna(plan.values) | plan.failed).sum())
     every = planned_answers if planned_answers is not None else plan.values.size
+    done, of = trials or (0, 0)
+    whole = there >= every and done >= of
+    seen = f"{there} of {every}" + (f", {done} of {of} trials" if trials else "")
+    return Check(
+        name="all_planned_answered",
+        asks="every planned answer is there, or the model's failure, and every trial is done",
+        seen=seen + ("" if whole else ": a partial run"),
+        holds=whole if every else None,
+    )
+
+
+def _checks(found: Analysis, planned_answers: int | None, trials: tuple[int, int] | None) -> list[Check]:
     noise = found.noise
     outcomes = sorted({call.outcome for call in found.treatments.values()})
     return [
@@ -76,12 +91,7 @@ def _checks(found: Analysis, planned_answers: int | None) -> list[Check]:
             seen=f"{noise.same} of {noise.n}" if noise.n else "not asked for once more",
             holds=noise.same == noise.n if noise.n else None,
         ),
-        Check(
-            name="all_planned_answered",
-            asks="every planned answer is there, or its failure",
-            seen=f"{there} of {every}" + ("" if there >= every else ": a partial run"),
-            holds=there >= every if every else None,
-        ),
+        _complete(found, planned_answers, trials),
         Check(
             name="failures_do_not_decide",
             asks="the call is the same with failures as 0, as missing, and as both bounds (not part of the verdict)",
