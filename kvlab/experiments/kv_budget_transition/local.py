@@ -48,8 +48,8 @@ def attempt(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, number: int) -> 
     if trial.planned["timed"]:
         return _numbered(_timed(lab, trial, example), number)
     chosen = arms.planned(params)
-    if number := int(trial.planned["round"]):
-        budget = refine.budget_of(lab.run.database, params, number, _floor(params))
+    if round_number := int(trial.planned["round"]):
+        budget = refine.budget_of(lab.run.database, params, round_number, _floor(params))
         if budget is None:
             return []
         chosen = arms.added(params, budget)

@@ -1,17 +1,20 @@
 """The stages on their own: what each refuses, what each leaves alone, what a budget must be."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from kvlab.errors import InputError
 from kvlab.experiments import kv_budget_transition
-from kvlab.experiments.kv_budget_transition import pipeline, refine, store
+from kvlab.experiments.kv_budget_transition import local, pipeline, refine, store
 from kvlab.experiments.kv_budget_transition.asked import metric_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.params import resolve
 from kvlab.store.database import Database
+from kvlab.taxonomy import ErrorType
+from kvlab.timing.request import Failure
 from tests.command import folders, kvlab, read
 from tests.conftest import ROOT
 
@@ -61,6 +64,30 @@ def test_a_partial_run_says_so(job, tiny):
     assert "a partial run" in json.loads((folder / "status.json").read_text())["reason"]
     pipeline.everything(job(tiny), quiet)
     assert json.loads((folder / "summary.json").read_text())["verdict"] == "PASS"
+
+
+def test_an_engine_that_broke_is_asked_again_and_a_model_that_failed_is_not(job, tiny, monkeypatch):
+    kinds = iter([ErrorType.ENGINE_ERROR, ErrorType.OUT_OF_MEMORY])
+    measured = local._measurement
+
+    def broken(made, prompt_tokens):
+        kind = next(kinds, None)
+        found = measured(made, prompt_tokens)
+        return found if kind is None else replace(found, generation=None, failure=Failure(kind, "made up"))
+
+    monkeypatch.setattr(local, "_measurement", broken)
+    overrides = ["kv.budgets=[1.0]", "kv.controls=[]", "max_attempts=1"]
+    folder = pipeline.prepare(job(tiny, overrides), quiet)
+    pipeline.run(job(tiny, overrides), quiet)
+    assert dict(read(folder, "SELECT status, count(*) FROM trials WHERE trial_id NOT LIKE 'r%' GROUP BY 1")) == {
+        "failed": 1,
+        "done": 11,
+    }
+    pipeline.run(job(tiny, overrides), quiet)
+    asked = "SELECT attempt, error_type FROM requests LEFT JOIN failures USING (request_id) WHERE example_id = "
+    asked += "(SELECT example_id FROM requests WHERE attempt = 2)"
+    assert read(folder, asked) == [(1, "ENGINE_ERROR"), (2, None)]
+    assert read(folder, "SELECT count(*) FROM requests") == [(13,)]
 
 
 def test_other_parameters_have_another_folder_and_new_makes_one(job, tiny, outputs):

@@ -117,6 +117,17 @@ def test_a_partial_run_is_labelled():
     assert whole.headline.startswith("partial run: "), "examples of which nothing is there are missing, too"
 
 
+def test_a_round_that_was_stopped_is_a_partial_run_and_no_part_of_the_fit():
+    frame = cliff(per_bin=4, added=(0.75,))
+    first = frame["example_id"].iloc[0]
+    stopped = frame[(frame["phase"] != "added") | (frame["example_id"] == first)]
+    summary = summarize(stopped, params(), "test", trials=(21, 40))
+    assert (summary.verdict, summary.headline[:12]) == ("INVALID", "partial run:")
+    assert summary.checks[2].seen == "60 of 60, 21 of 40 trials: a partial run"
+    assert (summary.results["location_below"], summary.results["location_above"]) == (0.5, 1.0)
+    assert summarize(frame, params(), "test", trials=(40, 40)).verdict == "PASS"
+
+
 def test_a_collapse_of_failures_is_called_one():
     curves = {f"e{i:02d}": {1.0: 1.0, 0.5: 1.0, 0.2: None} for i in range(30)}
     summary = judge(answers(curves), n_bins=1)
