@@ -22,6 +22,9 @@ TREATMENTS: tuple[Treatment, ...] = ("zero", "missing", "worst", "best")
 CURVE = ("planned", "added")
 FULL = 1.0
 
+#: Labels of answers that answer nothing. One that was cut off, or is of another form, is still an answer: right or wrong.
+BROKEN = ("EMPTY_OUTPUT", "REFUSAL", "DEGENERATE_REPETITION", "INPUT_TRUNCATED")
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -33,6 +36,7 @@ class Scores:
         values: Scores in [0, 1]; NaN where the answer failed or is absent; [examples, budgets].
         failed: Asked, and no answer came; [examples, budgets].
         labelled: No answer, or an answer with a label of the failure taxonomy; [examples, budgets].
+        broken: No answer, or one that answers nothing (`BROKEN`); [examples, budgets].
         clusters: Index of each example's context; [examples].
         bins: Length bin of each example; [examples].
         examples: Their ids.
@@ -43,6 +47,7 @@ class Scores:
     values: Floats
     failed: Bools
     labelled: Bools
+    broken: Bools
     clusters: Ints
     bins: Ints
     examples: tuple[str, ...]
@@ -72,6 +77,7 @@ class Scores:
             values=self.values[rows],
             failed=self.failed[rows],
             labelled=self.labelled[rows],
+            broken=self.broken[rows],
             clusters=self.clusters[rows],
             bins=self.bins[rows],
             examples=tuple(name for name, keep in zip(self.examples, rows, strict=True) if keep),
@@ -86,6 +92,7 @@ class Scores:
             values=self.values[:, keep],
             failed=self.failed[:, keep],
             labelled=self.labelled[:, keep],
+            broken=self.broken[:, keep],
         )
 
     @property
@@ -125,6 +132,7 @@ def collect(frame: pd.DataFrame, metric: str, budgets: Sequence[float] | None = 
     failed = curve["failed"].astype(bool)
     score = curve[metric].astype(float).mask(failed)
     labelled = failed | curve["outcome"].notna()
+    broken = failed | curve["outcome"].isin(BROKEN)
     codes, _ = pd.factorize(facts["context_id"].astype(str), sort=True)
     return Scores(
         budgets=np.array(every, dtype=float),
@@ -132,6 +140,7 @@ def collect(frame: pd.DataFrame, metric: str, budgets: Sequence[float] | None = 
         values=matrix(score).to_numpy(dtype=float),
         failed=matrix(failed).eq(True).to_numpy(dtype=bool),
         labelled=matrix(labelled).eq(True).to_numpy(dtype=bool),
+        broken=matrix(broken).eq(True).to_numpy(dtype=bool),
         clusters=np.asarray(codes, dtype=np.int64),
         bins=facts["bin_idx"].to_numpy(dtype=np.int64),
         examples=tuple(str(name) for name in facts.index),

@@ -170,7 +170,16 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         planned = frame.attrs["examples"] * len(params.kv.budgets)
         asked = Asked.of(params, frame)
         trials = frame.attrs["trials_done"], frame.attrs["trials"]
-        return verdict.summarize(frame, asked, profile, identity, planned_answers=planned, trials=trials)
+        on_endpoint = params.engine.name == "openai_compat"
+        return verdict.summarize(
+            frame,
+            asked,
+            profile,
+            identity,
+            planned_answers=planned,
+            trials=trials,
+            tolerance=params.engine.kept_tolerance_tokens if on_endpoint else 0,
+        )
 
     def draw(
         self, frame: "pd.DataFrame", summary: Summary, params: KVBudgetTransitionParams

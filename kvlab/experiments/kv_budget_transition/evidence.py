@@ -37,16 +37,18 @@ def tables(found: Analysis, params: AnalysisParams) -> list[Table]:
 
 
 def _parts(found: Analysis) -> Table:
-    rows = [[p.budget, p.n, p.drop, p.no_answer, p.labelled, p.wrong, p.driven_by] for p in found.parts]
+    rows = [[p.budget, p.n, p.drop, p.no_answer, p.broken, p.labelled, p.wrong, p.driven_by] for p in found.parts]
     return table(
         "drop_parts",
         "What the drop is made of",
-        ["budget", "n", "drop", "from_no_answer", "from_labelled_answers", "from_wrong_answers", "driven_by"],
+        ["budget", "n", "drop", "from_no_answer", "from_broken_answers", "from_labelled_wrong_answers", "from_wrong_answers",
+         "driven_by"],
         rows,
-        "The three parts add up to the drop. An example belongs to the first where one of its two answers is missing, "
-        "to the second where one carries a failure label (a truncated answer may still be right), else to the third. "
-        "driven_by names what makes at least three quarters.",
-    )
+        "The four parts add up to the drop. An example belongs to the first where one of its two answers is missing, to "
+        "the second where one answers nothing (empty, refused, repeating itself, or to a prompt that was cut), to the third "
+        "where one was cut off or is of another form: it is an answer, and less right. Else to the fourth. Failures are the "
+        "first two, wrong answers the others; driven_by names what makes at least three quarters.",
+    )  # fmt: skip
 
 
 def _treatments(found: Analysis) -> Table:

@@ -61,18 +61,18 @@ def _pace(engine: OpenAICompat, params: KVBudgetTransitionParams) -> Pace:
 def prove_budgets(params: KVBudgetTransitionParams, engine: OpenAICompat) -> None:
     """Ask for each budget once, and refuse the endpoint where its answer does not show it.
 
+    At 1.0 silence is no objection: nothing is asked of it. An answer that says otherwise is.
+
     Raises:
         InputError: The endpoint ignores a budget, or says nothing.
     """
-    for budget in params.kv.budgets:
-        if budget == 1.0:
-            continue
+    for budget in params.kv.budgets if params.engine.kept_tokens_field else ():
         label = Budget.of(budget).label
         call = Call(
             request_id=f"prove-{label}",
             arm="proof",
             prompt={"messages": [{"role": "user", "content": PROOF}]},
-            decoding={"max_tokens": 4, "temperature": 0.0, **params.engine.extra_body[label]},
+            decoding={"max_tokens": 4, "temperature": 0.0, **body_of(params, budget)},
         )
         _pace(engine, params).wait()
         measured = engine.ask(call).measurement
@@ -82,13 +82,22 @@ def prove_budgets(params: KVBudgetTransitionParams, engine: OpenAICompat) -> Non
             raise InputError("kv.budgets", budget, fix)
         assert measured.generation is not None  # noqa: S101 - no failure, so an answer
         kept, total = as_tokens(measured.generation.kept_value), _prompt_tokens(measured)
+        if kept is None and budget == 1.0:
+            continue
         if kept is None:
             fix = f"is not proven: the answer has no number at {where}; a label without evidence is no measurement"
             raise InputError("kv.budgets", budget, fix)
         if total is None or not _honoured(params, budget, kept, total):
             wanted = "?" if total is None else Budget.of(budget).n_kept(total)
             fix = f"is ignored by the endpoint: {where} says that {kept} of {total} entries were kept, not {wanted}"
-            raise InputError("kv.budgets", budget, f"{fix}; use [1.0], or a server that applies budgets")
+            other = "a server whose cache is whole at 1.0" if budget == 1.0 else "[1.0], or a server that applies budgets"
+            raise InputError("kv.budgets", budget, f"{fix}; use {other}")
+
+
+def body_of(params: KVBudgetTransitionParams, budget: float) -> dict[str, Any]:
+    """Return what a request carries to ask for a budget; 1.0 may be written ``1`` or ``1.0``."""
+    bodies = params.engine.extra_body
+    return bodies.get(Budget.of(budget).label) or (bodies.get("1.0") if budget == 1.0 else None) or {}
 
 
 def _prompt_tokens(measured: Measurement) -> int | None:
@@ -159,13 +168,12 @@ def _once(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm, number: 
     example = example_of(params, trial)
     rendered = render(example, manifest.prompt_template)
     limit = params.decoding.max_new_tokens or example.max_new_tokens or MAX_NEW_TOKENS
-    body: dict[str, Any] = params.engine.extra_body.get(arm.label, {}) if arm.budget != 1.0 else {}
     call = Call(
         request_id=f"{lab.run.experiment_id}/{trial.trial_id}/{arm.name}"
         + (f"/{number}" if number > 1 else ""),
         arm=arm.name,
         prompt={"messages": messages(rendered, context=arm.phase != arms.NO_CONTEXT)},
-        decoding={"max_tokens": limit, "temperature": params.decoding.temperature, **body},
+        decoding={"max_tokens": limit, "temperature": params.decoding.temperature, **body_of(params, arm.budget)},
         attempt=number,
     )
     row = lab.engine.ask(call)
@@ -184,9 +192,8 @@ def _with_evidence(params: KVBudgetTransitionParams, arm: Arm, row: Recorded) ->
     if measured.generation is None:
         return row
     kept = as_tokens(measured.generation.kept_value)
-    if arm.budget != 1.0 and (
-        kept is None or total is None or not _honoured(params, arm.budget, kept, total)
-    ):
+    shown = kept is not None and total is not None and _honoured(params, arm.budget, kept, total)
+    if not shown and not (arm.budget == 1.0 and kept is None):
         said = f"{params.engine.kept_tokens_field} says {kept} of {total} entries"
         failure = Failure(ErrorType.ENGINE_ERROR, f"the budget was not applied: {said}", measured.http_status)
         return replace(row, measurement=replace(measured, generation=None, failure=failure))

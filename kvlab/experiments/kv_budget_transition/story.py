@@ -137,13 +137,14 @@ def _where(found: Analysis, params: AnalysisParams) -> list[str]:
 
 def _failures(found: Analysis) -> list[str]:
     part = next((item for item in found.parts if item.budget == found.focus), None)
-    if part is None or part.drop is None or part.no_answer is None or part.labelled is None:
+    if part is None or part.drop is None or part.no_answer is None:
         return ["There is no pair of budgets to compare."]
     outcomes = {call.outcome for call in found.treatments.values()}
     driver = f"It is driven by {part.driven_by}." if part.driven_by else "Nothing fell."
     return [
         f"The drop at {part.budget:g} is {part.drop:+.3f}: {part.no_answer:+.3f} from missing answers, "
-        f"{part.labelled:+.3f} from answers with a failure label, {part.wrong:+.3f} from plainly wrong ones. {driver}",
+        f"{part.broken:+.3f} from answers that answer nothing, {part.labelled:+.3f} from wrong ones that were cut off or are "
+        f"of another form, {part.wrong:+.3f} from plainly wrong ones. {driver}",
         "The call is the same whatever the failed answers count as."
         if len(outcomes) == 1
         else f"The call depends on what failed answers count as: {', '.join(sorted(outcomes))}.",

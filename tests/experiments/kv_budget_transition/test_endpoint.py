@@ -47,10 +47,12 @@ def test_a_budget_with_evidence_is_measured(job, tiny, point_at):
     [
         ({"kv_field": FIELD, "kv_ignores": True}, ASKING, "is ignored by the endpoint"),
         ({}, ASKING, "is not proven"),
+        ({"kv_field": FIELD}, {**ASKING, "extra_body": {**ASKING["extra_body"], "1.0": {"kv_budget": 0.25}}},
+         "a server whose cache is whole at 1.0"),
         ({"kv_field": FIELD}, {**ASKING, "extra_body": {}}, "says for no 0.5 how to ask for it"),
         ({"kv_field": FIELD}, {**ASKING, "kept_tokens_field": None}, "name the field"),
     ],
-)
+)  # fmt: skip
 def test_a_budget_without_evidence_is_refused_and_leaves_nothing(
     job, tiny, point_at, outputs, server, engine, says
 ):

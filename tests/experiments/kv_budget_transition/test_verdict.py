@@ -81,6 +81,19 @@ def test_a_budget_that_was_not_applied_fails(change):
     assert "n_kept" in next(check.name for check in summary.checks if check.holds is False)
 
 
+def test_a_baseline_that_was_not_whole_fails():
+    frame = cliff(per_bin=4)
+    frame.loc[frame.index[(frame["budget"] == 1.0) & (frame["phase"] == "planned")][:1], ["n_kept_min", "n_kept_max"]] = 10
+    assert judge(frame).verdict == "FAIL"
+
+
+def test_an_endpoint_may_be_off_by_what_the_parameters_allow():
+    frame = cliff(per_bin=4)
+    frame.loc[frame["budget"] == 0.5, ["n_kept_min", "n_kept_max"]] += 16
+    verdicts = [summarize(frame, params(), "test", tolerance=most).verdict for most in (15, 16)]
+    assert verdicts == ["FAIL", "PASS"]
+
+
 def test_a_budget_that_was_not_observed_is_no_budget():
     frame = cliff(per_bin=4)
     frame[["n_kept_min", "n_kept_max"]] = np.nan
