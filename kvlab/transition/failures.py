@@ -51,8 +51,7 @@ def decompose(scores: Scores, budget: float) -> Parts:
     broken = (scores.broken[:, 0] | scores.broken[:, k]) & ~lost
     labelled = (scores.labelled[:, 0] | scores.labelled[:, k]) & ~lost & ~broken
     no_answer, nothing, with_label, wrong = (
-        float(drops[there & part].sum()) / n
-        for part in (lost, broken, labelled, ~lost & ~broken & ~labelled)
+        float(drops[there & part].sum()) / n for part in (lost, broken, labelled, ~lost & ~broken & ~labelled)
     )
     return Parts(
         budget,

@@ -88,7 +88,7 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         if params.engine.name == "transformers_kv":
             from kvlab.experiments.kv_budget_transition import local
 
-            local.check_budgets(params, prepared.manifest(params))
+            local.check_budgets(params, prepared.manifest(params), engine)
 
     def plan(self, params: KVBudgetTransitionParams) -> list[Trial]:
         """Return one trial for each example and round."""

@@ -37,7 +37,9 @@ def tables(found: Analysis, params: AnalysisParams) -> list[Table]:
 
 
 def _parts(found: Analysis) -> Table:
-    rows = [[p.budget, p.n, p.drop, p.no_answer, p.broken, p.labelled, p.wrong, p.driven_by] for p in found.parts]
+    rows = [
+        [p.budget, p.n, p.drop, p.no_answer, p.broken, p.labelled, p.wrong, p.driven_by] for p in found.parts
+    ]
     return table(
         "drop_parts",
         "What the drop is made of",

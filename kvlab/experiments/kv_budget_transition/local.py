@@ -1,6 +1,6 @@
 """Asking an example in this process: one prefill, and every budget out of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -30,15 +30,28 @@ FROM_TENSORS = "the cache's own tensors, after pruning"
 NO_PREFIX_CACHE = "no prefix cache takes part: this process computes the context itself, once for all budgets"
 
 
-def check_budgets(params: KVBudgetTransitionParams, manifest: Manifest) -> None:
-    """Refuse a budget that the policy cannot honour on the shortest context.
+def check_budgets(params: KVBudgetTransitionParams, manifest: Manifest, engine: "KvEngine") -> None:
+    """Refuse a budget that the policy cannot honour on some context.
 
     Raises:
         InputError: Naming the policy, the budget, and the smallest that works.
     """
-    shortest = min((entry.token_len for entry in manifest.entries), default=0)
-    for budget in params.kv.budgets:
-        policies.get(params.kv.policy).check(Budget.of(budget), shortest)
+    policy = policies.get(params.kv.policy)
+    for length, tail in sizes(params, manifest, engine):
+        for budget in params.kv.budgets:
+            policy.check(Budget.of(budget), length, tail)
+
+
+def sizes(
+    params: KVBudgetTransitionParams, manifest: Manifest, engine: "KvEngine"
+) -> Iterator[tuple[int, int]]:
+    """Yield for each example the tokens of its context, and of the tail that the policy has in view."""
+    tokenizer = Tokenizer.wrap(engine.tokenizer, manifest.tokenizer.name)
+    for entry, example in manifest.items():
+        tail = 0
+        if params.kv.query_mode == "aware":  # the tail alone: a context takes its time
+            tail = len(token_ids(render(example, manifest.prompt_template), tokenizer, context=False)[1])
+        yield entry.token_len, tail
 
 
 def attempt(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, number: int) -> list[Recorded]:
@@ -49,7 +62,7 @@ def attempt(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, number: int) -> 
         return _numbered(_timed(lab, trial, example), number)
     chosen = arms.planned(params)
     if round_number := int(trial.planned["round"]):
-        budget = refine.budget_of(lab.run.database, params, round_number, _floor(params))
+        budget = refine.budget_of(lab.run.database, params, round_number, _floor(lab))
         if budget is None:
             return []
         chosen = arms.added(params, budget)
@@ -63,10 +76,12 @@ def _numbered(rows: list[Recorded], number: int) -> list[Recorded]:
     return [replace(row, attempt=number, request_id=f"{row.request_id}/{number}") for row in rows]
 
 
-def _floor(params: KVBudgetTransitionParams) -> float:
+def _floor(lab: "Lab[KVBudgetTransitionParams]") -> float:
     """Return the smallest fraction that the policy can honour on every context."""
-    shortest = min(entry.token_len for entry in prepared.manifest(params).entries)
-    return (policies.get(params.kv.policy).smallest() + 1) / shortest
+    policy, manifest = policies.get(lab.params.kv.policy), prepared.manifest(lab.params)
+    return max(
+        (policy.smallest(tail) + 1) / length for length, tail in sizes(lab.params, manifest, lab.engine)
+    )
 
 
 def example_of(params: KVBudgetTransitionParams, trial: Trial) -> Example:

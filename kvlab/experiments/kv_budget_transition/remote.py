@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import stamina
 
 from kvlab.cache_state import as_tokens
-from kvlab.datasets.template import messages, render
+from kvlab.datasets.template import Rendered, messages, plain, render
 from kvlab.engines.openai_compat import Call, OpenAICompat
-from kvlab.errors import InputError, KvlabError
+from kvlab.errors import InputError, KvlabError, ServerError
 from kvlab.experiments.kv_budget_transition import arms, prepared, store
 from kvlab.experiments.kv_budget_transition.arms import Arm
 from kvlab.experiments.kv_budget_transition.local import MAX_NEW_TOKENS, example_of
@@ -90,7 +90,11 @@ def prove_budgets(params: KVBudgetTransitionParams, engine: OpenAICompat) -> Non
         if total is None or not _honoured(params, budget, kept, total):
             wanted = "?" if total is None else Budget.of(budget).n_kept(total)
             fix = f"is ignored by the endpoint: {where} says that {kept} of {total} entries were kept, not {wanted}"
-            other = "a server whose cache is whole at 1.0" if budget == 1.0 else "[1.0], or a server that applies budgets"
+            other = (
+                "a server whose cache is whole at 1.0"
+                if budget == 1.0
+                else "[1.0], or a server that applies budgets"
+            )
             raise InputError("kv.budgets", budget, f"{fix}; use {other}")
 
 
@@ -167,13 +171,19 @@ def _once(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm, number: 
     params, manifest = lab.params, prepared.manifest(lab.params)
     example = example_of(params, trial)
     rendered = render(example, manifest.prompt_template)
+    prompt = _prompt(rendered, context=arm.phase != arms.NO_CONTEXT)
     limit = params.decoding.max_new_tokens or example.max_new_tokens or MAX_NEW_TOKENS
     call = Call(
         request_id=f"{lab.run.experiment_id}/{trial.trial_id}/{arm.name}"
         + (f"/{number}" if number > 1 else ""),
         arm=arm.name,
-        prompt={"messages": messages(rendered, context=arm.phase != arms.NO_CONTEXT)},
-        decoding={"max_tokens": limit, "temperature": params.decoding.temperature, **body_of(params, arm.budget)},
+        prompt=prompt,
+        target_tokens=_counted(lab, prompt),
+        decoding={
+            "max_tokens": limit,
+            "temperature": params.decoding.temperature,
+            **body_of(params, arm.budget),
+        },
         attempt=number,
     )
     row = lab.engine.ask(call)
@@ -184,6 +194,23 @@ def _once(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm, number: 
         phase=arm.phase,
     )
     return _with_evidence(params, arm, row)
+
+
+def _prompt(rendered: Rendered, *, context: bool) -> dict[str, Any]:
+    """Return the prompt as chat messages, or as plain text where the task has no chat template."""
+    if rendered.chat:
+        return {"messages": messages(rendered, context=context)}
+    return {"prompt": plain(rendered, context=context)}
+
+
+def _counted(lab: "Lab[KVBudgetTransitionParams]", prompt: dict[str, Any]) -> int | None:
+    """Return the prompt's length where it is known to the token: an estimate could not say that the server cut it."""
+    if not lab.counter.exact:
+        return None
+    try:
+        return lab.counter(prompt)
+    except ServerError:  # the request itself will say what is wrong
+        return None
 
 
 def _with_evidence(params: KVBudgetTransitionParams, arm: Arm, row: Recorded) -> Recorded:

@@ -116,8 +116,8 @@ def _checks(
 
 def _kept(frame: pd.DataFrame, tolerance: int) -> Check:
     """Compare the observed entries with the plan in every answer, all phases; at 1.0 where they were observed."""
-    seen = pd.notna(column(frame, "n_kept_min"))
-    rows = frame[((frame["budget"] < FULL) | seen) & ~frame["failed"].astype(bool)]
+    observed = pd.notna(column(frame, "n_kept_min"))
+    rows = frame[((frame["budget"] < FULL) | observed) & ~frame["failed"].astype(bool)]
     least, most, plan = (column(rows, name) for name in ("n_kept_min", "n_kept_max", "n_planned"))
     unknown = int((pd.isna(least) | pd.isna(most) | pd.isna(plan)).sum())
     equal = int(((abs(least - plan) <= tolerance) & (abs(most - plan) <= tolerance)).sum())

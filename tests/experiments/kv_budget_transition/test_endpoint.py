@@ -6,8 +6,10 @@ import time
 import pytest
 
 from kvlab.errors import InputError, KvlabError
-from kvlab.experiments.kv_budget_transition import pipeline, remote
+from kvlab.experiments.kv_budget_transition import pipeline, remote, store
 from kvlab.experiments.kv_budget_transition.remote import Pace
+from kvlab.scoring import scorer_name
+from kvlab.store.database import Database
 from tests.command import folders, kvlab, read
 from tests.fakes.process import FakeServer
 
@@ -99,6 +101,52 @@ def test_each_attempt_is_a_row_and_the_last_one_counts(job, tiny, point_at):
     assert read(folder, "SELECT count(*) FROM trials WHERE status = 'done'") == [(12,)]
 
 
+def test_a_task_without_a_chat_template_is_asked_for_a_completion(job, tiny, point_at):
+    with FakeServer(base_ms=1, itl_ms=0) as server:
+        point_at(server)
+        folder = ask(
+            job,
+            tiny,
+            {"name": "openai_compat"},
+            more=["dataset.chat=false"],
+            budgets=[1.0],
+            controls=["no_context"],
+        )
+        paths = {record["path"] for record in server.truth()[2 * PROBES :]}
+    assert paths == {"/v1/completions"}
+    (example,) = read(folder, "SELECT context, question FROM examples LIMIT 1")
+    bodies = [
+        json.loads(body)["prompt"] for (body,) in read(folder, "SELECT DISTINCT body_json FROM prompts")
+    ]
+    assert sum(example[0] in body for body in bodies) == 1
+    assert sum(example[0] not in body and example[1] in body for body in bodies) >= 1, "without the context"
+
+
+def test_a_prompt_that_the_server_cut_is_no_answer_and_other_scorers_do_not_count(job, tiny, point_at):
+    with FakeServer(base_ms=1, itl_ms=0) as server:
+        point_at(server)
+        folder = ask(job, tiny, {"name": "openai_compat"}, **ONE)
+    with Database(folder / "run.sqlite") as database:
+        store.score(database)
+        labels = "SELECT count(*) FROM scores WHERE outcome = 'INPUT_TRUNCATED'"
+        assert database.sql.execute(labels).fetchone()[0] == 0
+        assert database.sql.execute("SELECT count(target_tokens) FROM requests").fetchone()[0] == 12
+        one = "(SELECT min(request_id) FROM responses)"
+        database.sql.execute(
+            f"UPDATE responses SET prompt_tokens = prompt_tokens - 9 WHERE request_id = {one}"
+        )
+        for scorer in ("longbench-en/10", "longbench-zh/1 characters", "longbench-en/1 jieba-1"):
+            database.sql.execute("UPDATE scores SET scorer = ?", (scorer,))
+            assert store.unscored(database) == 12
+        assert store.score(database) == (12, 0)
+        assert database.sql.execute(labels).fetchone()[0] == 1
+        database.sql.execute("""UPDATE examples SET meta_json = json_set(meta_json, '$.language', 'zh')""")
+        database.sql.execute("UPDATE scores SET scorer = ?", (scorer_name("zh"),))
+        assert store.unscored(database) == 0
+        database.sql.execute("UPDATE scores SET scorer = 'longbench-zh/1 jieba-0.1'")
+        assert store.unscored(database) == 12
+
+
 ONE = {"budgets": [1.0], "controls": []}
 #: Each opening probes four times, and `ask` opens twice.
 PROBES = 4
@@ -128,7 +176,9 @@ def test_what_the_serving_failed_is_asked_again_by_the_next_run(job, tiny, point
         summary = again(job, tiny, **ONE)
         assert summary["verdict"] == "PASS"
         assert len(server.truth()) == PROBES + 1, "only what has no answer"
-    attempts = "SELECT attempt, count(*) FROM requests WHERE trial_id IS NOT NULL GROUP BY attempt ORDER BY attempt"
+    attempts = (
+        "SELECT attempt, count(*) FROM requests WHERE trial_id IS NOT NULL GROUP BY attempt ORDER BY attempt"
+    )
     assert read(folder, attempts) == [(1, 12), (2, 4), (3, 1)]
 
 

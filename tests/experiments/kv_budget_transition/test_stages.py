@@ -79,12 +79,16 @@ def test_an_engine_that_broke_is_asked_again_and_a_model_that_failed_is_not(job,
     overrides = ["kv.budgets=[1.0]", "kv.controls=[]", "max_attempts=1"]
     folder = pipeline.prepare(job(tiny, overrides), quiet)
     pipeline.run(job(tiny, overrides), quiet)
-    assert dict(read(folder, "SELECT status, count(*) FROM trials WHERE trial_id NOT LIKE 'r%' GROUP BY 1")) == {
+    assert dict(
+        read(folder, "SELECT status, count(*) FROM trials WHERE trial_id NOT LIKE 'r%' GROUP BY 1")
+    ) == {
         "failed": 1,
         "done": 11,
     }
     pipeline.run(job(tiny, overrides), quiet)
-    asked = "SELECT attempt, error_type FROM requests LEFT JOIN failures USING (request_id) WHERE example_id = "
+    asked = (
+        "SELECT attempt, error_type FROM requests LEFT JOIN failures USING (request_id) WHERE example_id = "
+    )
     asked += "(SELECT example_id FROM requests WHERE attempt = 2)"
     assert read(folder, asked) == [(1, "ENGINE_ERROR"), (2, None)]
     assert read(folder, "SELECT count(*) FROM requests") == [(13,)]
@@ -150,6 +154,12 @@ def test_a_budget_below_the_window_is_refused_by_name_and_leaves_nothing(job, ti
         pipeline.prepare(job(tiny, ["kv.policy=snapkv-w150-k3-avg", "kv.budgets=[1.0,0.2]"]), quiet)
     assert "150" in str(caught.value)
     assert not folders(outputs)
+
+
+def test_the_question_in_view_counts_towards_the_window(job, tiny):
+    """A fifth of 200 entries is less than the window of 60, a part of which lies in the question."""
+    overrides = ["kv.policy=snapkv-w60-k3-avg", "kv.budgets=[1.0,0.2]", "kv.query_mode=aware"]
+    pipeline.prepare(job(tiny, overrides), quiet)
 
 
 def test_contexts_beyond_the_model_are_refused(job, tiny, outputs):

@@ -83,7 +83,10 @@ def test_a_budget_that_was_not_applied_fails(change):
 
 def test_a_baseline_that_was_not_whole_fails():
     frame = cliff(per_bin=4)
-    frame.loc[frame.index[(frame["budget"] == 1.0) & (frame["phase"] == "planned")][:1], ["n_kept_min", "n_kept_max"]] = 10
+    frame.loc[
+        frame.index[(frame["budget"] == 1.0) & (frame["phase"] == "planned")][:1],
+        ["n_kept_min", "n_kept_max"],
+    ] = 10
     assert judge(frame).verdict == "FAIL"
 
 
