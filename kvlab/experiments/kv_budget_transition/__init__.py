@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from kvlab.experiments.lab import Lab
 
 
+#: Flags of the engine in this process under which the same prompt gives the same tokens.
+EXACT = {"dtype=float32", "device=cpu"}
+
+
 class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
     """Accuracy over the KV budget, by length bin."""
 
@@ -103,7 +107,9 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         return {
             "examples": len(manifest.entries),
             "bins": manifest.n_bins,
-            "answers that are planned": len(manifest.entries) * len(arms.planned(params)),
+            "answers that are planned": sum(
+                len(arms.planned(params, i)) for i in range(len(manifest.entries))
+            ),
             "budgets that may be added": params.rounds,
             "context tokens to prefill": tokens,
             "and at most, if nothing is kept for the added budgets": tokens * rounds,
@@ -179,6 +185,7 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
             planned_answers=planned,
             trials=trials,
             tolerance=params.engine.kept_tolerance_tokens if on_endpoint else 0,
+            deterministic=not on_endpoint and (identity is None or set(identity.flags) >= EXACT),
         )
 
     def draw(

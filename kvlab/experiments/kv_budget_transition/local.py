@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 #: Where an example's task says nothing.
 MAX_NEW_TOKENS = 32
 FROM_TENSORS = "the cache's own tensors, after pruning"
+_APART = (arms.NOISE_FLOOR, arms.NO_CONTEXT)
 NO_PREFIX_CACHE = "no prefix cache takes part: this process computes the context itself, once for all budgets"
 
 
@@ -60,7 +61,7 @@ def attempt(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, number: int) -> 
     example = example_of(params, trial)
     if trial.planned["timed"]:
         return _numbered(_timed(lab, trial, example), number)
-    chosen = arms.planned(params)
+    chosen = arms.planned(params, trial.ordinal)
     if round_number := int(trial.planned["round"]):
         budget = refine.budget_of(lab.run.database, params, round_number, _floor(lab))
         if budget is None:
@@ -107,19 +108,28 @@ def _limit(lab: "Lab[KVBudgetTransitionParams]", example: Example) -> int:
 def _swept(
     lab: "Lab[KVBudgetTransitionParams]", trial: Trial, example: Example, chosen: Sequence[Arm]
 ) -> list[Recorded]:
-    """Prefill once, and generate all arms: those of one policy together, as the engine sees fit."""
+    """Prefill once, and generate all arms: those of one policy together, as the engine sees fit.
+
+    Budget 1.0 once more is prefilled once more: out of the same cache, it could show no noise of the prefill.
+    """
     engine: KvEngine = lab.engine
     rows: list[Recorded] = []
-    for context in (True, False):
-        here = [arm for arm in chosen if (arm.phase != arms.NO_CONTEXT) is context]
+    for phase in (
+        "",
+        arms.NOISE_FLOOR,
+        arms.NO_CONTEXT,
+    ):  # each with a prefill of its own; "": all the others
+        here = [arm for arm in chosen if (arm.phase if arm.phase in _APART else "") == phase]
         if not here:
             continue
+        context, anew = phase != arms.NO_CONTEXT, phase == arms.NOISE_FLOOR
         head, tail = _ids(lab, example, context=context)
         names = sorted({arm.policy_id for arm in here})
         # What the question-less control asks is compressed by nobody.
         mode = lab.params.kv.query_mode if context else "agnostic"
         sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
-        prefilled = engine.prefill(head, tail, mode, [policies.get(name) for name in names])
+        chosen_policies = [policies.get(name) for name in names]
+        prefilled = engine.prefill(head, tail, mode, chosen_policies, anew=anew)
         for name in names:
             group = [arm for arm in here if arm.policy_id == name]
             budgets = [Budget.of(arm.budget) for arm in group]

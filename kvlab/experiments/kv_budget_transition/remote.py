@@ -124,7 +124,7 @@ def ask(lab: "Lab[KVBudgetTransitionParams]", trial: Trial) -> tuple[list[Record
     Raises:
         KvlabError: The endpoint refuses in a way that every other request would meet, too.
     """
-    chosen = arms.timed(lab.params) if trial.planned["timed"] else arms.planned(lab.params)
+    chosen = arms.timed(lab.params) if trial.planned["timed"] else arms.planned(lab.params, trial.ordinal)
     store.ensure_runs(lab.run.database, lab.run.run_id, chosen)
     stored, rows, settled = asked(lab.run.database, trial.trial_id), [], True
     for arm in chosen:

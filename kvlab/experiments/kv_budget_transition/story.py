@@ -180,7 +180,13 @@ def _sanity(found: Analysis) -> list[str]:
     ]
     noise = found.noise
     if noise.n:
-        lines.append(f"Budget 1.0 once more gave the same tokens in {noise.same} of {noise.n} answers.")
+        lines.append(
+            f"Budget 1.0 once more gave the same tokens in {noise.same} of {noise.n} answers (every second example)."
+        )
+        if noise.absolute:
+            lines.append(
+                f"Its two scores differ by {noise.absolute:.3f} on average: the noise floor. The margin of every test is at least that."
+            )
     if found.no_context and found.no_context.control is not None:
         lines.append(
             f"Without their context, {found.no_context.control:.3f} of the questions' score remains, of "

@@ -35,7 +35,7 @@ def test_a_budget_with_evidence_is_measured(job, tiny, point_at):
         point_at(server)
         folder = ask(job, tiny, ASKING)
     kept = read(folder, "SELECT budget, n_context, n_planned, n_kept_json, evidence FROM kv_budgets")
-    assert len(kept) == 12 * 4
+    assert len(kept) == 12 * 3 + 6, "budget 1.0 once more on every second example"
     for budget, n_context, n_planned, n_kept, evidence in kept:
         assert n_kept == f"[{n_planned}]"
         assert n_planned == (n_context if budget == 1 else n_context // 2)

@@ -115,7 +115,26 @@ def test_observed_is_planned_and_budget_one_is_no_policy(job, tiny):
         "JOIN responses p USING (request_id) JOIN kv_budgets k USING (request_id) "
         "WHERE k.budget = 1 AND r.phase IN ('planned', 'noise_floor') GROUP BY 1",
     )
-    assert [(same, both) for _, same, both in tokens] == [(1, 2)] * 12
+    assert sorted((both, same) for _, same, both in tokens) == [(1, 1)] * 6 + [(2, 1)] * 6
+
+
+def test_noise_of_the_prefill_is_seen(job, tiny, monkeypatch):
+    """Every prefill of a context differs from the last one: the second one's first entry is another."""
+    from kvlab.engines.transformers_kv import prefill
+
+    made, count = prefill.prefill, iter(range(1000))
+
+    def noisy(*arguments):
+        state = made(*arguments)
+        state.values[0] *= 1 + 50 * next(count)
+        return state
+
+    monkeypatch.setattr(prefill, "prefill", noisy)
+    overrides = ["kv.budgets=[1.0]", "kv.controls=[noise_floor]", "kv.max_added_budgets=0"]
+    pipeline.everything(job(tiny, overrides), quiet)
+    summary = json.loads((job(tiny, overrides).folder / "summary.json").read_text())
+    assert summary["verdict"] == "FAIL"
+    assert "budget 1.0 once more gives the same tokens" in summary["reasons"][0]
 
 
 def test_a_number_of_entries_is_a_budget_too(job, tiny):

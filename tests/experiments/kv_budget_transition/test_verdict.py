@@ -6,6 +6,8 @@ import pytest
 
 from kvlab.experiments.kv_budget_transition import pictures
 from kvlab.experiments.kv_budget_transition.analysis import bin_stats, transition_summary
+from kvlab.experiments.kv_budget_transition.asked import Asked
+from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.experiments.kv_budget_transition.verdict import summarize
 from kvlab.figures import png
 from kvlab.report import render
@@ -107,7 +109,22 @@ def test_other_tokens_at_the_same_budget_fail():
     frame = cliff(per_bin=4)
     frame.loc[frame.index[frame["phase"] == "noise_floor"][0], "text"] = "something else"
     summary = judge(frame)
-    assert (summary.verdict, summary.checks[1].seen) == ("FAIL", "19 of 20")
+    assert summary.verdict == "FAIL"
+    assert summary.checks[1].seen.startswith("19 of 20")
+
+
+def test_other_tokens_are_the_noise_of_an_engine_that_promises_no_others():
+    frame = cliff(per_bin=4).assign(metric="f1", asked=lambda rows: rows["budget"])
+    noisy = frame.index[frame["phase"] == "noise_floor"][:5]
+    frame.loc[noisy, "text"] = "something else"
+    frame.loc[noisy, "f1"] = 1 - frame.loc[noisy, "f1"]
+    asked = Asked.of(KVBudgetTransitionParams(), frame)
+    assert asked.margin == 0.25, "5 of 20 scores differ by 1: no smaller drop counts"
+    summary = summarize(frame, asked, "test", deterministic=False)
+    assert summary.verdict == "PASS"
+    assert "(1.0 differs from itself by 0.250; no smaller drop counts)" in summary.headline
+    assert summary.results["call_margin"] == 0.25
+    assert Asked.of(KVBudgetTransitionParams(), cliff().assign(metric="f1", asked=1.0)).margin == 0.05
 
 
 def test_a_run_without_controls_says_so():
