@@ -1,7 +1,7 @@
 """The answers of a run as a matrix: one row an example, one column a budget."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -40,6 +40,8 @@ class Scores:
         clusters: Index of each example's context; [examples].
         bins: Length bin of each example; [examples].
         examples: Their ids.
+        tokens: Which budgets are numbers of entries: their share of the mean context, by which they are
+            placed among the fractions, and the number.
     """
 
     budgets: Floats
@@ -51,6 +53,15 @@ class Scores:
     clusters: Ints
     bins: Ints
     examples: tuple[str, ...]
+    tokens: Mapping[float, int] = field(default_factory=dict)
+
+    def name(self, budget: float) -> str:
+        """Return what a budget is called: ``0.5`` or ``512 tokens``."""
+        return f"{self.tokens[budget]} tokens" if budget in self.tokens else f"{budget:g}"
+
+    def as_asked(self, budget: float | None) -> float | None:
+        """Return a budget as the parameters write it: a fraction, or a number of entries above 1."""
+        return budget if budget is None else float(self.tokens.get(budget, budget))
 
     def filled(self, treatment: Treatment = "zero") -> Floats:
         """Return the scores with failures as 0 (``zero``) or NaN (``missing``); [examples, budgets].
@@ -106,7 +117,8 @@ def collect(frame: pd.DataFrame, metric: str, budgets: Sequence[float] | None = 
 
     Args:
         frame: One row an answer: ``example_id``, ``context_id``, ``bin_idx``, ``budget``, ``phase``,
-            ``failed``, ``outcome`` and the metric's column. Rows of other phases are left out.
+            ``failed``, ``outcome`` and the metric's column; ``asked``, the budget as it was asked for, where
+            that may be a number of entries. Rows of other phases are left out.
         metric: The column that is the score, in [0, 1].
         budgets: The planned ones, which get a column even where nothing was answered.
 
@@ -144,4 +156,12 @@ def collect(frame: pd.DataFrame, metric: str, budgets: Sequence[float] | None = 
         clusters=np.asarray(codes, dtype=np.int64),
         bins=facts["bin_idx"].to_numpy(dtype=np.int64),
         examples=tuple(str(name) for name in facts.index),
+        tokens=_tokens(curve),
     )
+
+
+def _tokens(curve: pd.DataFrame) -> dict[float, int]:
+    if "asked" not in curve.columns:
+        return {}
+    asked = curve.loc[curve["asked"] > 1, ["budget", "asked"]].drop_duplicates()
+    return {float(share): int(number) for share, number in asked.itertuples(index=False)}

@@ -17,6 +17,7 @@ from kvlab.errors import InputError
 from kvlab.experiments.base import Experiment, Streamed
 from kvlab.experiments.kv_budget_transition import arms, plan, prepared, store
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+from kvlab.policies import Budget
 from kvlab.prompts.counter import Prompt
 from kvlab.records import Recorded, Trial
 from kvlab.settings import Settings
@@ -77,7 +78,7 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         return {"prompt": "A"}, {"prompt": "B"}
 
     def check(self, params: KVBudgetTransitionParams, max_model_len: int | None) -> None:
-        """Refuse contexts that, with question and answer, do not fit the model."""
+        """Refuse contexts that, with question and answer, do not fit the model, and budgets that prune nothing."""
         manifest = prepared.manifest(params)
         longest = max((entry.token_len for entry in manifest.entries), default=0)
         if max_model_len is not None and longest >= max_model_len:
@@ -86,6 +87,11 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
                 "choose shorter ones (dataset.lengths_tokens, dataset.max_length_tokens)"
             )
             raise InputError("dataset", longest, fix)
+        shortest = min((entry.token_len for entry in manifest.entries), default=0)
+        whole = next((budget for budget in params.kv.budgets if budget > 1 and budget >= shortest), None)
+        if whole is not None:
+            fix = f"is no smaller than the shortest context, of {shortest} tokens, which it would keep whole; use fewer entries"
+            raise InputError("kv.budgets", whole, fix)
 
     def check_engine(self, params: KVBudgetTransitionParams, engine: Any) -> None:  # noqa: ANN401 - one of two engines
         """Refuse a budget that the policy cannot honour on some context."""
@@ -147,7 +153,7 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         shown = [
             row for row in rows if row.phase in (arms.PLANNED, arms.ADDED, arms.TIMED) and row.kv is not None
         ]
-        said = [f"{row.kv.budget:g} {_begin(row)}" for row in shown if row.kv is not None]
+        said = [f"{Budget.of(row.kv.budget).label} {_begin(row)}" for row in shown if row.kv is not None]
         failed = sum(not row.ok for row in rows)
         return " · ".join(said) + (f" · {failed} of {len(rows)} requests failed" if failed else "")
 

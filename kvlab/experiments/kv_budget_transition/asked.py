@@ -1,4 +1,4 @@
-"""The parameters as the analysis reads them: flat, with every budget a fraction."""
+"""The parameters as the analysis reads them: flat, with every budget in one order."""
 
 import math
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Asked:
 
     @classmethod
     def of(cls, params: KVBudgetTransitionParams, answers: "pd.DataFrame") -> Self:
-        """Return the parameters for these answers: a number of entries becomes the fraction it has there.
+        """Return the parameters for these answers: a number of entries stands where it does there.
 
         The margin is at least the noise floor: a drop that budget 1.0 shows against itself is none.
         """
@@ -44,7 +44,7 @@ class Asked:
         return cls(
             **analysis,
             seed=params.seed,
-            budgets=tuple(known.get(budget, budget) for budget in params.kv.budgets),
+            budgets=tuple(known.get(b, b) for b in params.kv.budgets if b in known or b <= 1),
             n_bins=params.dataset.bins,
             query_mode=params.kv.query_mode,
         )

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams
-from kvlab.experiments.kv_budget_transition.cells import budget_name, table
+from kvlab.experiments.kv_budget_transition.cells import table
 from kvlab.stats import Interval
 from kvlab.summary import Table
 from kvlab.transition import sanity
@@ -60,6 +60,7 @@ def _treatments(found: Analysis) -> Table:
         "worst": "largest drop",
         "best": "smallest drop",
     }
+    focus = "–" if found.focus is None else found.scores.name(found.focus)
     rows = []
     for treatment, call in found.treatments.items():
         at = next((drop for drop in call.drops if drop.budget == found.focus), None)
@@ -70,7 +71,7 @@ def _treatments(found: Analysis) -> Table:
         "The call under every treatment of failed answers",
         ["failures_count_as", "outcome", "transition_budget", "n", "drop", "drop_low", "drop_high"],
         rows,
-        f"The drop is at budget {budget_name(found.focus)}. largest and smallest drop take every missing answer as right "
+        f"The drop is at budget {focus}. largest and smallest drop take every missing answer as right "
         "or wrong, whichever makes the drop so: the truth lies between.",
     )
 

@@ -7,7 +7,7 @@ import pandas as pd
 from kvlab.endpoint import Identity
 from kvlab.experiments.kv_budget_transition import evidence, story, tables
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, analyse, summary_of
-from kvlab.experiments.kv_budget_transition.cells import clean
+from kvlab.experiments.kv_budget_transition.cells import clean, named
 from kvlab.summary import Check, Summary, Verdict
 from kvlab.transition.bins import column, timings
 from kvlab.transition.scores import FULL
@@ -53,7 +53,9 @@ def summarize(
         checks=checks,
         results=_results(found, params),
         tables=[
-            table for table in (*tables.tables(found, params), *evidence.tables(found, params)) if table.rows
+            named(table, found.scores.tokens)
+            for table in (*tables.tables(found, params), *evidence.tables(found, params))
+            if table.rows
         ],
         figures=story.figures(names),
         limitations=_limitations(found, checks, identity),
@@ -166,12 +168,12 @@ def _headline(found: Analysis, params: AnalysisParams) -> str:
     drop, least = found.called_drop, story.least_of(found)
     if drop is None or found.call.outcome == "not tested":
         return "no transition was looked for: there is no budget below 1.0 with an answer"
-    said = f"accuracy at {drop.budget:g} is lower than at 1.0 by {story.range_of(drop)}"
+    said = f"accuracy at {found.scores.name(drop.budget)} is lower than at 1.0 by {story.range_of(drop)}"
     if found.noise.absolute:
         said += f" (1.0 differs from itself by {found.noise.absolute:.3f}; no smaller drop counts)"
     if found.call.outcome == "transition":
-        return f"transition: the middle of the fall lies {story.place_of(found.half, params.confidence)}; {said}; {least}"
-    smallest = f"[{found.call.drops[-1].budget:g}, 1]"
+        return f"transition: the middle of the fall lies {story.place_of(found, found.half, params.confidence)}; {said}; {least}"
+    smallest = f"[{found.scores.name(found.call.drops[-1].budget)}, 1]"
     if found.call.outcome == "no transition":
         return f"no transition in {smallest}: every planned budget is shown to lose less than {params.margin:g}; {said}; {least}"
     return f"underpowered: neither a loss of more than {params.margin:g} in {smallest} nor its absence is shown; {said}; {least}"

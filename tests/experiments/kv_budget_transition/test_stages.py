@@ -8,7 +8,7 @@ import yaml
 
 from kvlab.errors import InputError
 from kvlab.experiments import kv_budget_transition
-from kvlab.experiments.kv_budget_transition import local, pipeline, refine, store
+from kvlab.experiments.kv_budget_transition import frame, local, pipeline, refine, store
 from kvlab.experiments.kv_budget_transition.asked import metric_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.params import resolve
@@ -138,11 +138,59 @@ def test_noise_of_the_prefill_is_seen(job, tiny, monkeypatch):
 
 
 def test_a_number_of_entries_is_a_budget_too(job, tiny):
-    overrides = ["kv.budgets=[1.0,100]", "kv.max_added_budgets=0"]
+    overrides = [
+        "kv.budgets=[1.0,0.5,100]",
+        "kv.max_added_budgets=0",
+        "kv.controls=[]",
+        "dataset.n_per_bin=1",
+    ]
     report = pipeline.everything(job(tiny, overrides), quiet)
     kept = read(report.parent, "SELECT DISTINCT n_planned, n_kept_json FROM kv_budgets WHERE budget = 100")
     assert kept == [(100, "[100, 100]")]
-    assert json.loads((report.parent / "summary.json").read_text())["verdict"] == "PASS"
+    summary = json.loads((report.parent / "summary.json").read_text())
+    assert summary["verdict"] == "PASS"
+    assert summary["results"]["budgets_planned"] == [1.0, 0.5, 100.0]
+    tables = {item.name: item for item in pipeline.analyze(job(tiny, overrides), quiet).tables}
+    assert [row[0] for row in tables["accuracy_over_budget"].rows] == ["1", "0.5", "100 tokens"]
+    assert tables["integrity"].columns == ["label", "1", "0.5", "100 tokens"]
+    assert "at 100 tokens" in report.read_text()
+
+
+def test_more_entries_than_a_context_has_are_no_budget(job, tiny, outputs):
+    with pytest.raises(
+        InputError, match=r"^kv\.budgets: 200 is no smaller than the shortest context, of 200 tokens"
+    ):
+        pipeline.prepare(job(tiny, ["kv.budgets=[1.0,200]"]), quiet)
+    assert not folders(outputs)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "round_one"),
+    [
+        ("[1.0,100]", (149.0, "budget 149 tokens is added: between 1 and 100 tokens mean")),
+        ("[1.0,0.9,100]", (0.95, "budget 0.95 is added: between 1 and 0.9 mean")),
+        ("[1.0,0.99,100]", (None, "no fall of mean")),
+    ],
+    ids=["in entries", "in fractions", "never across"],
+)
+def test_a_round_halves_in_the_unit_of_its_neighbours(job, tiny, budgets, round_one):
+    """Right at 1.0 alone; all falls are between 1.0 and the next one."""
+    overrides = [f"kv.budgets={budgets}", "kv.controls=[]", "dataset.n_per_bin=1", "kv.max_added_budgets=0"]
+    folder = pipeline.prepare(job(tiny, overrides), quiet)
+    pipeline.run(job(tiny, overrides), quiet)
+    params = job(tiny, [*overrides[:3], "kv.max_added_budgets=1"]).params
+    with Database(folder / "run.sqlite") as database:
+        store.score(database)
+        database.sql.execute(
+            "UPDATE scores SET contains = request_id IN (SELECT request_id FROM kv_budgets WHERE budget = 1)"
+        )
+        assert refine.budget_of(database, params, 1, 0.1) == round_one[0]
+        reason = database.sql.execute("SELECT reason FROM added_budgets").fetchone()[0]
+        places = frame.shares(database.sql, [1.0, 0.5, 100.0, 130.0])
+    assert reason.startswith(round_one[1])
+    assert places == {1.0: 1.0, 0.5: 0.5, 100.0: pytest.approx(100 / 260), 130.0: 0.5 - 1e-6}, (
+        "two budgets are two"
+    )
 
 
 @pytest.mark.parametrize(
