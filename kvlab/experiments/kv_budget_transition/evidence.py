@@ -115,8 +115,8 @@ def _controls(found: Analysis) -> Table:
         "Controls",
         ["control", "budget", "n", "policy_acc", "control_acc", "difference", "low", "high"],
         rows,
-        "difference is policy - control on the same examples (first - second time, for budget 1.0 once more, on every second example), with a "
-        "bootstrap interval over contexts. Without the context, the policy's accuracy is that of budget 1.0.",
+        "difference is policy - control on the same examples (first - second time, for budget 1.0 once more, on every "
+        "second example), with a bootstrap interval over contexts. Without the context, the policy's accuracy is that of budget 1.0.",
     )
 
 

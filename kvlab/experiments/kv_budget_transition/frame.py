@@ -56,7 +56,7 @@ def answers(sql: sqlite3.Connection, query_mode: str) -> pd.DataFrame:
     frame["latency_ms"] = frame["latency_ms"].where(frame["ttft_ms"].notna())
     frame["query_mode"] = query_mode
     frame["asked"] = frame["budget"]
-    frame["budget"] = frame["asked"].map(shares(sql, set(frame["asked"].dropna())))
+    frame["budget"] = frame["asked"].map(shares(sql, set(frame["asked"].dropna()))).astype(float)
     kept = frame["n_kept_json"].map(_kept)
     frame["n_kept_min"] = kept.map(lambda layers: min(layers, default=float("nan")))
     frame["n_kept_max"] = kept.map(lambda layers: max(layers, default=float("nan")))

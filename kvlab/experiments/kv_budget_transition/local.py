@@ -30,6 +30,7 @@ MAX_NEW_TOKENS = 32
 FROM_TENSORS = "the cache's own tensors, after pruning"
 #: Engines that have made their first timed call.
 _WARM: "WeakSet[KvEngine]" = WeakSet()
+#: Phases with a prefill of their own; all the others share one.
 _APART = (arms.NOISE_FLOOR, arms.NO_CONTEXT)
 NO_PREFIX_CACHE = "no prefix cache takes part: this process computes the context itself, once for all budgets"
 
@@ -117,12 +118,8 @@ def _swept(
     """
     engine: KvEngine = lab.engine
     rows: list[Recorded] = []
-    for phase in (
-        "",
-        arms.NOISE_FLOOR,
-        arms.NO_CONTEXT,
-    ):  # each with a prefill of its own; "": all the others
-        here = [arm for arm in chosen if (arm.phase if arm.phase in _APART else "") == phase]
+    for phase in (None, *_APART):
+        here = [arm for arm in chosen if (arm.phase if arm.phase in _APART else None) == phase]
         if not here:
             continue
         context, anew = phase != arms.NO_CONTEXT, phase == arms.NOISE_FLOOR
