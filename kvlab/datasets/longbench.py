@@ -60,10 +60,11 @@ def examples(
         unscored: Take a task that kvlab has no score for.
 
     Raises:
-        InputError: A row lacks ``input``, ``context`` or ``answers``.
+        InputError: A row lacks ``input``, ``context`` or ``answers``, or is of another task.
     """
     known = facts.find(task, unscored=unscored)
     for row in loaded.rows:
+        _check_task(row, task)
         question, context, answers = row.text("input"), row.text("context"), row.texts("answers")
         meta = {
             "task": task,
@@ -76,6 +77,19 @@ def examples(
             "first_line_only": task in facts.FIRST_LINE_ONLY,
         }
         yield Example(content_id(task, question, context, answers), question, context, answers, meta)
+
+
+def _check_task(row: rows.Row, task: str) -> None:
+    """Refuse a row that says itself that it is of another task: its template and its score would be wrong.
+
+    Raises:
+        InputError: It is.
+    """
+    named = row.value.get("dataset")
+    if named not in (None, task, f"{task}_e"):  # LongBench-E's files end in _e
+        raise InputError(
+            row.where, named, f"is its `dataset`, and the task is {task}; name the file of that task"
+        )
 
 
 def template(task: str, config: Path | None) -> Template:

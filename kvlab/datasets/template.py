@@ -119,6 +119,12 @@ def token_ids(
     return head, tokenizer.encode(rendered.question + frame.tail + rendered.answer_prefix)
 
 
+def plain(rendered: Rendered, *, context: bool = True) -> str:
+    """Return the prompt as one text, for a task without a chat template; `token_ids` makes the same tokens."""
+    text = rendered.lead + (rendered.context if context else "") + rendered.question
+    return f"{text}\n{rendered.answer_prefix}" if rendered.answer_prefix else text
+
+
 def messages(rendered: Rendered, *, prefill: bool = False, context: bool = True) -> list[dict[str, str]]:
     """Return the prompt as chat messages.
 
@@ -128,15 +134,13 @@ def messages(rendered: Rendered, *, prefill: bool = False, context: bool = True)
             stands at the end of the user's text.
         context: False leaves the context out.
     """
+    if not (prefill and rendered.answer_prefix):
+        return [{"role": "user", "content": plain(rendered, context=context)}]
     text = rendered.lead + (rendered.context if context else "") + rendered.question
-    if not rendered.answer_prefix:
-        return [{"role": "user", "content": text}]
-    if prefill:
-        return [
-            {"role": "user", "content": text},
-            {"role": "assistant", "content": rendered.answer_prefix},
-        ]
-    return [{"role": "user", "content": f"{text}\n{rendered.answer_prefix}"}]
+    return [
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": rendered.answer_prefix},
+    ]
 
 
 def template_hash(template: Template) -> str:

@@ -108,6 +108,10 @@ class Experiment(ABC, Generic[P]):
         """End what it has opened for this lab beside the engine; nothing, as a rule."""
         return
 
+    def streams_with(self, params: P) -> bool:
+        """Whether a trial is streamed (`streams`) under these parameters."""
+        return self.streams
+
     def is_result(self, lab: "Lab[P]", trial: Trial, row: Recorded) -> bool:
         """Whether a failed request is what its trial set out to find: then the trial is done."""
         return False

@@ -118,7 +118,7 @@ class Lab(Generic[P]):
             KvlabError: The server refuses the request itself: nothing else would succeed either.
         """
         first = self.run.database.trial_state()[trial.trial_id][1] + 1
-        if self.experiment.streams:
+        if self.experiment.streams_with(self.params):
             self._stream(trial, first)
             return []
         rows: list[Recorded] = []

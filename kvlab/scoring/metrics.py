@@ -74,6 +74,15 @@ def score(
     return Score(best.em, best.f1, contains, rules.normalize(shown), best.gold_norm, rules.name)
 
 
+def scorer_name(language: str) -> str:
+    """Return the name that `score` gives its scores of a language here and now.
+
+    Raises:
+        InputError: The language has no scorer.
+    """
+    return _Rules(language, None).name
+
+
 def first_line(text: str) -> str:
     """Return the first line after leading line breaks (LongBench: trec, triviaqa, samsum, lsht)."""
     return text.lstrip("\n").split("\n")[0]

@@ -82,8 +82,15 @@ def noise_floor(frame: pd.DataFrame, metric: str, how: Resampling) -> NoiseFloor
     key = "token_ids" if "token_ids" in answered.columns and answered["token_ids"].notna().all() else "text"
     same = int((answered[key] == answered[f"{key}_second"]).sum()) if len(answered) else 0
     rest = (both["score"] - both["score_second"]).to_numpy(dtype=float)
-    absolute = float(np.abs(rest).mean()) if len(rest) else None
-    return NoiseFloor(len(answered), same, how.mean(rest, clusters), absolute)
+    return NoiseFloor(len(answered), same, how.mean(rest, clusters), floor(frame, metric))
+
+
+def floor(frame: pd.DataFrame, metric: str) -> float | None:
+    """Return the mean absolute difference of two scores at budget 1.0; ``None``: it was not answered twice."""
+    answered = frame[~frame["failed"].astype(bool)]
+    both, _ = _pairs(_full(answered), answered[answered["phase"] == "noise_floor"], metric)
+    rest = (both["score"] - both["score_second"]).to_numpy(dtype=float)
+    return float(np.abs(rest).mean()) if len(rest) else None
 
 
 def _beside(

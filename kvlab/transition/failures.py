@@ -14,22 +14,26 @@ ALWAYS = ("EMPTY_OUTPUT", "REFUSAL", "ENGINE_ERROR", "TIMEOUT", "FORMAT_ERROR")
 
 @dataclass(frozen=True)
 class Parts:
-    """A mean drop as the sum of three parts, each in units of the score.
+    """A mean drop as the sum of four parts, each in units of the score.
 
     Attributes:
         budget: Where.
         n: Examples asked at 1.0 and at the budget.
         drop: The whole, failures counting as 0.
         no_answer: From examples without an answer at one of the two.
-        labelled: From examples answered at both, with a failure label at one (truncated, empty, …).
+        broken: From examples answered at both, with nothing in one of the answers (empty, refused, repetition).
+        labelled: From examples with an answer at both that carries another label: cut off, or of another form.
+            It is an answer, and less right.
         wrong: From examples answered at both, without a label: plainly less right.
-        driven_by: ``failures``, ``wrong answers``, ``failures and wrong answers``, or ``None`` where nothing fell.
+        driven_by: ``failures`` (the first two), ``wrong answers`` (the others), ``failures and wrong answers``,
+            or ``None`` where nothing fell.
     """
 
     budget: float
     n: int
     drop: float | None
     no_answer: float | None
+    broken: float | None
     labelled: float | None
     wrong: float | None
     driven_by: str | None
@@ -42,20 +46,22 @@ def decompose(scores: Scores, budget: float) -> Parts:
     there = ~np.isnan(drops)
     n = int(there.sum())
     if n == 0:
-        return Parts(budget, 0, None, None, None, None, None)
+        return Parts(budget, 0, None, None, None, None, None, None)
     lost = scores.failed[:, 0] | scores.failed[:, k]
-    labelled = (scores.labelled[:, 0] | scores.labelled[:, k]) & ~lost
-    no_answer, with_label, wrong = (
-        float(drops[there & part].sum()) / n for part in (lost, labelled, ~lost & ~labelled)
+    broken = (scores.broken[:, 0] | scores.broken[:, k]) & ~lost
+    labelled = (scores.labelled[:, 0] | scores.labelled[:, k]) & ~lost & ~broken
+    no_answer, nothing, with_label, wrong = (
+        float(drops[there & part].sum()) / n for part in (lost, broken, labelled, ~lost & ~broken & ~labelled)
     )
     return Parts(
         budget,
         n,
-        no_answer + with_label + wrong,
+        no_answer + nothing + with_label + wrong,
         no_answer,
+        nothing,
         with_label,
         wrong,
-        _driver(no_answer + with_label, wrong),
+        _driver(no_answer + nothing, with_label + wrong),
     )
 
 

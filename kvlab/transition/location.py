@@ -97,10 +97,13 @@ def locate(
 ) -> Location:
     """Return where the curve over all budgets, planned and added, falls.
 
-    A budget without a pair is left out of the fit, and so is a resample in which one has none.
+    A budget that some example was not asked at is left out of the fit: a round that was stopped in its
+    middle has other examples, and says nothing of the curve. So is a budget without a pair, and a
+    resample in which one has none.
     """
     drops = scores.drops(treatment)
-    used = (scores.budgets < FULL) & ~np.isnan(drops).all(axis=0)
+    asked = ~np.isnan(scores.values) | scores.failed
+    used = (scores.budgets < FULL) & asked.all(axis=0) & ~np.isnan(drops).all(axis=0)
     if not used.any():
         return Location(threshold, None, None, None, None, "no budget below 1.0 has a pair")
     drops, budgets = drops[:, used], scores.budgets[used]

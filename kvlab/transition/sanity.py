@@ -31,7 +31,7 @@ def no_systematic_gain(scores: Scores, *, alpha: float, seed: int) -> Assertion:
         return Assertion("no_systematic_gain", asks, "no pair", None)
     adjusted = holm(p_exceeds(gains, scores.clusters, 0.0, seed=seed))
     found = [
-        f"{budget:g} ({np.nanmean(row):+.3f}, adjusted p = {p:.2g})"
+        f"{scores.name(budget)} ({np.nanmean(row):+.3f}, adjusted p = {p:.2g})"
         for budget, row, p in zip(scores.budgets[below], gains, adjusted, strict=True)
         if p <= alpha / 2
     ]
@@ -40,13 +40,17 @@ def no_systematic_gain(scores: Scores, *, alpha: float, seed: int) -> Assertion:
 
 
 def no_new_failures_in_short_contexts(scores: Scores) -> Assertion:
-    """Assert that in the shortest bin no answer fails, or has a failure label, that did not at 1.0."""
+    """Assert that in the shortest bin no answer is missing, or answers nothing, that did at 1.0."""
     asks = "in the shortest bin no answer fails that did not at budget 1.0, unless the serving did"
     if scores.values.shape[1] < 2 or not len(scores.bins):
         return Assertion("no_new_failures_in_short_contexts", asks, "nothing below 1.0", None)
     short = scores.only(scores.bins == scores.bins.min())
-    new = (short.labelled[:, 1:] & ~short.labelled[:, :1]).sum(axis=0)
-    parts = [f"{count} at {budget:g}" for budget, count in zip(scores.budgets[1:], new, strict=True) if count]
+    new = (short.broken[:, 1:] & ~short.broken[:, :1]).sum(axis=0)
+    parts = [
+        f"{count} at {scores.name(float(budget))}"
+        for budget, count in zip(scores.budgets[1:], new, strict=True)
+        if count
+    ]
     seen = f"{', '.join(parts) or 'none'} (of {len(short.bins)} examples in bin {int(scores.bins.min())})"
     return Assertion("no_new_failures_in_short_contexts", asks, seen, not parts)
 

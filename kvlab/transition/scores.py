@@ -1,7 +1,7 @@
 """The answers of a run as a matrix: one row an example, one column a budget."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,9 @@ TREATMENTS: tuple[Treatment, ...] = ("zero", "missing", "worst", "best")
 CURVE = ("planned", "added")
 FULL = 1.0
 
+#: Labels of answers that answer nothing. One that was cut off, or is of another form, is still an answer: right or wrong.
+BROKEN = ("EMPTY_OUTPUT", "REFUSAL", "DEGENERATE_REPETITION", "INPUT_TRUNCATED")
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -33,9 +36,12 @@ class Scores:
         values: Scores in [0, 1]; NaN where the answer failed or is absent; [examples, budgets].
         failed: Asked, and no answer came; [examples, budgets].
         labelled: No answer, or an answer with a label of the failure taxonomy; [examples, budgets].
+        broken: No answer, or one that answers nothing (`BROKEN`); [examples, budgets].
         clusters: Index of each example's context; [examples].
         bins: Length bin of each example; [examples].
         examples: Their ids.
+        tokens: Which budgets are numbers of entries: their share of the mean context, by which they are
+            placed among the fractions, and the number.
     """
 
     budgets: Floats
@@ -43,9 +49,19 @@ class Scores:
     values: Floats
     failed: Bools
     labelled: Bools
+    broken: Bools
     clusters: Ints
     bins: Ints
     examples: tuple[str, ...]
+    tokens: Mapping[float, int] = field(default_factory=dict)
+
+    def name(self, budget: float) -> str:
+        """Return what a budget is called: ``0.5`` or ``512 tokens``."""
+        return f"{self.tokens[budget]} tokens" if budget in self.tokens else f"{budget:g}"
+
+    def as_asked(self, budget: float | None) -> float | None:
+        """Return a budget as the parameters write it: a fraction, or a number of entries above 1."""
+        return budget if budget is None else float(self.tokens.get(budget, budget))
 
     def filled(self, treatment: Treatment = "zero") -> Floats:
         """Return the scores with failures as 0 (``zero``) or NaN (``missing``); [examples, budgets].
@@ -72,6 +88,7 @@ class Scores:
             values=self.values[rows],
             failed=self.failed[rows],
             labelled=self.labelled[rows],
+            broken=self.broken[rows],
             clusters=self.clusters[rows],
             bins=self.bins[rows],
             examples=tuple(name for name, keep in zip(self.examples, rows, strict=True) if keep),
@@ -86,6 +103,7 @@ class Scores:
             values=self.values[:, keep],
             failed=self.failed[:, keep],
             labelled=self.labelled[:, keep],
+            broken=self.broken[:, keep],
         )
 
     @property
@@ -99,7 +117,8 @@ def collect(frame: pd.DataFrame, metric: str, budgets: Sequence[float] | None = 
 
     Args:
         frame: One row an answer: ``example_id``, ``context_id``, ``bin_idx``, ``budget``, ``phase``,
-            ``failed``, ``outcome`` and the metric's column. Rows of other phases are left out.
+            ``failed``, ``outcome`` and the metric's column; ``asked``, the budget as it was asked for, where
+            that may be a number of entries. Rows of other phases are left out.
         metric: The column that is the score, in [0, 1].
         budgets: The planned ones, which get a column even where nothing was answered.
 
@@ -125,6 +144,7 @@ def collect(frame: pd.DataFrame, metric: str, budgets: Sequence[float] | None = 
     failed = curve["failed"].astype(bool)
     score = curve[metric].astype(float).mask(failed)
     labelled = failed | curve["outcome"].notna()
+    broken = failed | curve["outcome"].isin(BROKEN)
     codes, _ = pd.factorize(facts["context_id"].astype(str), sort=True)
     return Scores(
         budgets=np.array(every, dtype=float),
@@ -132,7 +152,16 @@ def collect(frame: pd.DataFrame, metric: str, budgets: Sequence[float] | None = 
         values=matrix(score).to_numpy(dtype=float),
         failed=matrix(failed).eq(True).to_numpy(dtype=bool),
         labelled=matrix(labelled).eq(True).to_numpy(dtype=bool),
+        broken=matrix(broken).eq(True).to_numpy(dtype=bool),
         clusters=np.asarray(codes, dtype=np.int64),
         bins=facts["bin_idx"].to_numpy(dtype=np.int64),
         examples=tuple(str(name) for name in facts.index),
+        tokens=_tokens(curve),
     )
+
+
+def _tokens(curve: pd.DataFrame) -> dict[float, int]:
+    if "asked" not in curve.columns:
+        return {}
+    asked = curve.loc[curve["asked"] > 1, ["budget", "asked"]].drop_duplicates()
+    return {float(share): int(number) for share, number in asked.itertuples(index=False)}

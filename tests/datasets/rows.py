@@ -17,7 +17,7 @@ def longbench_rows(number, language="en"):
             "context": text,
             "answers": ["a bell", "Bell"],
             "length": len(text),
-            "dataset": "qasper",
+            "dataset": "qasper" if language == "en" else "multifieldqa_zh",
             "language": language,
             "all_classes": None,
             "_id": str(i),

@@ -59,6 +59,15 @@ def test_rows_of_one_context_are_one_cluster(folder, tk):
     assert examples[0].score("The bell").em == 1
 
 
+def test_a_file_of_another_task_is_refused(tmp_path, tk):
+    other = [row | {"dataset": "hotpotqa"} for row in longbench_rows(12)]
+    path = write_jsonl(tmp_path / "gov_report.jsonl", other)
+    with pytest.raises(InputError, match="line 1: 'hotpotqa' is its `dataset`, and the task is qasper"):
+        prepare(spec(path=str(path)), tk)
+    path = write_jsonl(tmp_path / "qasper_e.jsonl", [row | {"dataset": "qasper_e"} for row in other])
+    assert prepare(spec(path=str(path)), tk).entries
+
+
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_every_task_has_a_template_of_kvlabs_own(task):
     template = longbench.template(task, None)

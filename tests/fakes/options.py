@@ -12,6 +12,7 @@ PERSONAS = ("vllm", "llamacpp", "ollama", "other")
 USAGES = ("full", "no_details", "none")
 RESETS = ("ok", "refuse", "lie", "absent")
 FAULTS = (
+    "status_401",
     "status_429",
     "status_500",
     "status_502",

@@ -75,7 +75,7 @@ def test_the_parts_of_a_drop_add_up():
     )
     frame.loc[(frame["example_id"] == "e2") & (frame["budget"] == 0.5), "outcome"] = "EMPTY_OUTPUT"
     part = decompose(collect(frame, "f1"), 0.5)
-    assert (part.no_answer, part.labelled, part.wrong) == (0.25, 0.25, pytest.approx(0.15))
+    assert (part.no_answer, part.broken, part.labelled, part.wrong) == (0.25, 0.25, 0, pytest.approx(0.15))
     assert part.drop == pytest.approx(0.65)
     assert part.driven_by == "failures"
     table = integrity(frame)
@@ -85,6 +85,18 @@ def test_the_parts_of_a_drop_add_up():
         1.0,
     )
     assert table.loc["n"].tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("label", "driver"),
+    [("TRUNCATED", "wrong answers"), ("FORMAT_ERROR", "wrong answers"), ("REFUSAL", "failures"), ("DEGENERATE_REPETITION", "failures")],
+)  # fmt: skip
+def test_a_wrong_answer_that_was_cut_off_is_a_wrong_answer(label, driver):
+    frame = answers({f"e{i:02d}": {1.0: 1.0, 0.5: 0.0} for i in range(15)})
+    frame.loc[frame["budget"] == 0.5, "outcome"] = label
+    part = decompose(collect(frame, "f1"), 0.5)
+    assert part.driven_by == driver
+    assert (part.broken, part.labelled, part.wrong) == ((1, 0, 0) if driver == "failures" else (0, 1, 0))
 
 
 def test_controls_are_paired_with_the_policy():
@@ -105,11 +117,12 @@ def test_a_gain_at_a_smaller_budget_is_flagged():
     assert gain.holds is False
     assert "metric/task mismatch or prompt leakage" in gain.seen
     assert (failed.holds, base.holds) == (True, True)
-    assert [item.holds for item in assertions(collect(cliff(), "f1"), margin=0.05, alpha=0.05, seed=1)] == [
-        True,
-        False,
-        True,
-    ]
+    frame = cliff()
+    held = [item.holds for item in assertions(collect(frame, "f1"), margin=0.05, alpha=0.05, seed=1)]
+    assert held == [True, True, True], "what is cut off has answered"
+    frame["outcome"] = frame["outcome"].replace("TRUNCATED", "EMPTY_OUTPUT")
+    held = [item.holds for item in assertions(collect(frame, "f1"), margin=0.05, alpha=0.05, seed=1)]
+    assert held == [True, False, True]
 
 
 def test_the_sample_is_the_same_examples_at_every_budget():

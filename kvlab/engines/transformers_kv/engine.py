@@ -72,6 +72,8 @@ class KvEngine:
         tail_ids: Sequence[int],
         query_mode: QueryMode,
         policies: Sequence[Policy],
+        *,
+        anew: bool = False,
     ) -> Prefilled:
         """Prefill an example once, and let each policy rank its context; or find it done already.
 
@@ -82,6 +84,7 @@ class KvEngine:
             tail_ids: Tokens that follow: at least one.
             query_mode: Whether the tail is in view (`kvlab.policies.base`).
             policies: Whose budgets will be generated.
+            anew: Compute it though it was done already, and keep none of it: to see whether it comes out the same.
 
         Returns:
             The example; with an error where the model failed (out of memory, say).
@@ -98,7 +101,7 @@ class KvEngine:
         tail = given.tail_ids if query_mode == "aware" else ()
         key = query_mode, prefill.context_id(given.context_ids), tail
         state, wanted = self.states.get(key), {policy.id: policy for policy in policies if policy.prunes}
-        if state is not None and wanted.keys() <= state.rankings.keys():
+        if not anew and state is not None and wanted.keys() <= state.rankings.keys():
             self.states.hits += 1
             return replace(given, state=state)
         self.states.misses += 1
@@ -109,7 +112,8 @@ class KvEngine:
                 )
         except Exception as error:
             return replace(given, error=as_failure(error))
-        self.states.put(key, state)
+        if not anew:
+            self.states.put(key, state)
         return replace(given, state=state)
 
     def generate(

@@ -14,20 +14,26 @@ from typing import TYPE_CHECKING, Any
 from kvlab import engines
 from kvlab.endpoint import Identity
 from kvlab.errors import InputError
-from kvlab.experiments.base import Experiment
+from kvlab.experiments.base import Experiment, Streamed
 from kvlab.experiments.kv_budget_transition import arms, plan, prepared, store
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+from kvlab.policies import Budget
 from kvlab.prompts.counter import Prompt
 from kvlab.records import Recorded, Trial
 from kvlab.settings import Settings
 from kvlab.store.database import Database
 from kvlab.summary import Summary
+from kvlab.taxonomy import RETRYABLE
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
     from kvlab.experiments.lab import Lab
+
+
+#: Flags of the engine in this process under which the same prompt gives the same tokens.
+EXACT = {"dtype=float32", "device=cpu"}
 
 
 class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
@@ -72,7 +78,7 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         return {"prompt": "A"}, {"prompt": "B"}
 
     def check(self, params: KVBudgetTransitionParams, max_model_len: int | None) -> None:
-        """Refuse contexts that, with question and answer, do not fit the model."""
+        """Refuse contexts that, with question and answer, do not fit the model, and budgets that prune nothing."""
         manifest = prepared.manifest(params)
         longest = max((entry.token_len for entry in manifest.entries), default=0)
         if max_model_len is not None and longest >= max_model_len:
@@ -81,13 +87,18 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
                 "choose shorter ones (dataset.lengths_tokens, dataset.max_length_tokens)"
             )
             raise InputError("dataset", longest, fix)
+        shortest = min((entry.token_len for entry in manifest.entries), default=0)
+        whole = next((budget for budget in params.kv.budgets if budget > 1 and budget >= shortest), None)
+        if whole is not None:
+            fix = f"is no smaller than the shortest context, of {shortest} tokens, which it would keep whole; use fewer entries"
+            raise InputError("kv.budgets", whole, fix)
 
     def check_engine(self, params: KVBudgetTransitionParams, engine: Any) -> None:  # noqa: ANN401 - one of two engines
         """Refuse a budget that the policy cannot honour on some context."""
         if params.engine.name == "transformers_kv":
             from kvlab.experiments.kv_budget_transition import local
 
-            local.check_budgets(params, prepared.manifest(params))
+            local.check_budgets(params, prepared.manifest(params), engine)
 
     def plan(self, params: KVBudgetTransitionParams) -> list[Trial]:
         """Return one trial for each example and round."""
@@ -102,7 +113,9 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         return {
             "examples": len(manifest.entries),
             "bins": manifest.n_bins,
-            "answers that are planned": len(manifest.entries) * len(arms.planned(params)),
+            "answers that are planned": sum(
+                len(arms.planned(params, i)) for i in range(len(manifest.entries))
+            ),
             "budgets that may be added": params.rounds,
             "context tokens to prefill": tokens,
             "and at most, if nothing is kept for the added budgets": tokens * rounds,
@@ -110,26 +123,37 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         }
 
     def attempt(self, lab: "Lab[KVBudgetTransitionParams]", trial: Trial, attempt: int) -> list[Recorded]:
-        """Ask one example under all arms of its round."""
-        from kvlab.experiments.kv_budget_transition import local, remote
+        """Ask one example in this process, under all arms of its round."""
+        from kvlab.experiments.kv_budget_transition import local
 
         store.put_manifest(lab.run.database, prepared.manifest(lab.params))
-        if lab.params.engine.name == "transformers_kv":
-            return local.attempt(lab, trial)
-        return remote.attempt(lab, trial)
+        return local.attempt(lab, trial, attempt)
+
+    def streams_with(self, params: KVBudgetTransitionParams) -> bool:
+        """Whether answers are stored one by one: an endpoint's are paid for one by one."""
+        return params.engine.name == "openai_compat"
+
+    def stream(self, lab: "Lab[KVBudgetTransitionParams]", trial: Trial, attempt: int) -> Streamed:
+        """Ask an endpoint what an example still lacks."""
+        from kvlab.experiments.kv_budget_transition import remote
+
+        store.put_manifest(lab.run.database, prepared.manifest(lab.params))
+        rows, done = remote.ask(lab, trial)
+        return Streamed(done, self.line(trial, rows))
 
     def is_result(self, lab: "Lab[KVBudgetTransitionParams]", trial: Trial, row: Recorded) -> bool:
-        """Return True: an answer that failed is a result of its budget, and is not asked again here."""
-        return True
+        """Whether a failure is a result of its budget: not where the serving failed, which a later run may mend."""
+        failure = row.measurement.failure
+        return failure is None or failure.error_type not in RETRYABLE
 
     def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
         """Return what was answered at each budget, shortened, and how many requests failed."""
         if not rows:
-            return "nothing to refine"
+            return "nothing to ask"
         shown = [
             row for row in rows if row.phase in (arms.PLANNED, arms.ADDED, arms.TIMED) and row.kv is not None
         ]
-        said = [f"{row.kv.budget:g} {_begin(row)}" for row in shown if row.kv is not None]
+        said = [f"{Budget.of(row.kv.budget).label} {_begin(row)}" for row in shown if row.kv is not None]
         failed = sum(not row.ok for row in rows)
         return " · ".join(said) + (f" · {failed} of {len(rows)} requests failed" if failed else "")
 
@@ -157,7 +181,18 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
 
         planned = frame.attrs["examples"] * len(params.kv.budgets)
         asked = Asked.of(params, frame)
-        return verdict.summarize(frame, asked, profile, identity, planned_answers=planned)
+        trials = frame.attrs["trials_done"], frame.attrs["trials"]
+        on_endpoint = params.engine.name == "openai_compat"
+        return verdict.summarize(
+            frame,
+            asked,
+            profile,
+            identity,
+            planned_answers=planned,
+            trials=trials,
+            tolerance=params.engine.kept_tolerance_tokens if on_endpoint else 0,
+            deterministic=not on_endpoint and (identity is None or set(identity.flags) >= EXACT),
+        )
 
     def draw(
         self, frame: "pd.DataFrame", summary: Summary, params: KVBudgetTransitionParams

@@ -194,20 +194,22 @@ def summary_of(found: Analysis, params: AnalysisParams) -> dict[str, Any]:
 
     ``transition_budget``, ``pre_budget``, ``acc_pre``, ``acc_post``, ``drop``, ``method`` and
     ``transition_bin_idx`` are the point rule's. ``call_…`` are the calibrated rule's, ``location_…`` the
-    interval of the middle of the fall, ``loss_…`` that of the first loss of a margin. Missing is ``None``.
+    interval of the middle of the fall, ``loss_…`` that of the first loss of a margin. Budgets are as the
+    parameters write them: above 1 they are numbers of entries. Missing is ``None``.
     """
     drop = found.called_drop
+    asked = found.scores.as_asked
     shares = [share if share is not None else -1.0 for share in found.worst]
     worst = int(np.argmax(shares)) if shares and max(shares) >= 0 else None
     return {
         "metric": params.metric,
         "query_mode": params.query_mode,
-        **asdict(found.point),
+        **_as_asked(found, asdict(found.point)),
         "drop_threshold": params.drop_threshold,
         "call_outcome": found.call.outcome,
-        "call_fails_at": found.call.fails_at,
-        "call_holds_at": found.call.holds_at,
-        "call_budget": None if drop is None else drop.budget,
+        "call_fails_at": asked(found.call.fails_at),
+        "call_holds_at": asked(found.call.holds_at),
+        "call_budget": None if drop is None else asked(drop.budget),
         "call_drop": None if drop is None else drop.estimate,
         "call_drop_low": None if drop is None else drop.low,
         "call_drop_high": None if drop is None else drop.high,
@@ -215,14 +217,26 @@ def summary_of(found: Analysis, params: AnalysisParams) -> dict[str, Any]:
         "call_alpha": params.alpha,
         "call_margin": params.margin,
         **{
-            f"location_{key}": getattr(found.half, key) for key in ("below", "above", "low", "high", "reason")
+            f"location_{key}": value
+            for key, value in _as_asked(found, asdict(found.half)).items()
+            if key != "threshold"
         },
-        **{f"loss_{key}": getattr(found.margin, key) for key in ("below", "above", "low", "high", "reason")},
+        **{
+            f"loss_{key}": value
+            for key, value in _as_asked(found, asdict(found.margin)).items()
+            if key != "threshold"
+        },
         "minimum_detectable_drop": found.detectable.drop,
         "minimum_detectable_reason": found.detectable.reason,
         "bins_called": [item.bin_idx for item in found.bin_calls if item.falls],
         "worst_bin_idx": worst,
         "worst_bin_share": None if worst is None else found.worst[worst],
-        "budgets_planned": found.scores.plan.budgets.tolist(),
-        "budgets_added": found.scores.budgets[~found.scores.planned].tolist(),
+        "budgets_planned": [asked(budget) for budget in found.scores.plan.budgets.tolist()],
+        "budgets_added": [asked(budget) for budget in found.scores.budgets[~found.scores.planned].tolist()],
     }
+
+
+def _as_asked(found: Analysis, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its budgets as the parameters write them."""
+    budgets = ("transition_budget", "pre_budget", "below", "above", "low", "high")
+    return {key: found.scores.as_asked(value) if key in budgets else value for key, value in row.items()}

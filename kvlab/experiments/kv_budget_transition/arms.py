@@ -44,11 +44,14 @@ class Arm:
         return f"{kind}:{self.policy_id}@{self.label}"
 
 
-def planned(params: KVBudgetTransitionParams) -> list[Arm]:
-    """Return the arms that every example has."""
+def planned(params: KVBudgetTransitionParams, ordinal: int) -> list[Arm]:
+    """Return the arms of an example's first trial, by its place in the dataset.
+
+    Budget 1.0 is repeated on every second example: the repeat has a prefill of its own, which is most of the cost.
+    """
     kv = params.kv
     found = [Arm(PLANNED, kv.policy, budget) for budget in kv.budgets]
-    if "noise_floor" in kv.controls:
+    if "noise_floor" in kv.controls and ordinal % 2 == 0:
         found.append(Arm(NOISE_FLOOR, "full", 1.0))
     if "no_context" in kv.controls:
         found.append(Arm(NO_CONTEXT, "full", 1.0))

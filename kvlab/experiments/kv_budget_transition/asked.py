@@ -1,5 +1,6 @@
-"""The parameters as the analysis reads them: flat, with every budget a fraction."""
+"""The parameters as the analysis reads them: flat, with every budget in one order."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -29,12 +30,21 @@ class Asked:
 
     @classmethod
     def of(cls, params: KVBudgetTransitionParams, answers: "pd.DataFrame") -> Self:
-        """Return the parameters for these answers: a number of entries becomes the fraction it has there."""
+        """Return the parameters for these answers: a number of entries stands where it does there.
+
+        The margin is at least the noise floor: a drop that budget 1.0 shows against itself is none.
+        """
+        from kvlab.transition.controls import floor  # with pandas: only where there are answers
+
+        metric = metric_of(params, set(answers["metric"].dropna()))
+        noise = floor(answers, metric) or 0.0
+        analysis = params.analysis.model_dump() | {"metric": metric}
+        analysis["margin"] = max(params.analysis.margin, math.ceil(noise * 1e4) / 1e4)
         known = dict(zip(answers["asked"], answers["budget"], strict=True))
         return cls(
-            **{**params.analysis.model_dump(), "metric": metric_of(params, set(answers["metric"].dropna()))},
+            **analysis,
             seed=params.seed,
-            budgets=tuple(known.get(budget, budget) for budget in params.kv.budgets),
+            budgets=tuple(known.get(b, b) for b in params.kv.budgets if b in known or b <= 1),
             n_bins=params.dataset.bins,
             query_mode=params.kv.query_mode,
         )

@@ -1,5 +1,6 @@
 """Cells of the report's tables."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -31,6 +32,23 @@ def table(name: str, title: str, columns: list[str], rows: list[list[Any]], note
         for row in map(clean, rows)
     ]
     return Table(name=name, title=title, columns=columns, rows=cells, note=note)
+
+
+def named(shown: Table, tokens: Mapping[float, int]) -> Table:
+    """Return a table in which a number of entries is called so, and not by its place among the fractions."""
+    names = {budget_name(share): f"{number} tokens" for share, number in tokens.items()}
+    if not names:
+        return shown
+    rows = [
+        [
+            names.get(cell, cell) if column in _BUDGETS else cell
+            for column, cell in zip(shown.columns, row, strict=True)
+        ]
+        for row in shown.rows
+    ]
+    return shown.model_copy(
+        update={"columns": [names.get(name, name) for name in shown.columns], "rows": rows}
+    )
 
 
 def budget_name(budget: float | None) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams
-from kvlab.experiments.kv_budget_transition.cells import budget_name, table
+from kvlab.experiments.kv_budget_transition.cells import table
 from kvlab.stats import Interval
 from kvlab.summary import Table
 from kvlab.transition import sanity
@@ -22,6 +22,7 @@ MEANINGS = {
     "RATE_LIMITED": ("the server asked to slow down", "lower max_rpm and resume; not a matter of the model"),
     "TIMEOUT": ("no answer in time", "resume; if it stays, the serving is too slow for this length"),
     "ENGINE_ERROR": ("the engine or the connection broke", "mend the serving and resume"),
+    "REFUSED_INPUT": ("the server refused the request", "read its message: too long, or a parameter that it does not take"),
     "OUT_OF_MEMORY": ("the engine ran out of memory", "a limit of the machine at this length, not of accuracy"),
     "UNKNOWN_FAILURE": ("none of the above", "read the stored message"),
 }  # fmt: skip
@@ -36,16 +37,20 @@ def tables(found: Analysis, params: AnalysisParams) -> list[Table]:
 
 
 def _parts(found: Analysis) -> Table:
-    rows = [[p.budget, p.n, p.drop, p.no_answer, p.labelled, p.wrong, p.driven_by] for p in found.parts]
+    rows = [
+        [p.budget, p.n, p.drop, p.no_answer, p.broken, p.labelled, p.wrong, p.driven_by] for p in found.parts
+    ]
     return table(
         "drop_parts",
         "What the drop is made of",
-        ["budget", "n", "drop", "from_no_answer", "from_labelled_answers", "from_wrong_answers", "driven_by"],
+        ["budget", "n", "drop", "from_no_answer", "from_broken_answers", "from_labelled_wrong_answers", "from_wrong_answers",
+         "driven_by"],
         rows,
-        "The three parts add up to the drop. An example belongs to the first where one of its two answers is missing, "
-        "to the second where one carries a failure label (a truncated answer may still be right), else to the third. "
-        "driven_by names what makes at least three quarters.",
-    )
+        "The four parts add up to the drop. An example belongs to the first where one of its two answers is missing, to "
+        "the second where one answers nothing (empty, refused, repeating itself, or to a prompt that was cut), to the third "
+        "where one was cut off or is of another form: it is an answer, and less right. Else to the fourth. Failures are the "
+        "first two, wrong answers the others; driven_by names what makes at least three quarters.",
+    )  # fmt: skip
 
 
 def _treatments(found: Analysis) -> Table:
@@ -55,6 +60,7 @@ def _treatments(found: Analysis) -> Table:
         "worst": "largest drop",
         "best": "smallest drop",
     }
+    focus = "–" if found.focus is None else found.scores.name(found.focus)
     rows = []
     for treatment, call in found.treatments.items():
         at = next((drop for drop in call.drops if drop.budget == found.focus), None)
@@ -65,7 +71,7 @@ def _treatments(found: Analysis) -> Table:
         "The call under every treatment of failed answers",
         ["failures_count_as", "outcome", "transition_budget", "n", "drop", "drop_low", "drop_high"],
         rows,
-        f"The drop is at budget {budget_name(found.focus)}. largest and smallest drop take every missing answer as right "
+        f"The drop is at budget {focus}. largest and smallest drop take every missing answer as right "
         "or wrong, whichever makes the drop so: the truth lies between.",
     )
 
@@ -109,8 +115,8 @@ def _controls(found: Analysis) -> Table:
         "Controls",
         ["control", "budget", "n", "policy_acc", "control_acc", "difference", "low", "high"],
         rows,
-        "difference is policy - control on the same examples (first - second time, for budget 1.0 once more), with a "
-        "bootstrap interval over contexts. Without the context, the policy's accuracy is that of budget 1.0.",
+        "difference is policy - control on the same examples (first - second time, for budget 1.0 once more, on every "
+        "second example), with a bootstrap interval over contexts. Without the context, the policy's accuracy is that of budget 1.0.",
     )
 
 

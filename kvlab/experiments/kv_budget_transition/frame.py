@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -44,7 +45,8 @@ def answers(sql: sqlite3.Connection, query_mode: str) -> pd.DataFrame:
     """Return one row for each answer: the last attempt of each request, with its score.
 
     An answer out of a shared prefill has no latency of its own, as it has no TTFT. ``asked`` is the
-    budget as the parameters write it, ``budget`` the fraction that it is. ``frame.attrs`` holds what the
+    budget as the parameters write it; ``budget`` is the same fraction, and for a number of entries its
+    share of the mean context, so that budgets have one order (`shares`). ``frame.attrs`` holds what the
     plan promised (``examples``, ``trials``), ``attempts`` (rows in all) and ``added`` (the refinement's
     decisions).
     """
@@ -53,12 +55,8 @@ def answers(sql: sqlite3.Connection, query_mode: str) -> pd.DataFrame:
     frame["failed"] = frame["failed"].astype(bool)
     frame["latency_ms"] = frame["latency_ms"].where(frame["ttft_ms"].notna())
     frame["query_mode"] = query_mode
-    # A number of entries is a fraction of the longest context, so that budgets have one order.
-    longest = frame["n_context"].max()
     frame["asked"] = frame["budget"]
-    frame["budget"] = frame["budget"].where(
-        frame["budget"] <= 1, (frame["budget"] / longest).clip(upper=1).round(4)
-    )
+    frame["budget"] = frame["asked"].map(shares(sql, set(frame["asked"].dropna()))).astype(float)
     kept = frame["n_kept_json"].map(_kept)
     frame["n_kept_min"] = kept.map(lambda layers: min(layers, default=float("nan")))
     frame["n_kept_max"] = kept.map(lambda layers: max(layers, default=float("nan")))
@@ -67,6 +65,21 @@ def answers(sql: sqlite3.Connection, query_mode: str) -> pd.DataFrame:
     frame.attrs.update({"attempts": attempts, "added": added(sql)})
     frame.attrs.update(planned(sql))
     return frame
+
+
+def shares(sql: sqlite3.Connection, budgets: Collection[float]) -> dict[float, float]:
+    """Return where each budget stands among the others: a number of entries as its share of the mean context.
+
+    It is a share of no context in particular, and is never reported: a number of entries keeps its name.
+    """
+    mean = sql.execute("SELECT avg(token_len) FROM manifest_entries").fetchone()[0]
+    found = {budget: budget for budget in budgets if budget <= 1}
+    for number in sorted(set(budgets) - set(found)):
+        share = number / mean
+        while share in found.values():  # two budgets, though they may be one in the mean
+            share -= 1e-6
+        found[number] = share
+    return found
 
 
 def _columns(sql: sqlite3.Connection) -> list[str]:

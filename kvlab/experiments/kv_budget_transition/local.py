@@ -1,8 +1,10 @@
 """Asking an example in this process: one prefill, and every budget out of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from kvlab import policies
 from kvlab.cache_state import CacheLabel, CacheState, Evidence
@@ -26,39 +28,65 @@ if TYPE_CHECKING:
 #: Where an example's task says nothing.
 MAX_NEW_TOKENS = 32
 FROM_TENSORS = "the cache's own tensors, after pruning"
+#: Engines that have made their first timed call.
+_WARM: "WeakSet[KvEngine]" = WeakSet()
+#: Phases with a prefill of their own; all the others share one.
+_APART = (arms.NOISE_FLOOR, arms.NO_CONTEXT)
 NO_PREFIX_CACHE = "no prefix cache takes part: this process computes the context itself, once for all budgets"
 
 
-def check_budgets(params: KVBudgetTransitionParams, manifest: Manifest) -> None:
-    """Refuse a budget that the policy cannot honour on the shortest context.
+def check_budgets(params: KVBudgetTransitionParams, manifest: Manifest, engine: "KvEngine") -> None:
+    """Refuse a budget that the policy cannot honour on some context.
 
     Raises:
         InputError: Naming the policy, the budget, and the smallest that works.
     """
-    shortest = min((entry.token_len for entry in manifest.entries), default=0)
-    for budget in params.kv.budgets:
-        policies.get(params.kv.policy).check(Budget.of(budget), shortest)
+    policy = policies.get(params.kv.policy)
+    for length, tail in sizes(params, manifest, engine):
+        for budget in params.kv.budgets:
+            policy.check(Budget.of(budget), length, tail)
 
 
-def attempt(lab: "Lab[KVBudgetTransitionParams]", trial: Trial) -> list[Recorded]:
-    """Ask one example under the arms of its round."""
+def sizes(
+    params: KVBudgetTransitionParams, manifest: Manifest, engine: "KvEngine"
+) -> Iterator[tuple[int, int]]:
+    """Yield for each example the tokens of its context, and of the tail that the policy has in view."""
+    tokenizer = Tokenizer.wrap(engine.tokenizer, manifest.tokenizer.name)
+    for entry, example in manifest.items():
+        tail = 0
+        if params.kv.query_mode == "aware":  # the tail alone: a context takes its time
+            tail = len(token_ids(render(example, manifest.prompt_template), tokenizer, context=False)[1])
+        yield entry.token_len, tail
+
+
+def attempt(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, number: int) -> list[Recorded]:
+    """Ask one example under the arms of its round, for the ``number``-th time."""
     params = lab.params
     example = example_of(params, trial)
     if trial.planned["timed"]:
-        return _timed(lab, trial, example)
-    chosen = arms.planned(params)
-    if number := int(trial.planned["round"]):
-        budget = refine.budget_of(lab.run.database, params, number, _floor(params))
+        return _numbered(_timed(lab, trial, example), number)
+    chosen = arms.planned(params, trial.ordinal)
+    if round_number := int(trial.planned["round"]):
+        budget = refine.budget_of(lab.run.database, params, round_number, _floor(lab))
         if budget is None:
             return []
         chosen = arms.added(params, budget)
-    return _swept(lab, trial, example, chosen)
+    return _numbered(_swept(lab, trial, example, chosen), number)
 
 
-def _floor(params: KVBudgetTransitionParams) -> float:
+def _numbered(rows: list[Recorded], number: int) -> list[Recorded]:
+    """Return the rows of a further attempt under ids of their own."""
+    if number == 1:
+        return rows
+    return [replace(row, attempt=number, request_id=f"{row.request_id}/{number}") for row in rows]
+
+
+def _floor(lab: "Lab[KVBudgetTransitionParams]") -> float:
     """Return the smallest fraction that the policy can honour on every context."""
-    shortest = min(entry.token_len for entry in prepared.manifest(params).entries)
-    return (policies.get(params.kv.policy).smallest() + 1) / shortest
+    policy, manifest = policies.get(lab.params.kv.policy), prepared.manifest(lab.params)
+    return max(
+        (policy.smallest(tail) + 1) / length for length, tail in sizes(lab.params, manifest, lab.engine)
+    )
 
 
 def example_of(params: KVBudgetTransitionParams, trial: Trial) -> Example:
@@ -84,19 +112,24 @@ def _limit(lab: "Lab[KVBudgetTransitionParams]", example: Example) -> int:
 def _swept(
     lab: "Lab[KVBudgetTransitionParams]", trial: Trial, example: Example, chosen: Sequence[Arm]
 ) -> list[Recorded]:
-    """Prefill once, and generate all arms: those of one policy together, as the engine sees fit."""
+    """Prefill once, and generate all arms: those of one policy together, as the engine sees fit.
+
+    Budget 1.0 once more is prefilled once more: out of the same cache, it could show no noise of the prefill.
+    """
     engine: KvEngine = lab.engine
     rows: list[Recorded] = []
-    for context in (True, False):
-        here = [arm for arm in chosen if (arm.phase != arms.NO_CONTEXT) is context]
+    for phase in (None, *_APART):
+        here = [arm for arm in chosen if (arm.phase if arm.phase in _APART else None) == phase]
         if not here:
             continue
+        context, anew = phase != arms.NO_CONTEXT, phase == arms.NOISE_FLOOR
         head, tail = _ids(lab, example, context=context)
         names = sorted({arm.policy_id for arm in here})
         # What the question-less control asks is compressed by nobody.
         mode = lab.params.kv.query_mode if context else "agnostic"
         sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
-        prefilled = engine.prefill(head, tail, mode, [policies.get(name) for name in names])
+        chosen_policies = [policies.get(name) for name in names]
+        prefilled = engine.prefill(head, tail, mode, chosen_policies, anew=anew)
         for name in names:
             group = [arm for arm in here if arm.policy_id == name]
             budgets = [Budget.of(arm.budget) for arm in group]
@@ -116,7 +149,9 @@ def _timed(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, example: Example)
     head, tail = _ids(lab, example, context=True)
     mode, limit = lab.params.kv.query_mode, _limit(lab, example)
     engine.states.clear()  # their memory would be in the way of the peak's
-    engine.timed(head, tail, mode, policy, Budget.of(chosen[0].budget), 1)
+    if engine not in _WARM:
+        engine.timed(head, tail, mode, policy, Budget.of(chosen[0].budget), 1)
+        _WARM.add(engine)
     rows = []
     for arm in chosen:
         sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -57,7 +57,7 @@ class KVGroup(Group):
         budgets: Fractions of the context's entries, or numbers of entries; 1.0 among them.
         max_added_budgets: How many more the refinement may add where the drop is; none on an endpoint.
         min_budget_gap: It adds none nearer than this to another.
-        controls: ``noise_floor``: budget 1.0 once more; ``random``: a random policy at the same
+        controls: ``noise_floor``: budget 1.0 once more, on every second example; ``random``: a random policy at the same
             budgets; ``no_context``: the question alone.
         timed_per_bin: Examples a bin for the passes that take TTFT, latency and memory of each
             budget alone; 0: none.

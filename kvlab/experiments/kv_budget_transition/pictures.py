@@ -28,14 +28,14 @@ def draw(frame: pd.DataFrame, params: AnalysisParams) -> "dict[str, Figure]":
     making = {
         "accuracy_over_budget": lambda: _over_budget(found, params),
         "acc_by_bin": lambda: _by_bin(
-            stats, params, "acc_mean", f"accuracy (mean {params.metric})", "Accuracy by length bin"
+            found, stats, params, "acc_mean", f"accuracy (mean {params.metric})", "Accuracy by length bin"
         ),
         "flips": lambda: _flips(found),
         "fail_by_bin": lambda: _by_bin(
-            stats, params, "fail_rate", "failure rate", "Failure rate by length bin"
+            found, stats, params, "fail_rate", "failure rate", "Failure rate by length bin"
         ),
         "latency_p50_by_bin": lambda: _by_bin(
-            stats, params, "latency_p50_ms", "latency p50 (ms)", "Median latency by length bin"
+            found, stats, params, "latency_p50_ms", "latency p50 (ms)", "Median latency by length bin"
         ),
     }
     return {name: making[name]() for name in drawn(found)}
@@ -44,7 +44,7 @@ def draw(frame: pd.DataFrame, params: AnalysisParams) -> "dict[str, Figure]":
 def _over_budget(found: Analysis, params: AnalysisParams) -> "Figure":
     scores = found.scores
     figure, axes = figures.new(
-        "Accuracy over the KV budget", "budget (share of KV entries kept)", f"accuracy (mean {params.metric})"
+        "Accuracy over the KV budget", _axis(found), f"accuracy (mean {params.metric})"
     )
     means = {budget: mean for budget, mean in curve(scores).items() if mean == mean}
     axes.plot(list(means), list(means.values()), "-", color=figures.COLD, linewidth=1.2, zorder=2)
@@ -83,6 +83,11 @@ def _over_budget(found: Analysis, params: AnalysisParams) -> "Figure":
     return figure
 
 
+def _axis(found: Analysis) -> str:
+    where = "; a number of them stands at its share of the mean context" if found.scores.tokens else ""
+    return f"budget (share of KV entries kept{where})"
+
+
 def _errorbars(axes: "Axes", places: list[float], bands: list[Any], **style: Any) -> None:  # noqa: ANN401 - matplotlib's own
     middles = [band.estimate for band in bands]
     ends = [
@@ -106,7 +111,9 @@ def _controls(axes: "Axes", found: Analysis) -> None:
         axes.axhline(without.control, color="#444444", linestyle=":", linewidth=1.4, label="no context")
 
 
-def _by_bin(stats: pd.DataFrame, params: AnalysisParams, value: str, y: str, title: str) -> "Figure":
+def _by_bin(
+    found: Analysis, stats: pd.DataFrame, params: AnalysisParams, value: str, y: str, title: str
+) -> "Figure":
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
@@ -130,7 +137,7 @@ def _by_bin(stats: pd.DataFrame, params: AnalysisParams, value: str, y: str, tit
         axes.errorbar(
             rows["bin_idx"] + shifts[k], middle, yerr=ends if value == "acc_mean" else None, color=shades[k],
             fmt=_MARKS[k % len(_MARKS)] + ("--" if added else "-"), capsize=2, linewidth=1.2, elinewidth=0.8, markersize=6,
-            markerfacecolor="white" if added else shades[k], label=f"{budget:g}" + (" (added)" if added else ""),
+            markerfacecolor="white" if added else shades[k], label=found.scores.name(float(budget)) + (" (added)" if added else ""),
         )  # fmt: skip
     axes.set_xlim(-0.5, params.n_bins - 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -160,7 +167,7 @@ def _flips(found: Analysis) -> "Figure":
         cells[order], aspect="auto", interpolation="none", cmap=ListedColormap(colours), vmin=-0.5, vmax=3.5
     )
     names = [
-        f"{b:g}" + ("" if planned else "\nadded")
+        scores.name(float(b)) + ("" if planned else "\nadded")
         for b, planned in zip(scores.budgets, scores.planned, strict=True)
     ]
     axes.set_xticks(range(len(names)), names, fontsize=10 if len(names) <= 9 else 7)

@@ -215,7 +215,7 @@ def report(job: Job, say: Say) -> Path:
 def _end(folder: Path, job: Job) -> None:
     with Database(folder / DATABASE) as database:
         states = {state for state, _ in database.trial_state().values()}
-    if "planned" in states:
+    if states - {"done"}:  # a trial that the serving has failed is open, too
         status.end(folder, Status.INTERRUPTED, reason="a partial run: not all trials are measured")
     else:
         status.end(folder, Status.COMPLETED, exit_code=0)

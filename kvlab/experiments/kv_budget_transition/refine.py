@@ -1,11 +1,14 @@
 """Which budget a round of the refinement adds: decided once, out of the answers so far, and stored."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kvlab.experiments.kv_budget_transition import frame as frames
 from kvlab.experiments.kv_budget_transition import store
 from kvlab.experiments.kv_budget_transition.asked import metric_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+from kvlab.policies import Budget
+from kvlab.transition.refine import halve
 
 if TYPE_CHECKING:
     from kvlab.store.database import Database
@@ -43,20 +46,45 @@ def _decide(
     answers = answers[answers["phase"].isin(("planned", "added"))]
     metric = metric_of(params, set(answers["metric"].dropna()))
     curve = answers[metric].where(~answers["failed"], 0.0).groupby(answers["budget"]).mean()
+    tokens = {
+        share: int(asked)
+        for share, asked in zip(answers["budget"], answers["asked"], strict=True)
+        if asked > 1
+    }
+    shortest = database.sql.execute("SELECT min(token_len) FROM manifest_entries").fetchone()[0]
+    gap = params.kv.min_budget_gap
     budget = next_budget(
         {float(str(key)): float(value) for key, value in curve.items()},
         params.rounds,
-        params.kv.min_budget_gap,
+        gap,
         planned=len(params.kv.budgets),
         min_drop=params.analysis.margin,
-        floor=floor,
+        middle=lambda high, low: _middle(high, low, tokens, gap, floor, shortest),
     )
     if budget is None:
         return (
             None,
             f"no fall of mean {metric} above the margin is left that is wide enough to halve",
         )
-    high = min(key for key in curve.index if key > budget)
-    low = max(key for key in curve.index if key < budget)
+    place = frames.shares(database.sql, {*answers["asked"], budget})[budget]
+    high = min(key for key in curve.index if key > place)
+    low = max(key for key in curve.index if key < place)
+    names = [Budget.of(value).label for value in (budget, tokens.get(high, high), tokens.get(low, low))]
     fall = f"mean {metric} falls from {curve[high]:.3f} to {curve[low]:.3f}"
-    return budget, f"budget {budget:g} is added: between {high:g} and {low:g} {fall}"
+    return budget, f"budget {names[0]} is added: between {names[1]} and {names[2]} {fall}"
+
+
+def _middle(
+    high: float, low: float, tokens: Mapping[float, int], gap: float, floor: float, shortest: int
+) -> float | None:
+    """Return the middle of two budgets in their own unit; ``None`` across units, or where nothing fits.
+
+    1.0 is of either unit. The most entries that are still a budget on every context are one fewer than
+    the shortest context has; gap and floor are shares of that one.
+    """
+    if low not in tokens:
+        return None if high in tokens else halve(high, low, gap, floor)
+    most = tokens.get(high, shortest - 1 if high == 1.0 else 0)
+    middle = (most + tokens[low]) // 2
+    fits = most - tokens[low] >= max(2, 2 * gap * shortest) and middle >= floor * shortest
+    return float(middle) if fits else None

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 import stamina
 
 from kvlab.cache_state import as_tokens
-from kvlab.datasets.template import messages, render
+from kvlab.datasets.template import Rendered, messages, plain, render
 from kvlab.engines.openai_compat import Call, OpenAICompat
-from kvlab.errors import InputError
+from kvlab.errors import InputError, KvlabError, ServerError
 from kvlab.experiments.kv_budget_transition import arms, prepared, store
 from kvlab.experiments.kv_budget_transition.arms import Arm
 from kvlab.experiments.kv_budget_transition.local import MAX_NEW_TOKENS, example_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+from kvlab.experiments.kv_budget_transition.settled import Last, asked, is_settled
 from kvlab.policies import Budget
 from kvlab.records import KVKept, Recorded, Trial
-from kvlab.taxonomy import RETRYABLE, ErrorType
+from kvlab.taxonomy import REFUSES_ALL, RETRYABLE, ErrorType
 from kvlab.timing.request import Failure, Measurement
 
 if TYPE_CHECKING:
@@ -60,18 +61,18 @@ def _pace(engine: OpenAICompat, params: KVBudgetTransitionParams) -> Pace:
 def prove_budgets(params: KVBudgetTransitionParams, engine: OpenAICompat) -> None:
     """Ask for each budget once, and refuse the endpoint where its answer does not show it.
 
+    At 1.0 silence is no objection: nothing is asked of it. An answer that says otherwise is.
+
     Raises:
         InputError: The endpoint ignores a budget, or says nothing.
     """
-    for budget in params.kv.budgets:
-        if budget == 1.0:
-            continue
+    for budget in params.kv.budgets if params.engine.kept_tokens_field else ():
         label = Budget.of(budget).label
         call = Call(
             request_id=f"prove-{label}",
             arm="proof",
             prompt={"messages": [{"role": "user", "content": PROOF}]},
-            decoding={"max_tokens": 4, "temperature": 0.0, **params.engine.extra_body[label]},
+            decoding={"max_tokens": 4, "temperature": 0.0, **body_of(params, budget)},
         )
         _pace(engine, params).wait()
         measured = engine.ask(call).measurement
@@ -81,13 +82,26 @@ def prove_budgets(params: KVBudgetTransitionParams, engine: OpenAICompat) -> Non
             raise InputError("kv.budgets", budget, fix)
         assert measured.generation is not None  # noqa: S101 - no failure, so an answer
         kept, total = as_tokens(measured.generation.kept_value), _prompt_tokens(measured)
+        if kept is None and budget == 1.0:
+            continue
         if kept is None:
             fix = f"is not proven: the answer has no number at {where}; a label without evidence is no measurement"
             raise InputError("kv.budgets", budget, fix)
         if total is None or not _honoured(params, budget, kept, total):
             wanted = "?" if total is None else Budget.of(budget).n_kept(total)
             fix = f"is ignored by the endpoint: {where} says that {kept} of {total} entries were kept, not {wanted}"
-            raise InputError("kv.budgets", budget, f"{fix}; use [1.0], or a server that applies budgets")
+            other = (
+                "a server whose cache is whole at 1.0"
+                if budget == 1.0
+                else "[1.0], or a server that applies budgets"
+            )
+            raise InputError("kv.budgets", budget, f"{fix}; use {other}")
+
+
+def body_of(params: KVBudgetTransitionParams, budget: float) -> dict[str, Any]:
+    """Return what a request carries to ask for a budget; 1.0 may be written ``1`` or ``1.0``."""
+    bodies = params.engine.extra_body
+    return bodies.get(Budget.of(budget).label) or (bodies.get("1.0") if budget == 1.0 else None) or {}
 
 
 def _prompt_tokens(measured: Measurement) -> int | None:
@@ -99,31 +113,53 @@ def _honoured(params: KVBudgetTransitionParams, budget: float, kept: int, total:
     return abs(kept - Budget.of(budget).n_kept(total)) <= params.engine.kept_tolerance_tokens
 
 
-def attempt(lab: "Lab[KVBudgetTransitionParams]", trial: Trial) -> list[Recorded]:
-    """Ask one example under each arm, each until it is answered, refused, or out of attempts."""
-    if int(trial.planned["round"]):
-        return []
-    chosen = arms.timed(lab.params) if trial.planned["timed"] else arms.planned(lab.params)
+def ask(lab: "Lab[KVBudgetTransitionParams]", trial: Trial) -> tuple[list[Recorded], bool]:
+    """Ask what an example still lacks, each arm until it is answered, refused, or out of attempts.
+
+    Each answer is in the database before the next is asked for, so that a stop costs none of them.
+
+    Returns:
+        The requests made now, and whether every arm has its answer or a failure of its own.
+
+    Raises:
+        KvlabError: The endpoint refuses in a way that every other request would meet, too.
+    """
+    chosen = arms.timed(lab.params) if trial.planned["timed"] else arms.planned(lab.params, trial.ordinal)
     store.ensure_runs(lab.run.database, lab.run.run_id, chosen)
-    rows: list[Recorded] = []
+    stored, rows, settled = asked(lab.run.database, trial.trial_id), [], True
     for arm in chosen:
-        rows += _ask(lab, trial, arm)
-    return rows
+        last = stored.get(arm.name, Last(0, settled=False))
+        if last.settled:
+            continue
+        rows += _ask(lab, trial, arm, last.attempt)
+        settled &= is_settled(rows[-1].measurement.failure)
+    return rows, settled
 
 
-def _ask(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm) -> list[Recorded]:
+def _ask(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm, before: int) -> list[Recorded]:
     rows: list[Recorded] = []
     try:
         for context in _attempts(lab.params.max_attempts):
             with context:
                 _pace(lab.engine, lab.params).wait()
-                rows.append(_once(lab, trial, arm, context.num))
-                failure = rows[-1].measurement.failure
-                if failure is not None and failure.error_type in RETRYABLE:
-                    raise _TryAgainError
+                row = _once(lab, trial, arm, before + context.num)
+                lab.run.database.record_items(lab.run.run_id, trial.trial_id, [row])
+                rows.append(row)
+                _go_on(row.measurement.failure)
     except _TryAgainError:
         pass
     return rows
+
+
+def _go_on(failure: Failure | None) -> None:
+    """Raise where the next request cannot be the next arm's."""
+    if failure is None:
+        return
+    if failure.http_status in REFUSES_ALL:
+        said = f"the endpoint refuses every request (HTTP {failure.http_status}): {failure.message}"
+        raise KvlabError(f"{said}; mend that, and resume")
+    if failure.error_type in RETRYABLE:
+        raise _TryAgainError
 
 
 def _attempts(number: int) -> "Iterator[stamina.Attempt]":
@@ -135,14 +171,19 @@ def _once(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm, number: 
     params, manifest = lab.params, prepared.manifest(lab.params)
     example = example_of(params, trial)
     rendered = render(example, manifest.prompt_template)
+    prompt = _prompt(rendered, context=arm.phase != arms.NO_CONTEXT)
     limit = params.decoding.max_new_tokens or example.max_new_tokens or MAX_NEW_TOKENS
-    body: dict[str, Any] = params.engine.extra_body.get(arm.label, {}) if arm.budget != 1.0 else {}
     call = Call(
         request_id=f"{lab.run.experiment_id}/{trial.trial_id}/{arm.name}"
         + (f"/{number}" if number > 1 else ""),
         arm=arm.name,
-        prompt={"messages": messages(rendered, context=arm.phase != arms.NO_CONTEXT)},
-        decoding={"max_tokens": limit, "temperature": params.decoding.temperature, **body},
+        prompt=prompt,
+        target_tokens=_counted(lab, prompt),
+        decoding={
+            "max_tokens": limit,
+            "temperature": params.decoding.temperature,
+            **body_of(params, arm.budget),
+        },
         attempt=number,
     )
     row = lab.engine.ask(call)
@@ -155,15 +196,31 @@ def _once(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm, number: 
     return _with_evidence(params, arm, row)
 
 
+def _prompt(rendered: Rendered, *, context: bool) -> dict[str, Any]:
+    """Return the prompt as chat messages, or as plain text where the task has no chat template."""
+    if rendered.chat:
+        return {"messages": messages(rendered, context=context)}
+    return {"prompt": plain(rendered, context=context)}
+
+
+def _counted(lab: "Lab[KVBudgetTransitionParams]", prompt: dict[str, Any]) -> int | None:
+    """Return the prompt's length where it is known to the token: an estimate could not say that the server cut it."""
+    if not lab.counter.exact:
+        return None
+    try:
+        return lab.counter(prompt)
+    except ServerError:  # the request itself will say what is wrong
+        return None
+
+
 def _with_evidence(params: KVBudgetTransitionParams, arm: Arm, row: Recorded) -> Recorded:
     """Add what the endpoint says it kept; an answer that does not show its budget is a failure."""
     measured, total = row.measurement, _prompt_tokens(row.measurement)
     if measured.generation is None:
         return row
     kept = as_tokens(measured.generation.kept_value)
-    if arm.budget != 1.0 and (
-        kept is None or total is None or not _honoured(params, arm.budget, kept, total)
-    ):
+    shown = kept is not None and total is not None and _honoured(params, arm.budget, kept, total)
+    if not shown and not (arm.budget == 1.0 and kept is None):
         said = f"{params.engine.kept_tokens_field} says {kept} of {total} entries"
         failure = Failure(ErrorType.ENGINE_ERROR, f"the budget was not applied: {said}", measured.http_status)
         return replace(row, measurement=replace(measured, generation=None, failure=failure))

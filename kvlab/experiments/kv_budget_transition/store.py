@@ -10,7 +10,6 @@ from kvlab.datasets import Example, Manifest
 from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition.arms import Arm
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
-from kvlab.scoring.metrics import VERSION
 from kvlab.status import utc_now
 from kvlab.store.database import Database, to_json
 from kvlab.summary import Summary
@@ -146,24 +145,32 @@ def describe(database: Database) -> str:
     return "\n".join(lines)
 
 
-_UNSCORED = """
-SELECT p.request_id, p.text, p.finish_reason, p.usage_json, x.answers_json, x.meta_json
+_ANSWERS = """
+SELECT p.request_id, p.text, p.finish_reason, p.usage_json, p.prompt_tokens, r.target_tokens, x.answers_json, x.meta_json,
+       s.scorer
 FROM responses p JOIN requests r USING (request_id) JOIN examples x USING (example_id)
 LEFT JOIN scores s USING (request_id)
-WHERE r.measured = 1 AND (s.request_id IS NULL OR s.scorer NOT LIKE ?)
+WHERE r.measured = 1
 ORDER BY p.request_id
 """
-_SCORER = f"longbench-__/{VERSION}%"
+
+
+def _unscored(database: Database) -> list[Any]:
+    """Return the answers whose score is missing, or of another scorer: rules, version, segmenter."""
+    rows = database.sql.execute(_ANSWERS).fetchall()
+    return [
+        row for row in rows if row["scorer"] != scoring.scorer_name(json.loads(row["meta_json"])["language"])
+    ]
 
 
 def unscored(database: Database) -> int:
     """Return how many answers have no score of this scorer."""
-    return len(database.sql.execute(_UNSCORED, (_SCORER,)).fetchall())
+    return len(_unscored(database))
 
 
 def score(database: Database) -> tuple[int, int]:
     """Score what has no score of this scorer yet. Returns how many were new, and how many old."""
-    rows = database.sql.execute(_UNSCORED, (_SCORER,)).fetchall()
+    rows = _unscored(database)
     if rows:
         with database.transaction():
             for row in rows:
@@ -185,6 +192,8 @@ def _scored(row: Any) -> dict[str, Any]:  # noqa: ANN401 - sqlite3.Row
         row["text"],
         row["finish_reason"],
         token_ids=usage.get("completion_token_ids"),
+        sent_tokens=row["target_tokens"],
+        seen_tokens=row["prompt_tokens"],
         answer_pattern=meta.get("answer_pattern"),
     )
     return {**found._asdict(), "outcome": None if outcome is None else str(outcome.error_type)}

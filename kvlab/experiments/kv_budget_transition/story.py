@@ -1,6 +1,6 @@
 """What the report says in words, section by section."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -55,15 +55,16 @@ def least_of(found: Analysis) -> str:
     return f"the smallest drop that would be called with a probability of 80 % is {least.drop:.3f}"
 
 
-def place_of(location: Location, confidence: float) -> str:
+def place_of(found: Analysis, location: Location, confidence: float) -> str:
     """Return a location with its interval."""
-    if location.below is None:
+    name = found.scores.name
+    if location.below is None or location.above is None:
         return "nowhere in the fit"
-    between = f"between {location.below:g} and {location.above:g}"
+    between = f"between {name(location.below)} and {name(location.above)}"
     if location.low is None or location.high is None:
         return f"{between} (no interval: {location.reason})"
-    low = f"{location.low:g}" if location.low > 0 else "below the smallest budget"
-    return f"{between} ({confidence:.0%} interval: {low} to {location.high:g})"
+    low = name(location.low) if location.low > 0 else "below the smallest budget"
+    return f"{between} ({confidence:.0%} interval: {low} to {name(location.high)})"
 
 
 def sections(found: Analysis, params: AnalysisParams, drawn: list[str]) -> list[Section]:
@@ -90,25 +91,27 @@ def sections(found: Analysis, params: AnalysisParams, drawn: list[str]) -> list[
 
 def _changed(found: Analysis, params: AnalysisParams) -> list[str]:
     means = ", ".join(
-        f"{mean:.3f} at {budget:g}" for budget, mean in curve(found.scores).items() if mean == mean
+        f"{mean:.3f} at {found.scores.name(budget)}"
+        for budget, mean in curve(found.scores).items()
+        if mean == mean
     )
     added = found.scores.budgets[~found.scores.planned]
     lines = [f"Accuracy (mean {params.metric}): {means or 'nothing was answered'}."]
     if len(added):
         lines.append(
-            f"Planned: {_list(found.scores.plan.budgets)}. Added by bisection where the answers fell: {_list(added)}."
+            f"Planned: {_list(found, found.scores.plan.budgets)}. Added by bisection where the answers fell: {_list(found, added)}."
         )
     worst = [item for item in found.flips if item.high == FULL and item.low == found.focus]
     lines += [
-        f"From 1.0 to {item.low:g}, {item.right_to_wrong} of {item.n} examples turned from right to wrong and "
+        f"From 1.0 to {found.scores.name(item.low)}, {item.right_to_wrong} of {item.n} examples turned from right to wrong and "
         f"{item.wrong_to_right} from wrong to right."
         for item in worst
     ]
     return lines
 
 
-def _list(budgets: object) -> str:
-    return ", ".join(f"{budget:g}" for budget in budgets)  # type: ignore[attr-defined]
+def _list(found: Analysis, budgets: Iterable[float]) -> str:
+    return ", ".join(found.scores.name(budget) for budget in budgets)
 
 
 def _where(found: Analysis, params: AnalysisParams) -> list[str]:
@@ -116,17 +119,20 @@ def _where(found: Analysis, params: AnalysisParams) -> list[str]:
     lines = [f"Calibrated rule: **{call.outcome}**; {least_of(found)}."]
     if call.fails_at is not None:
         lines.append(
-            f"At {call.fails_at:g} and every planned budget below it, accuracy is more than {params.margin:g} below that of "
-            f"1.0. The middle of the fall lies {place_of(found.half, params.confidence)}; the first loss of more than "
-            f"{params.margin:g} {place_of(found.margin, params.confidence)}. Planned and added budgets make this fit."
+            f"At {found.scores.name(call.fails_at)} and every planned budget below it, accuracy is more than {params.margin:g} below that of "
+            f"1.0. The middle of the fall lies {place_of(found, found.half, params.confidence)}; the first loss of more than "
+            f"{params.margin:g} {place_of(found, found.margin, params.confidence)}. Planned and added budgets make this fit."
         )
     if call.holds_at is not None and call.holds_at < FULL:
-        lines.append(f"Down to {call.holds_at:g}, the drop is shown to be less than {params.margin:g}.")
+        lines.append(
+            f"Down to {found.scores.name(call.holds_at)}, the drop is shown to be less than {params.margin:g}."
+        )
     if point.transition_budget is None:
         lines.append(f"Point rule ({point.method}): no step of {params.drop_threshold:g} or more.")
     else:
         lines.append(
-            f"Point rule ({point.method}): {point.transition_budget:g}, {point.drop:.3f} lower than {point.pre_budget:g}, "
+            f"Point rule ({point.method}): {found.scores.name(point.transition_budget)}, {point.drop:.3f} lower than "
+            f"{found.scores.name(point.pre_budget or FULL)}, "
             f"most in bin {point.transition_bin_idx}. It has no error rate."
         )
     falling = [str(item.bin_idx) for item in found.bin_calls if item.falls]
@@ -137,13 +143,14 @@ def _where(found: Analysis, params: AnalysisParams) -> list[str]:
 
 def _failures(found: Analysis) -> list[str]:
     part = next((item for item in found.parts if item.budget == found.focus), None)
-    if part is None or part.drop is None or part.no_answer is None or part.labelled is None:
+    if part is None or part.drop is None or part.no_answer is None:
         return ["There is no pair of budgets to compare."]
     outcomes = {call.outcome for call in found.treatments.values()}
     driver = f"It is driven by {part.driven_by}." if part.driven_by else "Nothing fell."
     return [
-        f"The drop at {part.budget:g} is {part.drop:+.3f}: {part.no_answer:+.3f} from missing answers, "
-        f"{part.labelled:+.3f} from answers with a failure label, {part.wrong:+.3f} from plainly wrong ones. {driver}",
+        f"The drop at {found.scores.name(part.budget)} is {part.drop:+.3f}: {part.no_answer:+.3f} from missing answers, "
+        f"{part.broken:+.3f} from answers that answer nothing, {part.labelled:+.3f} from wrong ones that were cut off or are "
+        f"of another form, {part.wrong:+.3f} from plainly wrong ones. {driver}",
         "The call is the same whatever the failed answers count as."
         if len(outcomes) == 1
         else f"The call depends on what failed answers count as: {', '.join(sorted(outcomes))}.",
@@ -169,7 +176,9 @@ def _each(found: Analysis, name: str, show: Callable[[float], str]) -> str:
     """Return a column of the efficiency profile in words, for the budgets of the curve."""
     table = found.efficiency
     rows = table[table["budget"].isin(found.scores.budgets) & table[name].notna()].to_dict("records")
-    return "; ".join(f"{show(row[name])} at {row['budget']:g} ({row['policy']})" for row in rows)
+    return "; ".join(
+        f"{show(row[name])} at {found.scores.name(row['budget'])} ({row['policy']})" for row in rows
+    )
 
 
 def _sanity(found: Analysis) -> list[str]:
@@ -179,7 +188,13 @@ def _sanity(found: Analysis) -> list[str]:
     ]
     noise = found.noise
     if noise.n:
-        lines.append(f"Budget 1.0 once more gave the same tokens in {noise.same} of {noise.n} answers.")
+        lines.append(
+            f"Budget 1.0 once more gave the same tokens in {noise.same} of {noise.n} answers (every second example)."
+        )
+        if noise.absolute:
+            lines.append(
+                f"Its two scores differ by {noise.absolute:.3f} on average: the noise floor. The margin of every test is at least that."
+            )
     if found.no_context and found.no_context.control is not None:
         lines.append(
             f"Without their context, {found.no_context.control:.3f} of the questions' score remains, of "
@@ -223,5 +238,6 @@ def _terms(params: AnalysisParams) -> list[str]:
         f"upwards, by a test clustered by context; a transition is called down from the last budget whose drop exceeds "
         f"{params.margin:g} with a two-sided error of {params.alpha:g}. Where it lies is the interval in which a monotone fit, "
         "resampled over contexts, passes half of its fall.",
-        "**Budget** is the share of the context's KV entries that are kept in each layer, as observed.",
+        '**Budget** is the share of the context\'s KV entries that are kept in each layer, as observed; with "tokens", '
+        "their number, the same for every context.",
     ]

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, bin_stats
-from kvlab.experiments.kv_budget_transition.cells import budget_name, table
+from kvlab.experiments.kv_budget_transition.cells import table
 from kvlab.summary import Table
 from kvlab.transition.bins import curve
 from kvlab.transition.bootstrap import mean_interval
@@ -114,6 +114,10 @@ def _rules(found: Analysis, params: AnalysisParams) -> Table:
     )
 
 
+def _named(found: Analysis, budget: float | None) -> str:
+    return "–" if budget is None else found.scores.name(budget)
+
+
 def _worst(found: Analysis) -> int | None:
     known = [(share, -b) for b, share in enumerate(found.worst) if share is not None]
     return -max(known)[1] if known else None
@@ -131,11 +135,11 @@ def _bin_calls(found: Analysis, params: AnalysisParams) -> Table:
     lowest = found.call.drops[-1].budget if found.call.drops else None
     return table(
         "bin_calls",
-        "Which length bins fall" + ("" if lowest is None else f" (at budget {lowest:g}, against 1.0)"),
+        "Which length bins fall" + ("" if lowest is None else f" (at budget {found.scores.name(lowest)}, against 1.0)"),
         ["bin_idx", "n", "drop", "drop_low", "drop_high", "holm_p", "falls", "falls_at_and_below", "worst_share",
          "minimum_detectable_drop", "reason"],
         rows,
         f"falls: Holm over the bins, at {params.alpha / 2:g}, for a drop above {params.margin:g}. worst_share: in which "
-        f"share of resamples the bin has the largest drop at budget {budget_name(found.focus)}. minimum_detectable_drop: "
+        f"share of resamples the bin has the largest drop at budget {_named(found, found.focus)}. minimum_detectable_drop: "
         "called with a probability of 80 % at the level of the first step of Holm.",
     )  # fmt: skip

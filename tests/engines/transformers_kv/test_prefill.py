@@ -24,6 +24,16 @@ def test_an_example_is_prefilled_once_for_all_rounds():
     assert counts(engine) == (1, 2)
 
 
+def test_anew_computes_what_is_there_and_leaves_it_there():
+    engine = ours.engine("llama")
+    first = engine.prefill(CONTEXT, TAIL, "agnostic", [KNORM])
+    other = engine.prefill(CONTEXT, TAIL, "agnostic", [], anew=True)
+    assert other.state is not first.state
+    assert other.state.keys[0] is not first.state.keys[0]
+    assert engine.prefill(CONTEXT, TAIL, "agnostic", [KNORM]).state is first.state
+    assert counts(engine) == (1, 2)
+
+
 def test_in_agnostic_questions_about_one_context_share_its_prefill():
     engine = ours.engine("llama")
     one = engine.prefill(CONTEXT, TAIL, "agnostic", [KNORM])

@@ -1,12 +1,15 @@
 """An endpoint: retries are rows, and a budget counts only where the answer proves it."""
 
+import json
 import time
 
 import pytest
 
-from kvlab.errors import InputError
-from kvlab.experiments.kv_budget_transition import pipeline
+from kvlab.errors import InputError, KvlabError
+from kvlab.experiments.kv_budget_transition import pipeline, remote, store
 from kvlab.experiments.kv_budget_transition.remote import Pace
+from kvlab.scoring import scorer_name
+from kvlab.store.database import Database
 from tests.command import folders, kvlab, read
 from tests.fakes.process import FakeServer
 
@@ -19,12 +22,11 @@ ASKING = {
 }
 
 
-def ask(job, tiny, engine, **kv):
+def ask(job, tiny, engine, more=(), **kv):
     """Prepare and run; the tokenizer is the tiny model's, as an endpoint has none here."""
-    engine = {**engine, "model": None}
-    found = job(tiny, [f"tokenizer={tiny}"], engine=engine, kv={**BUDGETS, **kv})
-    folder = pipeline.prepare(found, print)
-    pipeline.run(job(tiny, [f"tokenizer={tiny}"], engine=engine, kv={**BUDGETS, **kv}), print)
+    groups = {"engine": {**engine, "model": None}, "kv": {**BUDGETS, **kv}}
+    folder = pipeline.prepare(job(tiny, [f"tokenizer={tiny}", *more], **groups), print)
+    pipeline.run(job(tiny, [f"tokenizer={tiny}", *more], **groups), print)
     return folder
 
 
@@ -33,7 +35,7 @@ def test_a_budget_with_evidence_is_measured(job, tiny, point_at):
         point_at(server)
         folder = ask(job, tiny, ASKING)
     kept = read(folder, "SELECT budget, n_context, n_planned, n_kept_json, evidence FROM kv_budgets")
-    assert len(kept) == 12 * 4
+    assert len(kept) == 12 * 3 + 6, "budget 1.0 once more on every second example"
     for budget, n_context, n_planned, n_kept, evidence in kept:
         assert n_kept == f"[{n_planned}]"
         assert n_planned == (n_context if budget == 1 else n_context // 2)
@@ -47,10 +49,12 @@ def test_a_budget_with_evidence_is_measured(job, tiny, point_at):
     [
         ({"kv_field": FIELD, "kv_ignores": True}, ASKING, "is ignored by the endpoint"),
         ({}, ASKING, "is not proven"),
+        ({"kv_field": FIELD}, {**ASKING, "extra_body": {**ASKING["extra_body"], "1.0": {"kv_budget": 0.25}}},
+         "a server whose cache is whole at 1.0"),
         ({"kv_field": FIELD}, {**ASKING, "extra_body": {}}, "says for no 0.5 how to ask for it"),
         ({"kv_field": FIELD}, {**ASKING, "kept_tokens_field": None}, "name the field"),
     ],
-)
+)  # fmt: skip
 def test_a_budget_without_evidence_is_refused_and_leaves_nothing(
     job, tiny, point_at, outputs, server, engine, says
 ):
@@ -95,6 +99,118 @@ def test_each_attempt_is_a_row_and_the_last_one_counts(job, tiny, point_at):
     first += "(SELECT example_id FROM requests WHERE attempt = 2) ORDER BY attempt"
     assert read(folder, first) == [(1, "RATE_LIMITED"), (2, "ENGINE_ERROR"), (3, None)]
     assert read(folder, "SELECT count(*) FROM trials WHERE status = 'done'") == [(12,)]
+
+
+def test_a_task_without_a_chat_template_is_asked_for_a_completion(job, tiny, point_at):
+    with FakeServer(base_ms=1, itl_ms=0) as server:
+        point_at(server)
+        folder = ask(
+            job,
+            tiny,
+            {"name": "openai_compat"},
+            more=["dataset.chat=false"],
+            budgets=[1.0],
+            controls=["no_context"],
+        )
+        paths = {record["path"] for record in server.truth()[2 * PROBES :]}
+    assert paths == {"/v1/completions"}
+    (example,) = read(folder, "SELECT context, question FROM examples LIMIT 1")
+    bodies = [
+        json.loads(body)["prompt"] for (body,) in read(folder, "SELECT DISTINCT body_json FROM prompts")
+    ]
+    assert sum(example[0] in body for body in bodies) == 1
+    assert sum(example[0] not in body and example[1] in body for body in bodies) >= 1, "without the context"
+
+
+def test_a_prompt_that_the_server_cut_is_no_answer_and_other_scorers_do_not_count(job, tiny, point_at):
+    with FakeServer(base_ms=1, itl_ms=0) as server:
+        point_at(server)
+        folder = ask(job, tiny, {"name": "openai_compat"}, **ONE)
+    with Database(folder / "run.sqlite") as database:
+        store.score(database)
+        labels = "SELECT count(*) FROM scores WHERE outcome = 'INPUT_TRUNCATED'"
+        assert database.sql.execute(labels).fetchone()[0] == 0
+        assert database.sql.execute("SELECT count(target_tokens) FROM requests").fetchone()[0] == 12
+        one = "(SELECT min(request_id) FROM responses)"
+        database.sql.execute(
+            f"UPDATE responses SET prompt_tokens = prompt_tokens - 9 WHERE request_id = {one}"
+        )
+        for scorer in ("longbench-en/10", "longbench-zh/1 characters", "longbench-en/1 jieba-1"):
+            database.sql.execute("UPDATE scores SET scorer = ?", (scorer,))
+            assert store.unscored(database) == 12
+        assert store.score(database) == (12, 0)
+        assert database.sql.execute(labels).fetchone()[0] == 1
+        database.sql.execute("""UPDATE examples SET meta_json = json_set(meta_json, '$.language', 'zh')""")
+        database.sql.execute("UPDATE scores SET scorer = ?", (scorer_name("zh"),))
+        assert store.unscored(database) == 0
+        database.sql.execute("UPDATE scores SET scorer = 'longbench-zh/1 jieba-0.1'")
+        assert store.unscored(database) == 12
+
+
+ONE = {"budgets": [1.0], "controls": []}
+#: Each opening probes four times, and `ask` opens twice.
+PROBES = 4
+
+
+def again(job, tiny, **kv):
+    """All stages, on the run that is there."""
+    engine = {"name": "openai_compat", "model": None}
+    found = job(tiny, [f"tokenizer={tiny}", "max_attempts=1"], engine=engine, kv={**BUDGETS, **kv})
+    folder = pipeline.everything(found, lambda line: None).parent
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_what_the_serving_failed_is_asked_again_by_the_next_run(job, tiny, point_at):
+    refused = {str(2 * PROBES + i): "status_429" for i in (1, 2, 3, 4)}
+    with FakeServer(base_ms=1, itl_ms=0, faults=refused) as server:
+        point_at(server)
+        folder = ask(job, tiny, {"name": "openai_compat"}, more=["max_attempts=1"], **ONE)
+        states = dict(read(folder, "SELECT status, count(*) FROM trials GROUP BY status"))
+        assert states == {"failed": 4, "done": 8}
+        server.control(faults={"5": "status_500"})
+        summary = again(job, tiny, **ONE)
+        assert (summary["verdict"], summary["headline"][:12]) == ("INVALID", "partial run:")
+        assert "12 of 12, 11 of 12 trials: a partial run" in summary["reasons"][0]
+        assert json.loads((folder / "status.json").read_text())["status"] == "interrupted"
+        server.clear_truth()
+        summary = again(job, tiny, **ONE)
+        assert summary["verdict"] == "PASS"
+        assert len(server.truth()) == PROBES + 1, "only what has no answer"
+    attempts = (
+        "SELECT attempt, count(*) FROM requests WHERE trial_id IS NOT NULL GROUP BY attempt ORDER BY attempt"
+    )
+    assert read(folder, attempts) == [(1, 12), (2, 4), (3, 1)]
+
+
+def test_a_refused_key_stops_the_run_and_a_resume_goes_on(job, tiny, point_at):
+    with FakeServer(base_ms=1, itl_ms=0, faults={str(2 * PROBES + 3): "status_401"}) as server:
+        point_at(server)
+        with pytest.raises(KvlabError, match=r"^the endpoint refuses every request \(HTTP 401\): .*resume$"):
+            ask(job, tiny, {"name": "openai_compat"}, more=["max_attempts=1"], **ONE)
+        server.control(faults={})
+        assert again(job, tiny, **ONE)["verdict"] == "PASS"
+
+
+def test_a_stop_within_an_example_loses_no_answer(job, tiny, point_at, monkeypatch):
+    once, count = remote._once, iter(range(100))
+
+    def stopped(*arguments):
+        if next(count) == 2:
+            raise KeyboardInterrupt
+        return once(*arguments)
+
+    monkeypatch.setattr(remote, "_once", stopped)
+    with FakeServer(base_ms=1, itl_ms=0) as server:
+        point_at(server)
+        kv = {"budgets": [1.0], "controls": ["noise_floor", "no_context"]}
+        with pytest.raises(KeyboardInterrupt):
+            ask(job, tiny, {"name": "openai_compat"}, more=["max_attempts=1"], **kv)
+        server.clear_truth()
+        assert again(job, tiny, **kv)["verdict"] == "PASS"
+        (folder,) = folders(job(tiny).outputs)
+        ((answers,),) = read(folder, "SELECT count(*) FROM requests WHERE trial_id IS NOT NULL")
+        assert len(server.truth()) == PROBES + answers - 2, "two were there"
+    assert read(folder, "SELECT max(attempt) FROM requests") == [(1,)]
 
 
 def test_requests_are_kept_apart():

@@ -1,17 +1,20 @@
 """The stages on their own: what each refuses, what each leaves alone, what a budget must be."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from kvlab.errors import InputError
 from kvlab.experiments import kv_budget_transition
-from kvlab.experiments.kv_budget_transition import pipeline, refine, store
+from kvlab.experiments.kv_budget_transition import frame, local, pipeline, refine, store
 from kvlab.experiments.kv_budget_transition.asked import metric_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.params import resolve
 from kvlab.store.database import Database
+from kvlab.taxonomy import ErrorType
+from kvlab.timing.request import Failure
 from tests.command import folders, kvlab, read
 from tests.conftest import ROOT
 
@@ -63,6 +66,34 @@ def test_a_partial_run_says_so(job, tiny):
     assert json.loads((folder / "summary.json").read_text())["verdict"] == "PASS"
 
 
+def test_an_engine_that_broke_is_asked_again_and_a_model_that_failed_is_not(job, tiny, monkeypatch):
+    kinds = iter([ErrorType.ENGINE_ERROR, ErrorType.OUT_OF_MEMORY])
+    measured = local._measurement
+
+    def broken(made, prompt_tokens):
+        kind = next(kinds, None)
+        found = measured(made, prompt_tokens)
+        return found if kind is None else replace(found, generation=None, failure=Failure(kind, "made up"))
+
+    monkeypatch.setattr(local, "_measurement", broken)
+    overrides = ["kv.budgets=[1.0]", "kv.controls=[]", "max_attempts=1"]
+    folder = pipeline.prepare(job(tiny, overrides), quiet)
+    pipeline.run(job(tiny, overrides), quiet)
+    assert dict(
+        read(folder, "SELECT status, count(*) FROM trials WHERE trial_id NOT LIKE 'r%' GROUP BY 1")
+    ) == {
+        "failed": 1,
+        "done": 11,
+    }
+    pipeline.run(job(tiny, overrides), quiet)
+    asked = (
+        "SELECT attempt, error_type FROM requests LEFT JOIN failures USING (request_id) WHERE example_id = "
+    )
+    asked += "(SELECT example_id FROM requests WHERE attempt = 2)"
+    assert read(folder, asked) == [(1, "ENGINE_ERROR"), (2, None)]
+    assert read(folder, "SELECT count(*) FROM requests") == [(13,)]
+
+
 def test_other_parameters_have_another_folder_and_new_makes_one(job, tiny, outputs):
     first = pipeline.prepare(job(tiny), quiet)
     assert job(tiny).folder == first
@@ -84,15 +115,82 @@ def test_observed_is_planned_and_budget_one_is_no_policy(job, tiny):
         "JOIN responses p USING (request_id) JOIN kv_budgets k USING (request_id) "
         "WHERE k.budget = 1 AND r.phase IN ('planned', 'noise_floor') GROUP BY 1",
     )
-    assert [(same, both) for _, same, both in tokens] == [(1, 2)] * 12
+    assert sorted((both, same) for _, same, both in tokens) == [(1, 1)] * 6 + [(2, 1)] * 6
+
+
+def test_noise_of_the_prefill_is_seen(job, tiny, monkeypatch):
+    """Every prefill of a context differs from the last one: the second one's first entry is another."""
+    from kvlab.engines.transformers_kv import prefill
+
+    made, count = prefill.prefill, iter(range(1000))
+
+    def noisy(*arguments):
+        state = made(*arguments)
+        state.values[0] *= 1 + 50 * next(count)
+        return state
+
+    monkeypatch.setattr(prefill, "prefill", noisy)
+    overrides = ["kv.budgets=[1.0]", "kv.controls=[noise_floor]", "kv.max_added_budgets=0"]
+    pipeline.everything(job(tiny, overrides), quiet)
+    summary = json.loads((job(tiny, overrides).folder / "summary.json").read_text())
+    assert summary["verdict"] == "FAIL"
+    assert "budget 1.0 once more gives the same tokens" in summary["reasons"][0]
 
 
 def test_a_number_of_entries_is_a_budget_too(job, tiny):
-    overrides = ["kv.budgets=[1.0,100]", "kv.max_added_budgets=0"]
+    overrides = [
+        "kv.budgets=[1.0,0.5,100]",
+        "kv.max_added_budgets=0",
+        "kv.controls=[]",
+        "dataset.n_per_bin=1",
+    ]
     report = pipeline.everything(job(tiny, overrides), quiet)
     kept = read(report.parent, "SELECT DISTINCT n_planned, n_kept_json FROM kv_budgets WHERE budget = 100")
     assert kept == [(100, "[100, 100]")]
-    assert json.loads((report.parent / "summary.json").read_text())["verdict"] == "PASS"
+    summary = json.loads((report.parent / "summary.json").read_text())
+    assert summary["verdict"] == "PASS"
+    assert summary["results"]["budgets_planned"] == [1.0, 0.5, 100.0]
+    tables = {item.name: item for item in pipeline.analyze(job(tiny, overrides), quiet).tables}
+    assert [row[0] for row in tables["accuracy_over_budget"].rows] == ["1", "0.5", "100 tokens"]
+    assert tables["integrity"].columns == ["label", "1", "0.5", "100 tokens"]
+    assert "at 100 tokens" in report.read_text()
+
+
+def test_more_entries_than_a_context_has_are_no_budget(job, tiny, outputs):
+    with pytest.raises(
+        InputError, match=r"^kv\.budgets: 200 is no smaller than the shortest context, of 200 tokens"
+    ):
+        pipeline.prepare(job(tiny, ["kv.budgets=[1.0,200]"]), quiet)
+    assert not folders(outputs)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "round_one"),
+    [
+        ("[1.0,100]", (149.0, "budget 149 tokens is added: between 1 and 100 tokens mean")),
+        ("[1.0,0.9,100]", (0.95, "budget 0.95 is added: between 1 and 0.9 mean")),
+        ("[1.0,0.99,100]", (None, "no fall of mean")),
+    ],
+    ids=["in entries", "in fractions", "never across"],
+)
+def test_a_round_halves_in_the_unit_of_its_neighbours(job, tiny, budgets, round_one):
+    """Right at 1.0 alone; all falls are between 1.0 and the next one."""
+    overrides = [f"kv.budgets={budgets}", "kv.controls=[]", "dataset.n_per_bin=1", "kv.max_added_budgets=0"]
+    folder = pipeline.prepare(job(tiny, overrides), quiet)
+    pipeline.run(job(tiny, overrides), quiet)
+    params = job(tiny, [*overrides[:3], "kv.max_added_budgets=1"]).params
+    with Database(folder / "run.sqlite") as database:
+        store.score(database)
+        database.sql.execute(
+            "UPDATE scores SET contains = request_id IN (SELECT request_id FROM kv_budgets WHERE budget = 1)"
+        )
+        assert refine.budget_of(database, params, 1, 0.1) == round_one[0]
+        reason = database.sql.execute("SELECT reason FROM added_budgets").fetchone()[0]
+        places = frame.shares(database.sql, [1.0, 0.5, 100.0, 130.0])
+    assert reason.startswith(round_one[1])
+    assert places == {1.0: 1.0, 0.5: 0.5, 100.0: pytest.approx(100 / 260), 130.0: 0.5 - 1e-6}, (
+        "two budgets are two"
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,6 +221,12 @@ def test_a_budget_below_the_window_is_refused_by_name_and_leaves_nothing(job, ti
         pipeline.prepare(job(tiny, ["kv.policy=snapkv-w150-k3-avg", "kv.budgets=[1.0,0.2]"]), quiet)
     assert "150" in str(caught.value)
     assert not folders(outputs)
+
+
+def test_the_question_in_view_counts_towards_the_window(job, tiny):
+    """A fifth of 200 entries is less than the window of 60, a part of which lies in the question."""
+    overrides = ["kv.policy=snapkv-w60-k3-avg", "kv.budgets=[1.0,0.2]", "kv.query_mode=aware"]
+    pipeline.prepare(job(tiny, overrides), quiet)
 
 
 def test_contexts_beyond_the_model_are_refused(job, tiny, outputs):

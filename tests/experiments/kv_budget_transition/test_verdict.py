@@ -6,6 +6,8 @@ import pytest
 
 from kvlab.experiments.kv_budget_transition import pictures
 from kvlab.experiments.kv_budget_transition.analysis import bin_stats, transition_summary
+from kvlab.experiments.kv_budget_transition.asked import Asked
+from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.experiments.kv_budget_transition.verdict import summarize
 from kvlab.figures import png
 from kvlab.report import render
@@ -81,6 +83,22 @@ def test_a_budget_that_was_not_applied_fails(change):
     assert "n_kept" in next(check.name for check in summary.checks if check.holds is False)
 
 
+def test_a_baseline_that_was_not_whole_fails():
+    frame = cliff(per_bin=4)
+    frame.loc[
+        frame.index[(frame["budget"] == 1.0) & (frame["phase"] == "planned")][:1],
+        ["n_kept_min", "n_kept_max"],
+    ] = 10
+    assert judge(frame).verdict == "FAIL"
+
+
+def test_an_endpoint_may_be_off_by_what_the_parameters_allow():
+    frame = cliff(per_bin=4)
+    frame.loc[frame["budget"] == 0.5, ["n_kept_min", "n_kept_max"]] += 16
+    verdicts = [summarize(frame, params(), "test", tolerance=most).verdict for most in (15, 16)]
+    assert verdicts == ["FAIL", "PASS"]
+
+
 def test_a_budget_that_was_not_observed_is_no_budget():
     frame = cliff(per_bin=4)
     frame[["n_kept_min", "n_kept_max"]] = np.nan
@@ -91,7 +109,22 @@ def test_other_tokens_at_the_same_budget_fail():
     frame = cliff(per_bin=4)
     frame.loc[frame.index[frame["phase"] == "noise_floor"][0], "text"] = "something else"
     summary = judge(frame)
-    assert (summary.verdict, summary.checks[1].seen) == ("FAIL", "19 of 20")
+    assert summary.verdict == "FAIL"
+    assert summary.checks[1].seen.startswith("19 of 20")
+
+
+def test_other_tokens_are_the_noise_of_an_engine_that_promises_no_others():
+    frame = cliff(per_bin=4).assign(metric="f1", asked=lambda rows: rows["budget"])
+    noisy = frame.index[frame["phase"] == "noise_floor"][:5]
+    frame.loc[noisy, "text"] = "something else"
+    frame.loc[noisy, "f1"] = 1 - frame.loc[noisy, "f1"]
+    asked = Asked.of(KVBudgetTransitionParams(), frame)
+    assert asked.margin == 0.25, "5 of 20 scores differ by 1: no smaller drop counts"
+    summary = summarize(frame, asked, "test", deterministic=False)
+    assert summary.verdict == "PASS"
+    assert "(1.0 differs from itself by 0.250; no smaller drop counts)" in summary.headline
+    assert summary.results["call_margin"] == 0.25
+    assert Asked.of(KVBudgetTransitionParams(), cliff().assign(metric="f1", asked=1.0)).margin == 0.05
 
 
 def test_a_run_without_controls_says_so():
@@ -115,6 +148,17 @@ def test_a_partial_run_is_labelled():
     assert "56 of 60: a partial run" in summary.checks[2].seen
     whole = summarize(frame, params(), "test", planned_answers=90)
     assert whole.headline.startswith("partial run: "), "examples of which nothing is there are missing, too"
+
+
+def test_a_round_that_was_stopped_is_a_partial_run_and_no_part_of_the_fit():
+    frame = cliff(per_bin=4, added=(0.75,))
+    first = frame["example_id"].iloc[0]
+    stopped = frame[(frame["phase"] != "added") | (frame["example_id"] == first)]
+    summary = summarize(stopped, params(), "test", trials=(21, 40))
+    assert (summary.verdict, summary.headline[:12]) == ("INVALID", "partial run:")
+    assert summary.checks[2].seen == "60 of 60, 21 of 40 trials: a partial run"
+    assert (summary.results["location_below"], summary.results["location_above"]) == (0.5, 1.0)
+    assert summarize(frame, params(), "test", trials=(40, 40)).verdict == "PASS"
 
 
 def test_a_collapse_of_failures_is_called_one():
