@@ -70,7 +70,7 @@ class DatasetSpec(BaseModel):
     tasks: list[Task] = Field(default=["single_needle"], min_length=1)
     path: str | None = None
     config_path: str | None = None
-    lengths_tokens: list[Tokens] = Field(default=[300, 700, 1100, 1500, 1900], min_length=1, max_length=200)
+    lengths_tokens: list[Tokens] = Field(default=[400, 700, 1100, 1500, 1900], min_length=1, max_length=200)
     n_documents: list[Number] | None = Field(default=None, min_length=1, max_length=200)
     n_examples: Number | None = None
     n_bins: Annotated[int, Field(ge=1, le=200)] | None = None
@@ -125,6 +125,11 @@ class DatasetSpec(BaseModel):
         if any(bin_idx >= self.bins for bin_idx in self.focus_bins):
             raise ValueError(f"focus_bins names a bin above the last, {self.bins - 1}")
         return self
+
+    @classmethod
+    def meaningless(cls, name: str) -> list[str]:
+        """Return the fields that mean nothing for a dataset of this name."""
+        return [field for field, names in _ONLY_FOR.items() if name not in names]
 
     @classmethod
     def _default(cls, field: str) -> object:
