@@ -35,25 +35,30 @@ class Asked:
             **{**params.analysis.model_dump(), "metric": metric_of(params, set(answers["metric"].dropna()))},
             seed=params.seed,
             budgets=tuple(known.get(budget, budget) for budget in params.kv.budgets),
-            n_bins=params.dataset.bins,
+            n_bins=answers.attrs.get("bins", params.dataset.bins),
             query_mode=params.kv.query_mode,
         )
 
 
 def metric_of(params: KVBudgetTransitionParams, scored_by: set[str]) -> str:
-    """Return the column that is the score.
+    """Return the column that is the score; ``none``: the dataset has none.
 
     Args:
         params: Which may say ``auto``.
         scored_by: What the examples are scored by.
 
     Raises:
-        InputError: ``auto``, and the examples are scored in several ways, or in none.
+        InputError: ``auto``, and the examples are scored in several ways; or a score that a dataset without any has not.
     """
+    if scored_by == {"none"} and params.analysis.metric != "auto":
+        fix = (
+            "cannot be computed: kvlab has no score for this task; choose auto, for failures and costs alone"
+        )
+        raise InputError("analysis.metric", params.analysis.metric, fix)
     if params.analysis.metric != "auto":
         return params.analysis.metric
-    if len(scored_by) == 1 and (only := next(iter(scored_by))) != "none":
-        return only
+    if len(scored_by) == 1:
+        return next(iter(scored_by))
     fix = (
         f"cannot be chosen: the examples are scored by {', '.join(sorted(scored_by)) or 'nothing'}; name one"
     )

@@ -85,7 +85,13 @@ def added(sql: sqlite3.Connection) -> list[dict[str, Any]]:
 
 
 def planned(sql: sqlite3.Connection) -> dict[str, int]:
-    """Return how many examples and trials were planned, and how many trials are done."""
+    """Return how many examples, bins and trials were planned, and how many trials are done."""
     examples = sql.execute("SELECT count(*) FROM manifest_entries").fetchone()[0]
     rows = dict(tuple(row) for row in sql.execute("SELECT status, count(*) FROM trials GROUP BY status"))
-    return {"examples": examples, "trials": sum(rows.values()), "trials_done": rows.get("done", 0)}
+    bins = sql.execute("SELECT count(*) FROM bins").fetchone()[0]
+    return {
+        "examples": examples,
+        "bins": bins,
+        "trials": sum(rows.values()),
+        "trials_done": rows.get("done", 0),
+    }

@@ -148,6 +148,8 @@ class KVBudgetTransitionParams(Params):
         old, new = before.get("dataset") or {}, after.get("dataset") or {}
         if not isinstance(old, Mapping) or not isinstance(new, Mapping):
             return []  # refused as a whole, by name
+        if new.get("manifest") is not None:
+            return [f"dataset.{field}" for field in DatasetSpec.meaningless(None)]
         name = new.get("name", DatasetSpec().name)
         if name == old.get("name", DatasetSpec().name):
             return []

@@ -13,7 +13,7 @@ from kvlab.engines.openai_compat import Call, OpenAICompat
 from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition import arms, prepared, store
 from kvlab.experiments.kv_budget_transition.arms import Arm
-from kvlab.experiments.kv_budget_transition.local import MAX_NEW_TOKENS, example_of
+from kvlab.experiments.kv_budget_transition.local import example_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.policies import Budget
 from kvlab.records import KVKept, Recorded, Trial
@@ -135,7 +135,7 @@ def _once(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm, number: 
     params, manifest = lab.params, prepared.manifest(lab.params)
     example = example_of(params, trial)
     rendered = render(example, manifest.prompt_template)
-    limit = params.decoding.max_new_tokens or example.max_new_tokens or MAX_NEW_TOKENS
+    limit = prepared.answer_limit(params, example)
     body: dict[str, Any] = params.engine.extra_body.get(arm.label, {}) if arm.budget != 1.0 else {}
     call = Call(
         request_id=f"{lab.run.experiment_id}/{trial.trial_id}/{arm.name}"
