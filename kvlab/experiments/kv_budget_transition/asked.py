@@ -9,6 +9,9 @@ from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionPara
 if TYPE_CHECKING:
     import pandas as pd
 
+#: In place of a score: 1 for an answer without a failure label, else 0.
+ANSWERED = "answered"
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -41,7 +44,7 @@ class Asked:
 
 
 def metric_of(params: KVBudgetTransitionParams, scored_by: set[str]) -> str:
-    """Return the column that is the score; ``none``: the dataset has none.
+    """Return the column that is the score: for a dataset that kvlab has no score for, `ANSWERED`.
 
     Args:
         params: Which may say ``auto``.
@@ -50,10 +53,10 @@ def metric_of(params: KVBudgetTransitionParams, scored_by: set[str]) -> str:
     Raises:
         InputError: ``auto``, and the examples are scored in several ways; or a score that a dataset without any has not.
     """
-    if scored_by == {"none"} and params.analysis.metric != "auto":
-        fix = (
-            "cannot be computed: kvlab has no score for this task; choose auto, for failures and costs alone"
-        )
+    if scored_by == {"none"}:
+        if params.analysis.metric == "auto":
+            return ANSWERED
+        fix = "cannot be computed: this task has no score here; choose auto, for failures and costs alone"
         raise InputError("analysis.metric", params.analysis.metric, fix)
     if params.analysis.metric != "auto":
         return params.analysis.metric

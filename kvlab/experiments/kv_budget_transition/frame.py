@@ -6,6 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from kvlab.experiments.kv_budget_transition import throughput
+from kvlab.experiments.kv_budget_transition.asked import ANSWERED
+
 _QUERY = """
 SELECT r.request_id, r.run_id, r.trial_id, r.arm, r.attempt, r.phase, r.example_id,
        json_extract(x.meta_json, '$.context_id') AS context_id,
@@ -45,14 +48,15 @@ def answers(sql: sqlite3.Connection, query_mode: str) -> pd.DataFrame:
 
     An answer out of a shared prefill has no latency of its own, as it has no TTFT. ``asked`` is the
     budget as the parameters write it, ``budget`` the fraction that it is. ``frame.attrs`` holds what the
-    plan promised (``examples``, ``trials``), ``attempts`` (rows in all) and ``added`` (the refinement's
-    decisions).
+    plan promised (``examples``, ``trials``), ``attempts`` (rows in all), ``added`` (the refinement's
+    decisions) and ``sessions`` (what each session got done in its time).
     """
     frame = pd.DataFrame([dict(row) for row in sql.execute(_QUERY)], columns=_columns(sql))
     frame[[*_NUMBERS]] = frame[[*_NUMBERS]].astype(float)
     frame["failed"] = frame["failed"].astype(bool)
     frame["latency_ms"] = frame["latency_ms"].where(frame["ttft_ms"].notna())
     frame["query_mode"] = query_mode
+    frame[ANSWERED] = frame["outcome"].isna().astype(float)  # a failure's outcome is its error
     # A number of entries is a fraction of the longest context, so that budgets have one order.
     longest = frame["n_context"].max()
     frame["asked"] = frame["budget"]
@@ -66,6 +70,7 @@ def answers(sql: sqlite3.Connection, query_mode: str) -> pd.DataFrame:
     frame = frame.drop_duplicates(["example_id", "phase", "arm"], keep="last").reset_index(drop=True)
     frame.attrs.update({"attempts": attempts, "added": added(sql)})
     frame.attrs.update(planned(sql))
+    frame.attrs["sessions"] = throughput.sessions(sql)
     return frame
 
 

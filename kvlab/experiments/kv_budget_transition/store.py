@@ -187,7 +187,10 @@ def _scored(row: Any) -> dict[str, Any]:  # noqa: ANN401 - sqlite3.Row
         token_ids=usage.get("completion_token_ids"),
         answer_pattern=meta.get("answer_pattern"),
     )
-    return {**found._asdict(), "outcome": None if outcome is None else str(outcome.error_type)}
+    scored = found._asdict()
+    if meta["metric"] == "none":
+        scored = {**dict.fromkeys(scored), "scorer": found.scorer}
+    return {**scored, "outcome": None if outcome is None else str(outcome.error_type)}
 
 
 def analysis_inputs(database: Database, params: KVBudgetTransitionParams) -> str:
