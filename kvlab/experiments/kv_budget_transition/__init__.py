@@ -70,6 +70,8 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
 
     def recall(self, folder: Path, params: KVBudgetTransitionParams) -> None:
         """Keep the dataset of the run's database at hand: its source may be gone."""
+        if not (folder / DATABASE).is_file():  # a new one
+            return
         with Database(folder / DATABASE) as database:
             if store.count(database, "datasets"):
                 prepared.remember(params, store.manifest_of(database))

@@ -125,7 +125,6 @@ def test_an_endpoint_is_asked_only_while_something_is_pending(job, tiny, point_a
     with FakeServer(base_ms=1, itl_ms=0) as server:
         point_at(server)
         pipeline.run(endpoint(), quiet)
-        # Where nothing but the port has changed, the run is the same: that is settled before an answer is kept.
     assert pipeline.everything(endpoint(), quiet).parent == folder
 
 

@@ -49,7 +49,7 @@ def test_each_stage_names_the_one_that_is_missing(job, tiny, outputs):
 def test_a_partial_run_says_so(job, tiny):
     found = job(tiny)
     with pipeline._open(found) as lab:
-        folder = pipeline._prepare(lab, found, quiet)
+        folder = pipeline._prepare(lab.run.database, found, quiet)
         for trial in list(lab.trials)[:5]:
             lab.measure(trial)
     pipeline.score(job(tiny), quiet)
