@@ -201,12 +201,12 @@ def _efficiency(found: Analysis, params: AnalysisParams) -> list[str]:
         params.price_per_million_prompt_tokens is not None
         and params.price_per_million_completion_tokens is not None
     )
+    sessions = [one for one in found.frame.attrs.get("sessions", []) if one["answers_per_min"] is not None]
+    answers, elapsed_s = (sum(one[name] for one in sessions) for name in ("answers", "elapsed_s"))
     lines = [
-        f"Session {session['session']}: {session['answers_per_min']:.1f} answers a minute over "
-        f"{session['elapsed_s']:.0f} s, pauses and retries included."
-        for session in found.frame.attrs.get("sessions", [])
-        if session["answers_per_min"] is not None
-    ]
+        f"Effective throughput: {answers / elapsed_s * 60:.1f} answers a minute, pauses and retries included "
+        f"(sessions: {len(sessions)}, {elapsed_s:.0f} s in all)."
+    ] * bool(sessions)
     return lines if priced else [*lines, "No prices were given, so there is no cost."]
 
 

@@ -56,8 +56,8 @@ def test_a_budget_without_evidence_is_refused_and_leaves_nothing(
 ):
     with FakeServer(base_ms=1, itl_ms=0, **server) as fake:
         point_at(fake)
+        found = job(tiny, [f"tokenizer={tiny}"], engine={**engine, "model": None}, kv=BUDGETS)
         with pytest.raises(InputError, match=r"^kv\.budgets: ") as caught:
-            found = job(tiny, [f"tokenizer={tiny}"], engine={**engine, "model": None}, kv=BUDGETS)
             pipeline.everything(found, print)
     assert says in str(caught.value)
     assert caught.value.exit_code == 2

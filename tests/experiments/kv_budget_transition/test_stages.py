@@ -126,7 +126,7 @@ def test_a_budget_below_the_window_is_refused_by_name_and_leaves_nothing(job, ti
 
 
 def test_contexts_beyond_the_model_are_refused(job, tiny, outputs):
-    with pytest.raises(InputError, match="context, question and answer of .* need, and the model has 2048"):
+    with pytest.raises(InputError, match=r"context, question and answer of .* need, and the model has 2048"):
         pipeline.prepare(job(tiny, ["dataset.lengths_tokens=[3000]", "dataset.n_per_bin=1"]), quiet)
     assert not folders(outputs)
 
