@@ -25,7 +25,10 @@ Run = Annotated[
 Outputs = Annotated[Path | None, typer.Option(help="Where run folders go.")]
 New = Annotated[bool, typer.Option("--new", help="Start a new run, though there is one of this config.")]
 Force = Annotated[
-    bool, typer.Option("--force", help="Do it again, or under another contract, and record that.")
+    bool,
+    typer.Option(
+        "--force", help="Do it again, or under another contract (not: other questions), and record that."
+    ),
 ]
 
 
@@ -46,9 +49,9 @@ def _job(
 def validate(config: Config, set_: Set = None) -> None:
     """Check a configuration: exit code 0, or 2 and one line."""
     found = _job(config, set_, None, None, force=False, new=True)
-    typer.echo(
-        f"valid: {config} ({found.params.dataset.name}__{found.params.dataset.label}, {len(found.params.kv.budgets)} budgets)"
-    )
+    dataset = found.params.dataset
+    shown = dataset.manifest or f"{dataset.name}__{dataset.label}"
+    typer.echo(f"valid: {config} ({shown}, {len(found.params.kv.budgets)} budgets)")
 
 
 @kv.command()
@@ -67,19 +70,22 @@ def resolve(config: Config, set_: Set = None, run: Run = None, outputs: Outputs 
     typer.echo(f"# run folder: {folder}\n# database: {folder}/run.sqlite")
 
 
-@kv.command()
-def prepare(
-    config: Config,
-    set_: Set = None,
-    run: Run = None,
-    outputs: Outputs = None,
-    force: Force = False,
-    new: New = False,
-) -> None:
-    """Make the dataset, its bins and its manifest, and the run folder."""
-    from kvlab.experiments.kv_budget_transition import pipeline
+def _beginning(name: str, function: str, about: str) -> None:
+    """Add a command that may begin a run."""
 
-    pipeline.prepare(_job(config, set_, run, outputs, force, new), typer.echo)
+    def begin(
+        config: Config,
+        set_: Set = None,
+        run: Run = None,
+        outputs: Outputs = None,
+        force: Force = False,
+        new: New = False,
+    ) -> None:
+        from kvlab.experiments.kv_budget_transition import pipeline
+
+        getattr(pipeline, function)(_job(config, set_, run, outputs, force, new), typer.echo)
+
+    kv.command(name, help=about)(begin)
 
 
 def _stage(name: str, about: str) -> None:
@@ -95,22 +101,12 @@ def _stage(name: str, about: str) -> None:
     kv.command(name, help=about)(stage)
 
 
+_beginning(
+    "prepare", "prepare", "Make the dataset, its bins and its manifest, and the run folder; opens no engine."
+)
 _stage("run", "Ask every example under every budget that is not measured yet.")
 _stage("score", "Score the answers that have no score yet; asks no model.")
 _stage("analyze", "Aggregate by bin, look for the transition, draw the plots.")
 _stage("report", "Write report.md and report.html out of the stored analysis.")
 
-
-@kv.command("all")
-def all_(
-    config: Config,
-    set_: Set = None,
-    run: Run = None,
-    outputs: Outputs = None,
-    force: Force = False,
-    new: New = False,
-) -> None:
-    """All stages, each only where something is missing."""
-    from kvlab.experiments.kv_budget_transition import pipeline
-
-    pipeline.everything(_job(config, set_, run, outputs, force, new), typer.echo)
+_beginning("all", "everything", "All stages, each only where something is missing.")

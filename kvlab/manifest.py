@@ -22,6 +22,21 @@ _PACKAGES = (
 )  # fmt: skip
 
 
+def draft(*, experiment: str, params: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return what a contract says before the engine is open: parameters, settings, packages, machine."""
+    return {
+        "experiment": experiment,
+        "params": dict(params),
+        "settings": settings.public(),
+        "dataset_hash": None,
+        "policy": None,
+        "query_mode": None,
+        "packages": packages(),
+        "git_commit": git_commit(),
+        "machine": machine(),
+    }
+
+
 def contract(
     *,
     experiment: str,
@@ -33,9 +48,7 @@ def contract(
 ) -> dict[str, Any]:
     """Return the contract of a run, without secrets: endpoint, model, engine, prompts, packages, machine."""
     return {
-        "experiment": experiment,
-        "params": dict(params),
-        "settings": settings.public(),
+        **draft(experiment=experiment, params=params, settings=settings),
         "endpoint": identity.url,
         "engine": {"name": identity.kind, "version": identity.version, "flags": _lasting(identity.flags)},
         "model": {"name": identity.model, "revision": identity.revision},
@@ -43,12 +56,6 @@ def contract(
         "max_model_len": identity.max_model_len,
         "tokenizer": counter,
         "prompt_template_hash": template_hash,
-        "dataset_hash": None,
-        "policy": None,
-        "query_mode": None,
-        "packages": packages(),
-        "git_commit": git_commit(),
-        "machine": machine(),
     }
 
 

@@ -3,7 +3,8 @@
 Precedence, weakest first: the model's own defaults, ``default.yaml``, the profile (or a file of the
 user's), the tuning keys of the environment, ``--set``. Groups of parameters (mappings) are merged key
 by key, ``--set`` reaches into them with dots, and ``${NAME}`` in a file stands for that variable of
-the environment. Where each value came from is kept.
+the environment. What a choice of ``--set`` makes meaningless is left out, if it was inherited. Where
+each value came from is kept.
 """
 
 import difflib
@@ -21,6 +22,7 @@ from kvlab.errors import InputError
 from kvlab.settings import SECRET_KEYS, Settings
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_ENDLESS = "a value that contains itself, or is nested too deep; write it out without & and *"
 
 
 class Params(BaseModel):
@@ -61,6 +63,14 @@ class Params(BaseModel):
             InputError: What is named is not there.
         """
         return
+
+    @classmethod
+    def superseded(cls, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+        """Return the dotted names of what means nothing any more, once ``--set`` has made ``before`` into ``after``.
+
+        Those that ``--set`` does not name itself are left out.
+        """
+        return []
 
     @classmethod
     def check(cls, values: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> Self:
@@ -111,16 +121,36 @@ def resolve(
     elif profile != "default":
         layers.append((f"{profile}.yaml", _read(_profile_path(folder, profile))))
     layers += env_layers(kind, settings)
-    layers += [("--set", _parse_override(text)) for text in overrides]
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
+    inherited, sources = _layered(kind, layers, {})
+    values, chosen = _layered(kind, [("--set", _parse_override(text)) for text in overrides], inherited)
+    sources |= chosen
+    for name in kind.superseded(inherited, values):
+        if name in sources and name not in chosen:
+            values = _without(values, name.split("."))
+            sources[name] = "left out: it means nothing beside --set"
+    kind.read_in(values, sources)
+    return Resolved(kind.check(values, sources), sources)
+
+
+def _layered(
+    kind: type[Params], layers: Sequence[tuple[str, dict[str, Any]]], values: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return ``values`` with the layers over them, and where each value of a layer came from."""
+    merged, sources = dict(values), dict[str, str]()
     for source, layer in layers:
         for key, value in layer.items():
             _check_known(kind, key, source)
-            values[key] = _merged(values.get(key), value)
+            merged[key] = _merged(merged.get(key), value)
             sources |= {key: source, **dict.fromkeys(_dotted(key, value), source)}
-    kind.read_in(values, sources)
-    return Resolved(kind.check(values, sources), sources)
+    return merged, sources
+
+
+def _without(values: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """Return ``values`` without the one at the end of ``path``."""
+    head, *rest = path
+    if not rest:
+        return {key: value for key, value in values.items() if key != head}
+    return {**values, head: _without(values[head], rest)}
 
 
 def _merged(old: Any, new: Any) -> Any:  # noqa: ANN401 - YAML
@@ -161,7 +191,7 @@ def _profile_path(folder: Path, profile: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _finite(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError("--params", str(path), "is not there; name an existing YAML file") from None
     except OSError as error:
@@ -169,6 +199,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError("--params", str(path), fix) from None
     except UnicodeDecodeError:
         raise InputError("--params", str(path), "is not UTF-8 text; save it as UTF-8") from None
+    except RecursionError:
+        raise InputError("--params", str(path), f"holds {_ENDLESS}") from None
     except yaml.YAMLError as error:
         where = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         raise InputError("--params", str(path), f"is not valid YAML at line {where}; mend it") from None
@@ -177,6 +209,18 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError("--params", str(path), "must hold `name: value` lines") from None
     return {key: _expanded(value, key, path) for key, value in content.items()}
+
+
+def _finite(content: Any) -> Any:  # noqa: ANN401 - YAML
+    """Return ``content``.
+
+    Raises:
+        RecursionError: It has no end: in YAML, an alias may stand inside of what it names.
+    """
+    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    for item in inner:
+        _finite(item)
+    return content
 
 
 def _expanded(value: Any, name: str, path: Path) -> Any:  # noqa: ANN401 - YAML
@@ -206,9 +250,11 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise InputError("--set", text, "must be key=value, for example --set repeats=3")
     try:
-        content = yaml.safe_load(value)
+        content = _finite(yaml.safe_load(value))
     except yaml.YAMLError:
         raise InputError("--set", text, "has a value that is not YAML; quote it") from None
+    except RecursionError:
+        raise InputError("--set", text, f"has {_ENDLESS}") from None
     for part in reversed(key.strip().split(".")):
         content = {part: content}
     return dict(content)

@@ -90,12 +90,15 @@ class Run:
         experiment: str,
         profile: str,
         contract: Mapping[str, Any],
+        params: Mapping[str, Any],
         sources: Mapping[str, str],
         identity: Identity,
         isolation_id: str | None,
         force: bool = False,
     ) -> "Run":
         """Open a run in ``folder``: a new one, or the one whose database is there.
+
+        One that was only prepared (`draft`) has a contract without an engine: it is completed.
 
         Raises:
             InputError: The contract differs from that of the run to resume, and ``force`` is false.
@@ -105,16 +108,19 @@ class Run:
         forced: list[str] = []
         if resumed:
             with Database(path) as old:
-                stored = _experiment_row(old)
-            forced = manifest.check_same(stored["contract"], contract, force=force)
-            isolation_id = stored["isolation_id"]
+                stored, was_drafted = _experiment_row(old)["contract"], _is_draft(old)
+            agreed = {key: contract[key] for key in stored if key in contract} if was_drafted else contract
+            forced = manifest.check_same(stored, agreed, force=force)
         database = Database(path, create=True)
         experiment_id = f"{folder.parent.name}/{folder.name}"
-        isolation = isolation_id or secrets.token_hex(8)
-        if not resumed:
-            # One transaction: a database that exists either names its experiment, or is no run yet.
-            with database.transaction():
-                _insert_experiment(database, experiment_id, experiment, profile, contract, sources, isolation)
+        # One transaction: a database that exists either names its experiment, or is no run yet.
+        with database.transaction():
+            if not resumed:
+                _insert_experiment(
+                    database, experiment_id, experiment, profile, contract, params, sources, isolation_id
+                )
+            if _is_draft(database):
+                database.sql.execute("UPDATE experiments SET contract_json = ?", (to_json(contract),))
                 _insert_run(database, experiment_id, identity, str(contract["prompt_template_hash"]))
         row = _experiment_row(database)
         database.begin_session(row["experiment_id"], utc_now(), os.getpid(), forced)
@@ -132,6 +138,22 @@ class Run:
         )
         run.write_manifest(identity)
         return run
+
+    @staticmethod
+    def draft(
+        folder: Path,
+        *,
+        experiment: str,
+        profile: str,
+        contract: Mapping[str, Any],
+        params: Mapping[str, Any],
+        sources: Mapping[str, str],
+        isolation_id: str | None,
+    ) -> None:
+        """Make the database of a run whose engine is not known yet."""
+        with Database(folder / DATABASE, create=True) as database, database.transaction():
+            name = f"{folder.parent.name}/{folder.name}"
+            _insert_experiment(database, name, experiment, profile, contract, params, sources, isolation_id)
 
     def write_manifest(self, identity: Identity) -> None:
         """Write ``manifest.json`` out of the database: the contract, the sessions, what the server proves."""
@@ -181,24 +203,30 @@ def _experiment_row(database: Database) -> dict[str, Any]:
     return found
 
 
+def _is_draft(database: Database) -> bool:
+    """Whether no engine has been opened for it yet."""
+    return database.sql.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is None
+
+
 def _insert_experiment(
     database: Database,
     experiment_id: str,
     experiment: str,
     profile: str,
     contract: Mapping[str, Any],
+    params: Mapping[str, Any],
     sources: Mapping[str, str],
-    isolation_id: str,
+    isolation_id: str | None,
 ) -> None:
     database.insert(
         "experiments",
         experiment_id=experiment_id,
         name=experiment,
         profile=profile,
-        params_json=to_json(contract["params"]),
+        params_json=to_json(params),
         sources_json=to_json(sources),
         contract_json=to_json(contract),
-        isolation_id=isolation_id,
+        isolation_id=isolation_id or secrets.token_hex(8),
         created_utc=utc_now(),
     )
 

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from kvlab import errors, experiments, paths, status
+from kvlab import errors, experiments, lock, paths, status
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.base import Experiment
 from kvlab.files import read_json, write_atomic
@@ -68,10 +68,15 @@ def run(request: Request, say: Callable[[str], None] = print) -> Outcome:
     hold = experiment.hold(
         resolved.params, settings, lambda length: experiment.check(resolved.params, length)
     )
-    with _stop_on_sigterm(), hold:
+    with _stop_on_sigterm(), ExitStack() as stack:
+        if request.resume is not None:
+            stack.enter_context(lock.held(request.resume))
+        stack.enter_context(hold)
         folder = request.resume or new_folder(
             request.outputs or paths.outputs_dir(), experiment.name, profile
         )
+        if request.resume is None:
+            stack.enter_context(lock.held(folder))
         job = {
             "notebook": str(notebook),
             "output": str(_next_notebook(folder)),
@@ -81,7 +86,7 @@ def run(request: Request, say: Callable[[str], None] = print) -> Outcome:
                 "profile": profile,
                 "run_dir": str(folder),
             },
-            "context": {"sources": resolved.sources, "force": request.force},
+            "context": {"sources": resolved.sources, "force": request.force, "locked": True},
         }
         say(f"run folder: {folder}")
         outcome = _supervise(folder, job, trials=len(experiment.plan(resolved.params)), say=say)
@@ -111,7 +116,9 @@ def _parameters(request: Request, experiment: Experiment[Any], settings: Setting
         )
     if status.reconcile(request.resume).get("status") == Status.RUNNING:
         raise InputError("--resume", str(request.resume), "is still running; wait for it, or stop it")
-    return stored["profile"], Resolved(experiment.Params.check(stored["params"]), stored["sources"])
+    params = experiment.Params.check(stored["params"])
+    experiment.recall(request.resume, params)
+    return stored["profile"], Resolved(params, stored["sources"])
 
 
 def _next_notebook(folder: Path) -> Path:

@@ -47,6 +47,7 @@ def test_precedence_profile_environment_set(monkeypatch):
         ("order=null", "order"),
         ("token_targets=[1", "not YAML"),
         ("isolation_id='a b'", "isolation_id"),
+        ("token_targets=&a [*a]", "a value that contains itself"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_it(override, says):
@@ -56,7 +57,7 @@ def test_a_wrong_value_is_one_line_that_names_it(override, says):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["- a list", "a: [1", "\xff", "nope: 1"])
+@pytest.mark.parametrize("content", ["- a list", "a: [1", "\xff", "nope: 1", "a: &a [*a]", "a: &a {b: *a}"])
 def test_a_wrong_file_is_one_line(tmp_path, content):
     file = tmp_path / "mine.yaml"
     file.write_bytes(content.encode("latin-1"))

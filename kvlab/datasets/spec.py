@@ -56,6 +56,7 @@ class DatasetSpec(BaseModel):
         max_length_tokens: Longest prompt before its chat template; None: no limit.
         truncation: What becomes of a longer one: its ``middle`` is cut out, it is left out
             (``drop``), or the dataset is refused (``refuse``).
+        manifest: A ``dataset_manifest.json``: ask its examples, in its bins; then all else is the manifest's.
         template: A template of the user's, with ``{context}`` and ``{input}``.
         chat: Whether the chat template goes around the prompt; None: as the dataset does.
         max_new_tokens: Generation length; None: the dataset's.
@@ -68,9 +69,10 @@ class DatasetSpec(BaseModel):
     name: Name = "synthetic"
     task: str | None = None
     tasks: list[Task] = Field(default=["single_needle"], min_length=1)
+    manifest: str | None = None
     path: str | None = None
     config_path: str | None = None
-    lengths_tokens: list[Tokens] = Field(default=[300, 700, 1100, 1500, 1900], min_length=1, max_length=200)
+    lengths_tokens: list[Tokens] = Field(default=[400, 700, 1100, 1500, 1900], min_length=1, max_length=200)
     n_documents: list[Number] | None = Field(default=None, min_length=1, max_length=200)
     n_examples: Number | None = None
     n_bins: Annotated[int, Field(ge=1, le=200)] | None = None
@@ -103,6 +105,8 @@ class DatasetSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
+        if self.manifest is not None:
+            return self._check_alone()
         for field, names in _ONLY_FOR.items():
             if self.name not in names and getattr(self, field) != self._default(field):
                 raise ValueError(
@@ -125,6 +129,19 @@ class DatasetSpec(BaseModel):
         if any(bin_idx >= self.bins for bin_idx in self.focus_bins):
             raise ValueError(f"focus_bins names a bin above the last, {self.bins - 1}")
         return self
+
+    def _check_alone(self) -> Self:
+        for field in self.meaningless(None):
+            if getattr(self, field) != self._default(field):
+                raise ValueError(f"{field} is set beside manifest, which has all of a dataset; leave it out")
+        return self
+
+    @classmethod
+    def meaningless(cls, name: str | None) -> list[str]:
+        """Return the fields that mean nothing for a dataset of this name; ``None``: for one out of a manifest."""
+        if name is None:
+            return [field for field in cls.model_fields if field != "manifest"]
+        return [field for field, names in _ONLY_FOR.items() if name not in names]
 
     @classmethod
     def _default(cls, field: str) -> object:
@@ -158,7 +175,7 @@ class DatasetSpec(BaseModel):
         """The task's part of the dataset's id."""
         return {"synthetic": "+".join(self.tasks), "longbench": self.task or ""}.get(self.name, self.name)
 
-    def folder(self, field: Literal["path", "config_path"]) -> Path | None:
+    def folder(self, field: Literal["path", "config_path", "manifest"]) -> Path | None:
         """Return a path of the user's with ``~`` expanded; None where it is not set."""
         value = getattr(self, field)
         return None if value is None else Path(value).expanduser()

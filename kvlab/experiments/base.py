@@ -4,6 +4,7 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from kvlab import engines
@@ -63,6 +64,10 @@ class Experiment(ABC, Generic[P]):
     def contract(self, params: P) -> dict[str, Any]:
         """Return fields of the reproducibility contract that only this experiment knows."""
         return {}
+
+    def recall(self, folder: Path, params: P) -> None:
+        """Be told which run goes on, before anything else: what it was made of may be gone but for its database."""
+        return
 
     @abstractmethod
     def template_hash(self) -> str:

@@ -14,6 +14,7 @@ from kvlab import experiments, manifest, paths, status
 from kvlab.endpoint import Identity
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.base import Experiment
+from kvlab.lock import hold
 from kvlab.params import Params, env_layers
 from kvlab.progress import Steps
 from kvlab.prompts.counter import Counter, shared_prefix
@@ -26,6 +27,7 @@ from kvlab.summary import Summary
 from kvlab.taxonomy import RETRYABLE, ErrorType
 
 if TYPE_CHECKING:
+    from filelock import FileLock
     from IPython.display import Image
     from matplotlib.figure import Figure
 
@@ -50,6 +52,7 @@ class Lab(Generic[P]):
         counter: Counts the tokens of a prompt.
         shared_tokens: Leading tokens that all prompts share, before the marker.
         run: The run folder and its database.
+        lock: Held on the folder; ``None``: by the process that started this one.
     """
 
     def __init__(
@@ -58,8 +61,10 @@ class Lab(Generic[P]):
         params: P,
         engine: Any,  # noqa: ANN401 - the experiment knows which one it has asked for
         run: Run,
+        lock: "FileLock | None" = None,
     ) -> None:
         self.experiment, self.params, self.engine, self.run = experiment, params, engine, run
+        self.lock = lock
         self.identity: Identity = engine.identity
         self.counter: Counter = engine.counter
         self.trials = experiment.plan(params)
@@ -208,6 +213,8 @@ class Lab(Generic[P]):
         self.experiment.close(self)
         self.run.close()
         self.engine.close()
+        if self.lock is not None:
+            self.lock.release()
 
     _owns_status = False
 
@@ -253,6 +260,8 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
         )
     context = json.loads(os.environ.get("KVLAB_HEADLESS", "{}"))  # what else the runner knows
     params, sources = _parameters(experiment, namespace, None if run_dir else settings)
+    if run_dir:
+        experiment.recall(Path(run_dir), params)
     lab = open_run(
         experiment,
         params,
@@ -261,6 +270,7 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
         profile=str(namespace.get("profile") or "custom"),
         sources=sources | context.get("sources", {}),
         force=bool(context.get("force")),
+        locked=bool(context.get("locked")),
     )
     if "KVLAB_HEADLESS" not in os.environ:
         lab.own_status()
@@ -277,14 +287,25 @@ def open_run(
     sources: Mapping[str, str],
     force: bool = False,
     outputs: Path | None = None,
+    locked: bool = False,
 ) -> Lab[P]:
     """Open an experiment with checked parameters, in ``folder`` or in a new run folder.
 
+    The folder's lock is taken before the engine is opened, which can take minutes, and before
+    anything is written (``locked``: by the process that started this one).
+
     Raises:
-        InputError: A setting, the endpoint or the contract is wrong; nothing has been written.
+        InputError: A setting, the endpoint or the contract is wrong, or somebody else is writing in
+            the folder; nothing has been written.
         ServerError: The embedded server did not start.
     """
-    engine = experiment.open_engine(params, settings, lambda length: experiment.check(params, length))
+    lock = hold(folder) if folder is not None and not locked else None
+    try:
+        engine = experiment.open_engine(params, settings, lambda length: experiment.check(params, length))
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
     try:
         experiment.check_engine(params, engine)
         contract = manifest.contract(
@@ -295,19 +316,25 @@ def open_run(
             template_hash=experiment.template_hash(),
             counter=engine.counter.source,
         )
+        if folder is None:
+            folder = new_folder(outputs or paths.outputs_dir(), experiment.name, profile)
+            lock = hold(folder)
         run = Run.start(
-            folder or new_folder(outputs or paths.outputs_dir(), experiment.name, profile),
+            folder,
             experiment=experiment.name,
             profile=profile,
             contract=contract | experiment.contract(params),
+            params=params.model_dump(mode="json"),
             sources=sources,
             identity=engine.identity,
             isolation_id=params.isolation_id,
             force=force,
         )
-        return Lab(experiment, params, engine, run)
+        return Lab(experiment, params, engine, run, lock)
     except BaseException:
         engine.close()
+        if lock is not None:
+            lock.release()
         raise
 
 

@@ -65,8 +65,6 @@ def rebuild(folder: Path, experiment: Reporter) -> Summary:
 
 def write_results(folder: Path, experiment: Reporter) -> Summary:
     """Write requests.csv, the tables, plots/, the exports and summary.json."""
-    from kvlab.figures import png  # with matplotlib, only where pictures are drawn
-
     stored = stored_experiment(folder)
     identity = identity_of(folder)
     params = experiment.Params.check(stored["params"])
@@ -84,13 +82,33 @@ def write_results(folder: Path, experiment: Reporter) -> Summary:
         write_atomic(
             folder / f"{table.name}.csv", pd.DataFrame(table.rows, columns=table.columns).to_csv(index=False)
         )
-    (folder / "plots").mkdir(exist_ok=True)
-    for name, figure in experiment.draw(frame, summary, params).items():
-        write_atomic(folder / "plots" / f"{name}.png", png(figure))
+    _write_plots(folder, experiment.draw(frame, summary, params))
     for name, content in experiment.exports(frame, params, stored, identity).items():
         write_atomic(folder / name, content)
     write_json(folder / SUMMARY, summary.as_json())
     return summary
+
+
+def draw_plots(folder: Path, experiment: Reporter, summary: Summary) -> None:
+    """Draw the plots of a summary out of the database."""
+    params = experiment.Params.check(stored_experiment(folder)["params"])
+    with Database(folder / DATABASE) as database:
+        frame = experiment.load(database.sql, frames.requests(database.sql), params)
+    _write_plots(folder, experiment.draw(frame, summary, params))
+
+
+def _write_plots(folder: Path, figures: Mapping[str, Any]) -> None:
+    from kvlab.figures import png  # with matplotlib, only where pictures are drawn
+
+    (folder / "plots").mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        write_atomic(folder / "plots" / f"{name}.png", png(figure))
+
+
+def missing_plots(folder: Path, summary: Summary) -> list[str]:
+    """Return the files of a summary's figures that are not there."""
+    names = [f"{figure.name}.png" for figure in summary.figures]
+    return [name for name in names if not (folder / "plots" / name).is_file()]
 
 
 def write_reports(folder: Path, title: str, summary: Summary) -> None:

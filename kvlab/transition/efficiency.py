@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 from kvlab.transition.bins import column, timings
+from kvlab.transition.bootstrap import percentile
 from kvlab.transition.scores import Floats
 
 COLUMNS = (
     "policy", "budget", "n", "prompt_tokens_mean", "completion_tokens_mean", "cache_bytes_mean",
-    "peak_memory_bytes_max", "latency_p50_ms", "ttft_p50_ms", "completion_tokens_per_s", "answers_per_min",
-    "cost_per_1000_answers",
+    "peak_memory_bytes_max", "timed_n", "latency_p50_ms", "ttft_p50_ms", "tokens_per_s_of_latency",
+    "answers_per_min_of_latency", "cost_per_1000_answers",
 )  # fmt: skip
 
 
@@ -24,8 +25,10 @@ def profile(
     """Return one row a policy and budget, descending: `COLUMNS`; ``None`` (NaN) where nothing was measured.
 
     Tokens and cache are those of the answers, times and peak memory those of the timed pass where there
-    is one. Throughput is completion tokens (answers) over the sum of the latencies: one answer at a
-    time. The cost is in the unit of the prices, and needs both.
+    is one. ``timed_n`` is the number of latencies; a median of too few is refused, as in the bins.
+    ``…_of_latency`` is completion tokens (answers) over the sum of the latencies: how fast one answer
+    comes after another, without the pauses and retries that a session has. The cost is in the unit of
+    the prices, and needs both.
     """
     answers = frame[frame["phase"].isin(("planned", "added", "control_random", "timed"))]
     clock, _ = timings(frame)
@@ -44,8 +47,9 @@ def profile(
                 "completion_tokens_mean": completion,
                 "cache_bytes_mean": _mean(column(curve, "cache_bytes")),
                 "peak_memory_bytes_max": _of(np.max, column(timed, "peak_memory_bytes")),
-                "latency_p50_ms": _of(np.median, column(timed, "latency_ms")),
-                "ttft_p50_ms": _of(np.median, column(timed, "ttft_ms")),
+                "timed_n": int((~np.isnan(column(timed, "latency_ms"))).sum()),
+                "latency_p50_ms": percentile(column(timed, "latency_ms"), 50)[0],
+                "ttft_p50_ms": percentile(column(timed, "ttft_ms"), 50)[0],
                 **_throughput(column(timed, "latency_ms"), column(timed, "completion_tokens")),
                 "cost_per_1000_answers": _cost(
                     prompt, completion, price_per_million_prompt_tokens, price_per_million_completion_tokens
@@ -69,10 +73,10 @@ def _throughput(latency_ms: Floats, tokens: Floats) -> dict[str, float | None]:
     both = ~np.isnan(latency_ms) & ~np.isnan(tokens)
     seconds = float(latency_ms[both].sum()) / 1e3
     if seconds <= 0:
-        return {"completion_tokens_per_s": None, "answers_per_min": None}
+        return {"tokens_per_s_of_latency": None, "answers_per_min_of_latency": None}
     return {
-        "completion_tokens_per_s": float(tokens[both].sum()) / seconds,
-        "answers_per_min": int(both.sum()) / seconds * 60,
+        "tokens_per_s_of_latency": float(tokens[both].sum()) / seconds,
+        "answers_per_min_of_latency": int(both.sum()) / seconds * 60,
     }
 
 

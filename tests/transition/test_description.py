@@ -137,9 +137,9 @@ def test_the_cost_needs_both_prices():
     frame = cliff(per_bin=2)
     row = profile(frame, price_per_million_prompt_tokens=1.0, price_per_million_completion_tokens=2.0).iloc[0]
     assert row["cost_per_1000_answers"] == pytest.approx(1000 * (420 + 2 * 8) / 1e6)
-    assert row["completion_tokens_per_s"] == pytest.approx(
+    assert row["tokens_per_s_of_latency"] == pytest.approx(
         10 * 8 / (sum(500 + 100 * b + i for b in range(5) for i in (0, 1)) / 1e3)
     )
     assert profile(frame, price_per_million_prompt_tokens=1.0)["cost_per_1000_answers"].isna().all()
     bare = profile(frame.drop(columns=["latency_ms", "cache_bytes"]))
-    assert bare[["latency_p50_ms", "cache_bytes_mean", "answers_per_min"]].isna().all().all()
+    assert bare[["latency_p50_ms", "cache_bytes_mean", "answers_per_min_of_latency"]].isna().all().all()

@@ -15,7 +15,7 @@ from kvlab.engines.transformers_kv.generation import Generation
 from kvlab.engines.transformers_kv.load import Options, find, identity, load, longest
 from kvlab.settings import Settings
 
-__all__ = ["Generation", "KvEngine", "Options", "Prefilled", "hold", "open_engine"]
+__all__ = ["Generation", "KvEngine", "Options", "Prefilled", "find", "hold", "open_engine"]
 
 
 def open_engine(

@@ -40,13 +40,13 @@ def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Stre
     """Do what is left of a trial through the batch API; a resume goes on with the batch that it finds."""
     database, item = lab.run.database, Planned(**trial.planned)
     asked = jobs.workload(lab, trial)
-    prefix = jobs.prefix_tokens(lab.counter, asked, item.size)
+    known = jobs.prefix_state(lab.counter, asked, item.size)
     connection = lab.engine.connection
     batch = Batch(connection.http, connection.target.base_url, lab.params.outage_limit_s)
-    state = {"prefix_tokens": prefix, **stretch.last_state(database, trial.trial_id)}
+    state = {**known, **stretch.last_state(database, trial.trial_id)}
     before = stretch.counters(connection, lab.identity)
     number = stretch.begin(database, trial.trial_id, lab.run.session_id, before, state)
-    job = jobs.job(lab, trial, attempt, asked, prefix)
+    job = jobs.job(lab, trial, attempt, asked, known["prefix_tokens"])
     so_far = control.progress(database, job)
     try:
         if "batch_id" not in state:

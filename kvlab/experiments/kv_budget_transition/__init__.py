@@ -9,6 +9,7 @@ each budget, out of one prefill, and the drop is tested within each question.
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvlab import engines
@@ -16,11 +17,14 @@ from kvlab.endpoint import Identity
 from kvlab.errors import InputError
 from kvlab.experiments.base import Experiment, Streamed
 from kvlab.experiments.kv_budget_transition import arms, plan, prepared, store
+from kvlab.experiments.kv_budget_transition.asked import metric_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+from kvlab.experiments.kv_budget_transition.prepared import answer_limit
 from kvlab.policies import Budget
 from kvlab.prompts.counter import Prompt
 from kvlab.records import Recorded, Trial
 from kvlab.settings import Settings
+from kvlab.store.connect import FILE_NAME as DATABASE
 from kvlab.store.database import Database
 from kvlab.summary import Summary
 from kvlab.taxonomy import RETRYABLE
@@ -59,15 +63,24 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         return engines.module(params.engine.name).hold(settings, check)
 
     def contract(self, params: KVBudgetTransitionParams) -> dict[str, Any]:
-        """Return the dataset, the policy and the query mode."""
+        """Return the dataset, the policy and the query mode, and the parameters but for those of the analysis."""
         manifest = prepared.manifest(params)
         return {
+            "params": prepared.identity(params),
             "dataset_hash": manifest.dataset_hash,
             "prompt_template_hash": manifest.template.hash,
             "tokenizer": f"{manifest.tokenizer.name} ({manifest.tokenizer.revision})",
             "policy": params.kv.policy,
             "query_mode": params.kv.query_mode,
         }
+
+    def recall(self, folder: Path, params: KVBudgetTransitionParams) -> None:
+        """Keep the dataset of the run's database at hand: its source may be gone."""
+        if not (folder / DATABASE).is_file():  # a new one
+            return
+        with Database(folder / DATABASE) as database:
+            if store.count(database, "datasets"):
+                prepared.remember(params, store.manifest_of(database))
 
     def template_hash(self) -> str:
         """Return what the contract replaces by the dataset's own template."""
@@ -78,20 +91,22 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         return {"prompt": "A"}, {"prompt": "B"}
 
     def check(self, params: KVBudgetTransitionParams, max_model_len: int | None) -> None:
-        """Refuse contexts that, with question and answer, do not fit the model, and budgets that prune nothing."""
+        """Refuse a metric that the dataset has not, prompts that with their answers do not fit, budgets that prune nothing."""
         manifest = prepared.manifest(params)
-        longest = max((entry.token_len for entry in manifest.entries), default=0)
-        if max_model_len is not None and longest >= max_model_len:
+        examples = [example for _, example in manifest.items()]
+        metric_of(params, {str(example.meta["metric"]) for example in examples})
+        _refuse_whole(params, min((entry.token_len for entry in manifest.entries), default=0))
+        if max_model_len is None:
+            return
+        prompts = prepared.prompt_tokens(params)
+        needed = {x.example_id: prompts[x.example_id] + answer_limit(params, x) for x in examples}
+        longest = max(needed, key=lambda name: needed[name])
+        if needed[longest] > max_model_len:
             fix = (
-                f"is the longest context in tokens, and the model has {max_model_len}; "
-                "choose shorter ones (dataset.lengths_tokens, dataset.max_length_tokens)"
+                f"tokens are what context, question and answer of {longest} need, and the model has "
+                f"{max_model_len}; choose shorter ones (dataset.lengths_tokens, dataset.max_length_tokens)"
             )
-            raise InputError("dataset", longest, fix)
-        shortest = min((entry.token_len for entry in manifest.entries), default=0)
-        whole = next((budget for budget in params.kv.budgets if budget > 1 and budget >= shortest), None)
-        if whole is not None:
-            fix = f"is no smaller than the shortest context, of {shortest} tokens, which it would keep whole; use fewer entries"
-            raise InputError("kv.budgets", whole, fix)
+            raise InputError("dataset", needed[longest], fix)
 
     def check_engine(self, params: KVBudgetTransitionParams, engine: Any) -> None:  # noqa: ANN401 - one of two engines
         """Refuse a budget that the policy cannot honour on some context."""
@@ -223,3 +238,11 @@ def _begin(row: Recorded) -> str:
 
 
 EXPERIMENT = KVBudgetTransition()
+
+
+def _refuse_whole(params: KVBudgetTransitionParams, shortest: int) -> None:
+    """Refuse a number of entries that keeps the shortest context whole."""
+    whole = next((budget for budget in params.kv.budgets if budget > 1 and budget >= shortest), None)
+    if whole is not None:
+        fix = f"is no smaller than the shortest context, of {shortest} tokens, which it would keep whole; use fewer entries"
+        raise InputError("kv.budgets", whole, fix)

@@ -10,6 +10,9 @@ from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionPara
 if TYPE_CHECKING:
     import pandas as pd
 
+#: In place of a score: 1 for an answer without a failure label, else 0.
+ANSWERED = "answered"
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -45,25 +48,30 @@ class Asked:
             **analysis,
             seed=params.seed,
             budgets=tuple(known.get(b, b) for b in params.kv.budgets if b in known or b <= 1),
-            n_bins=params.dataset.bins,
+            n_bins=answers.attrs.get("bins", params.dataset.bins),
             query_mode=params.kv.query_mode,
         )
 
 
 def metric_of(params: KVBudgetTransitionParams, scored_by: set[str]) -> str:
-    """Return the column that is the score.
+    """Return the column that is the score: for a dataset that kvlab has no score for, `ANSWERED`.
 
     Args:
         params: Which may say ``auto``.
         scored_by: What the examples are scored by.
 
     Raises:
-        InputError: ``auto``, and the examples are scored in several ways, or in none.
+        InputError: ``auto``, and the examples are scored in several ways; or a score that a dataset without any has not.
     """
+    if scored_by == {"none"}:
+        if params.analysis.metric == "auto":
+            return ANSWERED
+        fix = "cannot be computed: this task has no score here; choose auto, for failures and costs alone"
+        raise InputError("analysis.metric", params.analysis.metric, fix)
     if params.analysis.metric != "auto":
         return params.analysis.metric
-    if len(scored_by) == 1 and (only := next(iter(scored_by))) != "none":
-        return only
+    if len(scored_by) == 1:
+        return next(iter(scored_by))
     fix = (
         f"cannot be chosen: the examples are scored by {', '.join(sorted(scored_by)) or 'nothing'}; name one"
     )

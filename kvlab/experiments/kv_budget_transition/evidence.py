@@ -6,6 +6,7 @@ import pandas as pd
 
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams
 from kvlab.experiments.kv_budget_transition.cells import table
+from kvlab.experiments.kv_budget_transition.throughput import COLUMNS
 from kvlab.stats import Interval
 from kvlab.summary import Table
 from kvlab.transition import sanity
@@ -31,7 +32,7 @@ MEANINGS = {
 def tables(found: Analysis, params: AnalysisParams) -> list[Table]:
     """Return all of them."""
     return [
-        _parts(found), _treatments(found), _integrity(found), _efficiency(found), _controls(found),
+        _parts(found), _treatments(found), _integrity(found), _throughput(found), _efficiency(found), _controls(found),
         _assertions(found), _sample(found, params), _failure_modes(found),
     ]  # fmt: skip
 
@@ -91,14 +92,27 @@ def _integrity(found: Analysis) -> Table:
     )
 
 
+def _throughput(found: Analysis) -> Table:
+    rows = [[session[name] for name in COLUMNS] for session in found.frame.attrs.get("sessions", [])]
+    return table(
+        "throughput",
+        "What each session got done",
+        list(COLUMNS),
+        rows,
+        "Over the time from a session's first request to the end of its last: pauses, retries, lost attempts, controls "
+        "and timed passes included.",
+    )
+
+
 def _efficiency(found: Analysis) -> Table:
     return table(
         "efficiency",
         "What an answer costs",
         list(found.efficiency.columns),
         found.efficiency.to_numpy(dtype=object).tolist(),
-        "Means over answers; times are of the timed pass where there is one, one answer at a time. A dash: not measured. "
-        "The cost needs the two prices in the parameters.",
+        "Means over answers; times are of the timed pass where there is one, one answer at a time; timed_n is how many, "
+        "and a median needs 5. A dash: not measured. of_latency is over the sum of the latencies, without what passes "
+        "between answers. The cost needs the two prices in the parameters.",
     )
 
 

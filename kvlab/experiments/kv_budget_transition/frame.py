@@ -7,6 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from kvlab.experiments.kv_budget_transition import throughput
+from kvlab.experiments.kv_budget_transition.asked import ANSWERED
+
 _QUERY = """
 SELECT r.request_id, r.run_id, r.trial_id, r.arm, r.attempt, r.phase, r.example_id,
        json_extract(x.meta_json, '$.context_id') AS context_id,
@@ -47,14 +50,15 @@ def answers(sql: sqlite3.Connection, query_mode: str) -> pd.DataFrame:
     An answer out of a shared prefill has no latency of its own, as it has no TTFT. ``asked`` is the
     budget as the parameters write it; ``budget`` is the same fraction, and for a number of entries its
     share of the mean context, so that budgets have one order (`shares`). ``frame.attrs`` holds what the
-    plan promised (``examples``, ``trials``), ``attempts`` (rows in all) and ``added`` (the refinement's
-    decisions).
+    plan promised (``examples``, ``trials``), ``attempts`` (rows in all), ``added`` (the refinement's
+    decisions) and ``sessions`` (what each session got done in its time).
     """
     frame = pd.DataFrame([dict(row) for row in sql.execute(_QUERY)], columns=_columns(sql))
     frame[[*_NUMBERS]] = frame[[*_NUMBERS]].astype(float)
     frame["failed"] = frame["failed"].astype(bool)
     frame["latency_ms"] = frame["latency_ms"].where(frame["ttft_ms"].notna())
     frame["query_mode"] = query_mode
+    frame[ANSWERED] = frame["outcome"].isna().astype(float)  # a failure's outcome is its error
     frame["asked"] = frame["budget"]
     frame["budget"] = frame["asked"].map(shares(sql, set(frame["asked"].dropna()))).astype(float)
     kept = frame["n_kept_json"].map(_kept)
@@ -64,6 +68,7 @@ def answers(sql: sqlite3.Connection, query_mode: str) -> pd.DataFrame:
     frame = frame.drop_duplicates(["example_id", "phase", "arm"], keep="last").reset_index(drop=True)
     frame.attrs.update({"attempts": attempts, "added": added(sql)})
     frame.attrs.update(planned(sql))
+    frame.attrs["sessions"] = throughput.sessions(sql)
     return frame
 
 
@@ -98,7 +103,13 @@ def added(sql: sqlite3.Connection) -> list[dict[str, Any]]:
 
 
 def planned(sql: sqlite3.Connection) -> dict[str, int]:
-    """Return how many examples and trials were planned, and how many trials are done."""
+    """Return how many examples, bins and trials were planned, and how many trials are done."""
     examples = sql.execute("SELECT count(*) FROM manifest_entries").fetchone()[0]
     rows = dict(tuple(row) for row in sql.execute("SELECT status, count(*) FROM trials GROUP BY status"))
-    return {"examples": examples, "trials": sum(rows.values()), "trials_done": rows.get("done", 0)}
+    bins = sql.execute("SELECT count(*) FROM bins").fetchone()[0]
+    return {
+        "examples": examples,
+        "bins": bins,
+        "trials": sum(rows.values()),
+        "trials_done": rows.get("done", 0),
+    }

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from kvlab.engines.transformers_kv import Generation, KvEngine
     from kvlab.experiments.lab import Lab
 
-#: Where an example's task says nothing.
-MAX_NEW_TOKENS = 32
 FROM_TENSORS = "the cache's own tensors, after pruning"
 #: Engines that have made their first timed call.
 _WARM: "WeakSet[KvEngine]" = WeakSet()
@@ -106,7 +104,7 @@ def _ids(
 
 
 def _limit(lab: "Lab[KVBudgetTransitionParams]", example: Example) -> int:
-    return lab.params.decoding.max_new_tokens or example.max_new_tokens or MAX_NEW_TOKENS
+    return prepared.answer_limit(lab.params, example)
 
 
 def _swept(

@@ -37,13 +37,22 @@ def open_engine(params: KVBudgetTransitionParams, settings: Settings, check: eng
     return transformers_kv.open_engine(with_model(params, settings), check, options, cache_bytes=cache_bytes)
 
 
+def check(params: KVBudgetTransitionParams, settings: Settings) -> int | None:
+    """Refuse what can be known to be wrong before anything is opened. Returns the longest context in tokens, if known.
+
+    Raises:
+        InputError: The model is not there, or an endpoint could not show its budgets.
+    """
+    if params.engine.name == "openai_compat":
+        _check_asking(params)
+        return None
+    from kvlab.engines import transformers_kv
+
+    return transformers_kv.find(with_model(params, settings)).max_model_len
+
+
 def _endpoint(params: KVBudgetTransitionParams, settings: Settings, check: engines.Check) -> "OpenAICompat":
-    smaller = [budget for budget in params.kv.budgets if budget != 1.0]
-    if smaller:
-        _check_means(params, smaller)
-    if "random" in params.kv.controls and smaller:
-        fix = "holds random, which needs the engine transformers_kv: an endpoint applies its own policy; leave it out"
-        raise InputError("kv.controls", params.kv.controls, fix)
+    _check_asking(params)
     opened = openai_compat.open_engine(settings, check)
     client = opened.connection.client
     client.target = replace(client.target, kept_path=params.engine.kept_tokens_field)
@@ -55,6 +64,20 @@ def _endpoint(params: KVBudgetTransitionParams, settings: Settings, check: engin
         opened.close()
         raise
     return opened
+
+
+def _check_asking(params: KVBudgetTransitionParams) -> None:
+    """Refuse budgets and controls that no endpoint can be asked for.
+
+    Raises:
+        InputError: One of them.
+    """
+    smaller = [budget for budget in params.kv.budgets if budget != 1.0]
+    if smaller:
+        _check_means(params, smaller)
+    if "random" in params.kv.controls and smaller:
+        fix = "holds random, which needs the engine transformers_kv: an endpoint applies its own policy; leave it out"
+        raise InputError("kv.controls", params.kv.controls, fix)
 
 
 def _check_means(params: KVBudgetTransitionParams, smaller: list[float]) -> None:

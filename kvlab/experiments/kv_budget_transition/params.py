@@ -1,5 +1,6 @@
 """Parameters of the KV-budget transition, in groups: what is asked, of which model, under which budgets."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -60,7 +61,7 @@ class KVGroup(Group):
         controls: ``noise_floor``: budget 1.0 once more, on every second example; ``random``: a random policy at the same
             budgets; ``no_context``: the question alone.
         timed_per_bin: Examples a bin for the passes that take TTFT, latency and memory of each
-            budget alone; 0: none.
+            budget alone; 0: none. On an endpoint there are none: its answers have their own times.
     """
 
     policy: str = "snapkv-w64-k5-avg"
@@ -141,7 +142,25 @@ class KVBudgetTransitionParams(Params):
     decoding: DecodingGroup = DecodingGroup()
     analysis: AnalysisGroup = AnalysisGroup()
 
+    @classmethod
+    def superseded(cls, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+        """Return the dataset's parameters that were meant for the dataset before."""
+        old, new = before.get("dataset") or {}, after.get("dataset") or {}
+        if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+            return []  # refused as a whole, by name
+        if new.get("manifest") is not None:
+            return [f"dataset.{field}" for field in DatasetSpec.meaningless(None)]
+        name = new.get("name", DatasetSpec().name)
+        if name == old.get("name", DatasetSpec().name):
+            return []
+        return [f"dataset.{field}" for field in (*DatasetSpec.meaningless(name), "pinned")]
+
     @property
     def rounds(self) -> int:
         """How many budgets the refinement may add with this engine."""
         return self.kv.max_added_budgets if self.engine.name == "transformers_kv" else 0
+
+    @property
+    def timed_per_bin(self) -> int:
+        """How many examples a bin are asked once more for their times; an endpoint's answers have their own."""
+        return self.kv.timed_per_bin if self.engine.name == "transformers_kv" else 0

@@ -8,7 +8,7 @@ import pandas as pd
 from kvlab import figures
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, analyse, bin_stats
 from kvlab.experiments.kv_budget_transition.verdict import drawn
-from kvlab.transition.bins import curve
+from kvlab.transition.bins import column, curve, timings
 from kvlab.transition.bootstrap import mean_interval
 from kvlab.transition.flips import right
 from kvlab.transition.scores import FULL
@@ -34,9 +34,7 @@ def draw(frame: pd.DataFrame, params: AnalysisParams) -> "dict[str, Figure]":
         "fail_by_bin": lambda: _by_bin(
             found, stats, params, "fail_rate", "failure rate", "Failure rate by length bin"
         ),
-        "latency_p50_by_bin": lambda: _by_bin(
-            found, stats, params, "latency_p50_ms", "latency p50 (ms)", "Median latency by length bin"
-        ),
+        "latency_p50_by_bin": lambda: _latency(found, stats, params),
     }
     return {name: making[name]() for name in drawn(found)}
 
@@ -114,14 +112,10 @@ def _controls(axes: "Axes", found: Analysis) -> None:
 def _by_bin(
     found: Analysis, stats: pd.DataFrame, params: AnalysisParams, value: str, y: str, title: str
 ) -> "Figure":
-    from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = figures.new(title, "length bin (short to long)", y)
-    budgets = sorted(stats["budget"].unique())
-    shades = colormaps["viridis_r"](np.linspace(0.15, 1.0, max(len(budgets), 2)))
-    spread = min(0.32, 0.03 * (len(budgets) - 1))  # beside each other, so that no bar hides another
-    shifts = np.linspace(-spread, spread, len(budgets))
+    budgets, shades, shifts = _shades(stats)
     for k, budget in enumerate(budgets):
         rows = stats[(stats["budget"] == budget) & stats[value].notna()].sort_values("bin_idx")
         if not len(rows):
@@ -148,6 +142,36 @@ def _by_bin(
     if axes.get_legend_handles_labels()[1]:
         figure.legend(title="budget", loc="outside right center", frameon=False, reverse=True)
     return figure
+
+
+def _latency(found: Analysis, stats: pd.DataFrame, params: AnalysisParams) -> "Figure":
+    """Draw each measurement as a point, and the medians of the bins that have enough of them."""
+    figure = _by_bin(found, stats, params, "latency_p50_ms", "latency (ms)", "Latency by length bin")
+    (axes,) = figure.axes
+    clock, _ = timings(found.frame)
+    clock = clock[clock["phase"] != "control_random"]
+    budgets, shades, shifts = _shades(stats)
+    with_median = set(stats.loc[stats["latency_p50_ms"].notna(), "budget"])
+    for budget, shade, shift in zip(budgets, shades, shifts, strict=True):
+        rows = clock[clock["budget"] == budget]
+        label = None if budget in with_median or not len(rows) else found.scores.name(float(budget))
+        style = {"color": shade, "markersize": 4, "alpha": 0.6, "label": label}
+        axes.plot(rows["bin_idx"] + shift, column(rows, "latency_ms"), "o", **style)
+    for legend in figure.legends:
+        legend.remove()
+    axes.set_ylim(bottom=0)
+    figure.legend(title="budget", loc="outside right center", frameon=False, reverse=True)
+    return figure
+
+
+def _shades(stats: pd.DataFrame) -> tuple[list[float], Any, Any]:
+    """Return the budgets, ascending, with a colour and a place beside each other, so that none hides another."""
+    from matplotlib import colormaps
+
+    budgets = sorted(stats["budget"].unique())
+    spread = min(0.32, 0.03 * (len(budgets) - 1))
+    shades = colormaps["viridis_r"](np.linspace(0.15, 1.0, max(len(budgets), 2)))[: len(budgets)]
+    return budgets, shades, np.linspace(-spread, spread, len(budgets))
 
 
 def _flips(found: Analysis) -> "Figure":

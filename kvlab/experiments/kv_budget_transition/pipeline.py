@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from kvlab import experiments, paths, status
+from kvlab import __version__, experiments, lock, paths, status
 from kvlab.errors import InputError
-from kvlab.experiments.kv_budget_transition import prepared, store
+from kvlab.experiments.kv_budget_transition import opening, prepared, store
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.experiments.lab import Lab, open_run
+from kvlab.manifest import differences, draft
 from kvlab.params import Resolved, resolve
 from kvlab.report import build, day
-from kvlab.run import stored_experiment
+from kvlab.run import Run, new_folder, stored_experiment
 from kvlab.settings import Settings, load_settings
 from kvlab.status import Status
 from kvlab.store.connect import FILE_NAME as DATABASE
@@ -26,6 +28,8 @@ from kvlab.store.database import Database
 from kvlab.summary import Summary
 
 NAME = "kv_budget_transition"
+#: Parameters that change how answers are got and not what they are: ``--force`` may change them.
+_ONLY_HOW = ("max_attempts", "engine.max_rpm", "engine.prefill_cache_gib")
 Say = Callable[[str], None]
 
 
@@ -71,29 +75,43 @@ def job(
     found = Job(resolved, settings, config.stem, top, None, force)
     if run is not None:
         _check_folder(run, found)
-        return replace(found, folder=run.resolve())
-    return found if new else replace(found, folder=newest(found))
+        found = replace(found, folder=run.resolve())
+    elif not new:
+        found = replace(found, folder=newest(found))
+    if found.folder is not None:
+        experiments.get(NAME).recall(found.folder, found.params)
+    return found
 
 
 def _check_folder(run: Path, job: Job) -> None:
     stored = stored_experiment(run)
     if stored["name"] != NAME:
         raise InputError("--run", str(run), f"is a run of {stored['name']}; name a run of {NAME}")
-    if stored["params"] != job.params.model_dump(mode="json") and not job.force:
-        raise InputError(
-            "--run", str(run), "has other parameters than the config; leave --run out, or --force"
-        )
+    changed = differences(_identity(stored["params"]), prepared.identity(job.params))
+    lasting = [name for name in changed if name not in _ONLY_HOW]
+    if lasting:
+        more = f" ({len(lasting) - 1} more)" if len(lasting) > 1 else ""
+        fix = f"has another {lasting[0]} than the config{more}, so other answers; leave --run out for a run of its own"
+        raise InputError("--run", str(run), fix)
+    if changed and not job.force:
+        fix = f"has another {changed[0]} than the config; leave --run out, or --force"
+        raise InputError("--run", str(run), fix)
+
+
+def _identity(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return stored parameters without those of the analysis, as `prepared.identity` does."""
+    return {name: value for name, value in stored.items() if name != "analysis"}
 
 
 def newest(job: Job) -> Path | None:
-    """Return the newest run folder of the same profile and parameters; ``None``: there is none."""
-    wanted = job.profile, job.params.model_dump(mode="json")
+    """Return the newest run folder of the same profile and parameters, the analysis aside; ``None``: there is none."""
+    wanted = job.profile, prepared.identity(job.params)
     for database in sorted(job.outputs.glob(f"*/*_{NAME}_{job.profile}*/{DATABASE}"), reverse=True):
         try:
             stored = stored_experiment(database.parent)
         except InputError:  # killed before anything was in it
             continue
-        if (stored["profile"], stored["params"]) == wanted:
+        if (stored["profile"], _identity(stored["params"])) == wanted:
             return database.parent
     return None
 
@@ -112,21 +130,51 @@ def need_folder(job: Job) -> Path:
 
 
 def prepare(job: Job, say: Say) -> Path:
-    """Make the dataset and the run folder, with the tables that say what will be asked."""
-    with _open(job) as lab:
-        return _prepare(lab, job, say)
+    """Make the dataset and the run folder, with the tables that say what will be asked. Opens no engine.
+
+    Raises:
+        InputError: The dataset cannot be made, or cannot be asked under these budgets.
+    """
+    folder = job.folder or _draft(job)
+    with lock.held(folder), Database(folder / DATABASE) as database:
+        return _prepare(database, job, say)
 
 
-def _prepare(lab: Lab[KVBudgetTransitionParams], job: Job, say: Say) -> Path:
-    store.put_manifest(lab.run.database, prepared.manifest(job.params))
-    store.write_manifest(lab.run.database)
-    say(f"prepared: {lab.folder}\n{store.describe(lab.run.database)}")
-    return lab.folder
+def _draft(job: Job) -> Path:
+    """Make a run folder whose contract has no engine yet: the first one that is opened completes it."""
+    experiment = experiments.get(NAME)
+    experiment.check(job.params, opening.check(job.params, job.settings))
+    experiment.check_engine(job.params, None)
+    contract = draft(experiment=NAME, params=prepared.identity(job.params), settings=job.settings)
+    contract |= experiment.contract(job.params)
+    folder = new_folder(job.outputs, NAME, job.profile)
+    with lock.held(folder):
+        Run.draft(
+            folder,
+            experiment=NAME,
+            profile=job.profile,
+            contract=contract,
+            params=job.params.model_dump(mode="json"),
+            sources=job.resolved.sources,
+            isolation_id=job.params.isolation_id,
+        )
+        status.end(folder, Status.INTERRUPTED, reason="prepared; nothing is asked yet")
+    return folder
+
+
+def _prepare(database: Database, job: Job, say: Say) -> Path:
+    store.put_manifest(database, prepared.manifest(job.params))
+    store.write_manifest(database)
+    folder = database.path.parent
+    say(f"prepared: {folder}\n{store.describe(database)}")
+    return folder
 
 
 def run(job: Job, say: Say) -> None:
-    """Ask every example under every budget that is not measured yet."""
-    need_folder(job)
+    """Ask every example under every budget that is not measured yet; with none of them, open nothing."""
+    if _is_finished(need_folder(job)):
+        _say_done(need_folder(job), say)
+        return
     with _open(job) as lab:
         _run(lab, say)
 
@@ -134,12 +182,26 @@ def run(job: Job, say: Say) -> None:
 def _run(lab: Lab[KVBudgetTransitionParams], say: Say) -> None:
     for trial in lab.pending():
         lab.measure(trial)
-    states = [state for state, _ in lab.run.database.trial_state().values()]
+    _say_done(lab.folder, say)
+
+
+def _say_done(folder: Path, say: Say) -> None:
+    states = _states(folder)
     say(f"run: {states.count('done')} of {len(states)} trials are done")
 
 
+def _states(folder: Path) -> list[str]:
+    with Database(folder / DATABASE) as database:
+        return [state for state, _ in database.trial_state().values()]
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether there are trials, and all are done."""
+    return set(_states(folder)) == {"done"}
+
+
 def score(job: Job, say: Say) -> None:
-    """Score the answers that have no score yet. Asks no model.
+    """Score the answers that have no score yet; with ``--force``, all of them. Asks no model.
 
     Raises:
         InputError: There is no answer.
@@ -149,7 +211,7 @@ def score(job: Job, say: Say) -> None:
             raise InputError(
                 "responses", None, "are missing: nothing was asked yet; run `kvlab kv run` first"
             )
-        new, old = store.score(database)
+        new, old = store.score(database, anew=job.force)
         say(f"score: {new} scored, {old} were scored before")
 
 
@@ -163,10 +225,13 @@ def analyze(job: Job, say: Say) -> Summary:
     with Database(folder / DATABASE) as database:
         if missing := store.unscored(database):
             raise InputError("scores", None, f"of {missing} answers are missing; run `kvlab kv score` first")
+        store.keep_analysis(database, job.params, job.resolved.sources)
         inputs = store.analysis_inputs(database, job.params)
         stored = store.stored_summary(database)
         done = (
-            stored is not None and store.is_done(database, "analyze", inputs) and _has_plots(folder, stored)
+            stored is not None
+            and store.is_done(database, "analyze", inputs)
+            and not build.missing_plots(folder, stored)
         )
         if done and stored is not None and not job.force:
             say(f"analyze: up to date ({stored.verdict}: {stored.headline})")
@@ -178,54 +243,64 @@ def analyze(job: Job, say: Say) -> Summary:
     return summary
 
 
-def _has_plots(folder: Path, summary: Summary) -> bool:
-    return all((folder / "plots" / f"{figure.name}.png").is_file() for figure in summary.figures)
-
-
 def report(job: Job, say: Say) -> Path:
     """Write report.md and report.html out of what `analyze` has stored; nothing is computed anew.
+
+    Plots that are gone are drawn once more. Of a run under way the report says so, and leaves its status alone.
 
     Raises:
         InputError: There is no analysis, or it is older than the answers.
     """
     folder = need_folder(job)
-    path = folder / "report.md"
+    path, running = folder / "report.md", lock.is_held(folder)
     with Database(folder / DATABASE) as database:
         summary = store.stored_summary(database)
-        if summary is None or not store.is_done(
-            database, "analyze", store.analysis_inputs(database, job.params)
-        ):
-            raise InputError(
-                "transition_summary",
-                None,
-                "is missing or older than the answers; run `kvlab kv analyze` first",
-            )
-        inputs = hashlib.sha256(summary.model_dump_json().encode()).hexdigest()
+        done = store.is_done(database, "analyze", store.analysis_inputs(database, job.params))
+        # Answers of a run under way are older than its newest ones as soon as they are analysed.
+        if summary is None or not (done or running):
+            fix = "is missing or older than the answers or the parameters; run `kvlab kv analyze` first"
+            raise InputError("transition_summary", None, fix)
+        summary = _partial(summary) if running else summary
+        inputs = hashlib.sha256(f"{__version__} {summary.model_dump_json()}".encode()).hexdigest()
         fresh = store.is_done(database, "report", inputs) and path.is_file() and not job.force
-    if not fresh:
+    if gone := build.missing_plots(folder, summary):
+        say(f"report: drawn once more, as they were gone: {', '.join(gone)}")
+        build.draw_plots(folder, experiments.get(NAME), summary)
+    if gone or not fresh:
         build.write_reports(folder, experiments.get(NAME).title, summary)
         with Database(folder / DATABASE) as database:
             store.mark_done(database, "report", inputs, forced=job.force)
-    _end(folder, job)
+    if not running:
+        _end(folder, job)
     day.write_index(folder.parent)
-    say(f"report: {'up to date, ' if fresh else ''}{path}")
+    say(f"report: {'' if gone or not fresh else 'up to date, '}{path}")
     return path
 
 
+def _partial(summary: Summary) -> Summary:
+    """Return the summary of a run under way, which says that it is one."""
+    line = "The run was under way when this was written: the answers that came before the analysis, and no others."
+    partial = summary.headline.startswith("partial run: ")
+    headline = summary.headline if partial else f"partial run: {summary.headline}"
+    return summary.model_copy(update={"headline": headline, "limitations": [line, *summary.limitations]})
+
+
 def _end(folder: Path, job: Job) -> None:
-    with Database(folder / DATABASE) as database:
-        states = {state for state, _ in database.trial_state().values()}
-    if states - {"done"}:  # a trial that the serving has failed is open, too
-        status.end(folder, Status.INTERRUPTED, reason="a partial run: not all trials are measured")
-    else:
+    if _is_finished(folder):
         status.end(folder, Status.COMPLETED, exit_code=0)
+    else:
+        status.end(folder, Status.INTERRUPTED, reason="a partial run: not all trials are measured")
 
 
 def everything(job: Job, say: Say) -> Path:
-    """Do all stages, each only where it is needed."""
-    with _open(job) as lab:
-        job = replace(job, folder=_prepare(lab, job, say))
-        _run(lab, say)
+    """Do all stages, each only where it is needed; a finished run needs no engine."""
+    if job.folder is not None and _is_finished(job.folder):
+        prepare(job, say)
+        _say_done(job.folder, say)
+    else:
+        with _open(job) as lab:
+            job = replace(job, folder=_prepare(lab.run.database, job, say))
+            _run(lab, say)
     score(job, say)
     analyze(job, say)
     return report(job, say)
@@ -234,8 +309,6 @@ def everything(job: Job, say: Say) -> Path:
 @contextmanager
 def _open(job: Job) -> Iterator[Lab[KVBudgetTransitionParams]]:
     """Open the run under its contract, as this process's, and give it back."""
-    if job.folder is not None and status.reconcile(job.folder).get("status") == Status.RUNNING:
-        raise InputError("--run", str(job.folder), "is still running; wait for it, or stop it")
     lab = open_run(
         experiments.get(NAME),
         job.params,
@@ -255,5 +328,5 @@ def _open(job: Job) -> Iterator[Lab[KVBudgetTransitionParams]]:
         ended, reason = Status.FAILED, f"{type(error).__name__}: {error}"
         raise
     finally:
+        status.end(lab.folder, ended, reason=reason)  # still under the folder's lock
         lab.close()
-        status.end(lab.folder, ended, reason=reason)

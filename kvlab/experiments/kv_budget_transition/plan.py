@@ -30,6 +30,6 @@ def plan(params: KVBudgetTransitionParams, manifest: Manifest) -> list[Trial]:
     seen: dict[int, int] = {}
     for entry in manifest.entries:
         seen[entry.bin_idx] = seen.get(entry.bin_idx, 0) + 1
-        if seen[entry.bin_idx] <= params.kv.timed_per_bin:
+        if seen[entry.bin_idx] <= params.timed_per_bin:
             add("t-", entry.example_id, entry.bin_idx, 0)
     return found

@@ -13,7 +13,7 @@ from kvlab.engines.openai_compat import Call, OpenAICompat
 from kvlab.errors import InputError, KvlabError, ServerError
 from kvlab.experiments.kv_budget_transition import arms, prepared, store
 from kvlab.experiments.kv_budget_transition.arms import Arm
-from kvlab.experiments.kv_budget_transition.local import MAX_NEW_TOKENS, example_of
+from kvlab.experiments.kv_budget_transition.local import example_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.experiments.kv_budget_transition.settled import Last, asked, is_settled
 from kvlab.policies import Budget
@@ -172,7 +172,7 @@ def _once(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm, number: 
     example = example_of(params, trial)
     rendered = render(example, manifest.prompt_template)
     prompt = _prompt(rendered, context=arm.phase != arms.NO_CONTEXT)
-    limit = params.decoding.max_new_tokens or example.max_new_tokens or MAX_NEW_TOKENS
+    limit = prepared.answer_limit(params, example)
     call = Call(
         request_id=f"{lab.run.experiment_id}/{trial.trial_id}/{arm.name}"
         + (f"/{number}" if number > 1 else ""),

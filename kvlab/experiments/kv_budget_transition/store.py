@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kvlab import scoring
+from kvlab import __version__, scoring
 from kvlab.datasets import Example, Manifest
 from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition.arms import Arm
@@ -168,9 +168,9 @@ def unscored(database: Database) -> int:
     return len(_unscored(database))
 
 
-def score(database: Database) -> tuple[int, int]:
-    """Score what has no score of this scorer yet. Returns how many were new, and how many old."""
-    rows = _unscored(database)
+def score(database: Database, *, anew: bool = False) -> tuple[int, int]:
+    """Score what has no score of this scorer yet (``anew``: everything). Returns how many were scored, and how many not."""
+    rows = database.sql.execute(_ANSWERS).fetchall() if anew else _unscored(database)
     if rows:
         with database.transaction():
             for row in rows:
@@ -196,12 +196,15 @@ def _scored(row: Any) -> dict[str, Any]:  # noqa: ANN401 - sqlite3.Row
         seen_tokens=row["prompt_tokens"],
         answer_pattern=meta.get("answer_pattern"),
     )
-    return {**found._asdict(), "outcome": None if outcome is None else str(outcome.error_type)}
+    scored = found._asdict()
+    if meta["metric"] == "none":
+        scored = {**dict.fromkeys(scored), "scorer": found.scorer}
+    return {**scored, "outcome": None if outcome is None else str(outcome.error_type)}
 
 
 def analysis_inputs(database: Database, params: KVBudgetTransitionParams) -> str:
-    """Return the hash of all that an analysis reads: answers, scores, budgets, times, parameters."""
-    digest = hashlib.sha256(to_json(params.model_dump(mode="json")).encode())
+    """Return the hash of all that an analysis follows from: answers, scores, budgets, times, parameters, kvlab."""
+    digest = hashlib.sha256(to_json([__version__, params.model_dump(mode="json")]).encode())
     for table, key in (
         ("scores", "request_id"), ("kv_budgets", "request_id"), ("failures", "request_id"),
         ("telemetry", "request_id"), ("added_budgets", "round"), ("trials", "trial_id"),
@@ -209,6 +212,19 @@ def analysis_inputs(database: Database, params: KVBudgetTransitionParams) -> str
         for row in database.sql.execute(f"SELECT * FROM {table} ORDER BY {key}"):  # noqa: S608 - our own names
             digest.update(to_json(list(row)).encode())
     return digest.hexdigest()
+
+
+def keep_analysis(database: Database, params: KVBudgetTransitionParams, sources: Mapping[str, str]) -> None:
+    """Note what the run is analysed with from now on: all that is made of its answers reads it there."""
+    row = database.sql.execute("SELECT params_json, sources_json FROM experiments").fetchone()
+    known = json.loads(row["sources_json"])
+    kept = {**json.loads(row["params_json"]), "analysis": params.analysis.model_dump(mode="json")}
+    of_analysis = {name: source for name, source in sources.items() if name.split(".")[0] == "analysis"}
+    named = {name: source for name, source in known.items() if name.split(".")[0] != "analysis"} | of_analysis
+    now = to_json(kept), to_json(named)
+    if now != (row["params_json"], row["sources_json"]):
+        with database.transaction():
+            database.sql.execute("UPDATE experiments SET params_json = ?, sources_json = ?", now)
 
 
 def is_done(database: Database, stage: str, inputs: str) -> bool:

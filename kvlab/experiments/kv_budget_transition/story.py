@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams
+from kvlab.experiments.kv_budget_transition.asked import ANSWERED
 from kvlab.summary import Figure, Section
 from kvlab.transition.bins import column, curve, timings
 from kvlab.transition.drop import Drop
@@ -29,7 +30,10 @@ FIGURES = {
         "Failure rate by length bin",
         "Share of the answers that are missing or carry a failure label.",
     ),
-    "latency_p50_by_bin": ("Median latency by length bin", "One curve a budget, where latency was measured."),
+    "latency_p50_by_bin": (
+        "Latency by length bin",
+        "A point is one measurement. A line joins the medians (p50) of the bins that have at least 5 at that budget.",
+    ),
 }
 
 
@@ -76,7 +80,7 @@ def sections(found: Analysis, params: AnalysisParams, drawn: list[str]) -> list[
         ("Accuracy or failures", _failures(found), ["drop_parts", "failure_treatments", "integrity"], ["fail_by_bin"]),
         ("Latency and memory", _latency(found), [], ["latency_p50_by_bin"]),
         ("Sanity validation", _sanity(found), ["assertions", "controls", "raw_sample"], []),
-        ("Efficiency profile", _efficiency(found, params), ["efficiency"], []),
+        ("Efficiency profile", _efficiency(found, params), ["throughput", "efficiency"], []),
         ("Known failure modes", _modes(found), ["failure_modes"], []),
         ("Limitations", _limitations(params), [], []),
         ("Terms", _terms(params), [], []),
@@ -161,10 +165,14 @@ def _latency(found: Analysis) -> list[str]:
     clock, source = timings(found.frame)
     latency = _each(found, "latency_p50_ms", lambda ms: f"{ms:.0f} ms")
     cache = _each(found, "cache_bytes_mean", lambda size: f"{size / 2**20:.1f} MiB")
+    timed = int((~np.isnan(column(clock, "latency_ms"))).sum())
     lines = [
         f"Median latency ({source}): {latency}."
         if latency
-        else "Latency was not measured for each budget: where budgets share a prefill, no answer's time is its own.",
+        else f"{timed} latencies ({source}), fewer than 5 for each budget: too few for a median. The figure shows each."
+        if timed
+        else "Latency was not measured for each budget: where budgets share a prefill, no answer's time is its own. So "
+        "there is no figure of it (kv.timed_per_bin asks for a timed pass).",
         f"Mean KV cache: {cache}." if cache else "Memory: not available (no cache sizes were recorded).",
     ]
     if (~np.isnan(column(clock, "peak_memory_bytes"))).any():
@@ -208,7 +216,13 @@ def _efficiency(found: Analysis, params: AnalysisParams) -> list[str]:
         params.price_per_million_prompt_tokens is not None
         and params.price_per_million_completion_tokens is not None
     )
-    return [] if priced else ["No prices were given, so there is no cost."]
+    sessions = [one for one in found.frame.attrs.get("sessions", []) if one["answers_per_min"] is not None]
+    answers, elapsed_s = (sum(one[name] for one in sessions) for name in ("answers", "elapsed_s"))
+    lines = [
+        f"Effective throughput: {answers / elapsed_s * 60:.1f} answers a minute, pauses and retries included "
+        f"(sessions: {len(sessions)}, {elapsed_s:.0f} s in all)."
+    ] * bool(sessions)
+    return lines if priced else [*lines, "No prices were given, so there is no cost."]
 
 
 def _modes(found: Analysis) -> list[str]:
@@ -221,9 +235,13 @@ def _modes(found: Analysis) -> list[str]:
 
 
 def _limitations(params: AnalysisParams) -> list[str]:
+    score = (
+        "kvlab has no score for this task: nothing is said of whether an answer is right."
+        if params.metric == ANSWERED
+        else f"{params.metric} compares words with a gold answer: a right answer in other words scores low."
+    )
     return [
-        f"{params.metric} compares words with a gold answer: a right answer in other words scores low. One model, one "
-        "policy, one task and one serving stack: nothing is said of others.",
+        f"{score} One model, one policy, one task and one serving stack: nothing is said of others.",
         "The sequence of tests takes accuracy to fall with the budget. A budget in the middle that is worse than the "
         "smallest one is not found by it; the table of all budgets shows it.",
         "Bins and the overall curve are two families, each at the stated level.",
@@ -231,13 +249,23 @@ def _limitations(params: AnalysisParams) -> list[str]:
 
 
 def _terms(params: AnalysisParams) -> list[str]:
+    accuracy = (
+        f"**Accuracy** is the mean {params.metric} over the answers asked for, a failed answer counting as 0."
+    )
+    if params.metric == ANSWERED:
+        accuracy = (
+            "**Accuracy** is only the share of answers without a failure label here: this task has no score."
+        )
     return [
-        f"**Accuracy** is the mean {params.metric} over the answers asked for, a failed answer counting as 0.",
+        accuracy,
         "**Failure rate** is the share of the answers asked for that are missing or carry a label of the failure taxonomy.",
         f"**Transition zone detector**: each planned budget is compared with 1.0 on the same examples, from the smallest "
         f"upwards, by a test clustered by context; a transition is called down from the last budget whose drop exceeds "
         f"{params.margin:g} with a two-sided error of {params.alpha:g}. Where it lies is the interval in which a monotone fit, "
         "resampled over contexts, passes half of its fall.",
+        f"**Analysis parameters** of this report: metric {params.metric}, drop_threshold {params.drop_threshold:g}, "
+        f"margin {params.margin:g}, alpha {params.alpha:g}, confidence {params.confidence:g}, resamples "
+        f"{params.resamples}, seed {params.seed}.",
         '**Budget** is the share of the context\'s KV entries that are kept in each layer, as observed; with "tokens", '
         "their number, the same for every context.",
     ]

@@ -7,6 +7,7 @@ import pandas as pd
 from kvlab.endpoint import Identity
 from kvlab.experiments.kv_budget_transition import evidence, story, tables
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, analyse, summary_of
+from kvlab.experiments.kv_budget_transition.asked import ANSWERED
 from kvlab.experiments.kv_budget_transition.cells import clean, named
 from kvlab.summary import Check, Summary, Verdict
 from kvlab.transition.bins import column, timings
@@ -48,7 +49,7 @@ def summarize(
         experiment="kv_budget_transition",
         profile=profile,
         verdict=verdict,
-        headline=("partial run: " if partial else "") + _headline(found, params),
+        headline=("partial run: " if partial else "") + _unscored(params) + _headline(found, params),
         reasons=grounds,
         checks=checks,
         results=_results(found, params),
@@ -162,6 +163,10 @@ def _verdict(checks: list[Check], deterministic: bool) -> tuple[Verdict, list[st
     if broken:
         return Verdict.FAIL, [f"not met: {check.asks}: {check.seen}" for check in broken]
     return Verdict.PASS, [f"{check.asks}: {check.seen}" for check in (kept, repeats, complete)]
+
+
+def _unscored(params: AnalysisParams) -> str:
+    return "failures and costs alone, as this task has no score: " if params.metric == ANSWERED else ""
 
 
 def _headline(found: Analysis, params: AnalysisParams) -> str:

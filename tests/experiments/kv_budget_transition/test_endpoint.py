@@ -60,8 +60,9 @@ def test_a_budget_without_evidence_is_refused_and_leaves_nothing(
 ):
     with FakeServer(base_ms=1, itl_ms=0, **server) as fake:
         point_at(fake)
+        found = job(tiny, [f"tokenizer={tiny}"], engine={**engine, "model": None}, kv=BUDGETS)
         with pytest.raises(InputError, match=r"^kv\.budgets: ") as caught:
-            ask(job, tiny, engine)
+            pipeline.everything(found, print)
     assert says in str(caught.value)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
@@ -89,8 +90,8 @@ def test_budget_one_alone_needs_no_evidence(job, tiny, point_at):
 
 
 def test_each_attempt_is_a_row_and_the_last_one_counts(job, tiny, point_at):
-    """Each opening probes four times; the ninth and tenth request are the first example's, refused twice."""
-    with FakeServer(base_ms=1, itl_ms=0, faults={"9": "status_429", "10": "status_503"}) as server:
+    """Opening probes four times; the fifth and sixth request are the first example's, refused twice."""
+    with FakeServer(base_ms=1, itl_ms=0, faults={"5": "status_429", "6": "status_503"}) as server:
         point_at(server)
         folder = ask(job, tiny, {"name": "openai_compat"}, budgets=[1.0], controls=[])
     first = (

@@ -237,3 +237,36 @@ def test_only_the_query_mode_of_the_params_counts():
     other = frame.assign(query_mode="aware", f1=0.0)
     both = pd.concat([frame, other], ignore_index=True)
     assert summarize(both, params(), "t").results == summarize(frame, params(), "t").results
+
+
+def test_one_latency_a_bin_is_a_point_and_no_median():
+    frame = cliff(n_bins=3, per_bin=4)
+    once = (frame["phase"] != "timed") | (frame["example_id"].str.endswith("00"))
+    frame = frame[once]
+    chosen = params(n_bins=3)
+    summary = judge(frame, n_bins=3)
+    assert "latency_p50_by_bin" in [figure.name for figure in summary.figures]
+    (section,) = [item for item in summary.sections if item.title == "Latency and memory"]
+    assert section.paragraphs[0].startswith("9 latencies (timed pass), fewer than 5 for each budget")
+    assert {row["latency_p50_ms"] for row in table(summary, "efficiency")} == {None}
+    assert max(row["timed_n"] for row in table(summary, "efficiency")) == 3
+    (axes,) = pictures.draw(frame, chosen)["latency_p50_by_bin"].axes
+    points = sorted(y for line in axes.lines for y in line.get_ydata())
+    timed = frame.loc[frame["phase"] == "timed", "latency_ms"]
+    assert points == sorted(timed), "each measurement, and no line of medians"
+
+
+def test_enough_latencies_have_a_median_beside_their_points():
+    frame = cliff(n_bins=1, per_bin=5)
+    (axes,) = pictures.draw(frame, params(n_bins=1))["latency_p50_by_bin"].axes
+    points = [y for line in axes.lines for y in line.get_ydata()]
+    assert len(points) == 3 * (5 + 1)
+    assert 502.0 in points, "of 500 to 504"
+
+
+def test_no_latency_no_figure_and_the_reason_instead():
+    frame = cliff(per_bin=4)
+    summary = judge(frame[frame["phase"] != "timed"])
+    assert "latency_p50_by_bin" not in [figure.name for figure in summary.figures]
+    (section,) = [item for item in summary.sections if item.title == "Latency and memory"]
+    assert "So there is no figure of it" in section.paragraphs[0]
