@@ -1,3 +1,5 @@
+import pytest
+
 from kvlab.prompts.batch import Conversation, Workload, question, restore, system_message
 
 TEXT = "Section 1."
@@ -39,3 +41,14 @@ def test_a_conversation_goes_on_without_what_failed():
     talk.ask(0)
     talk.answer(0, None)
     assert len(talk.ask(1)) == 1
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(0, 0), (1, 0), (2, 2), (3, 2), (4, 4), (9, 6)])
+def test_a_trimmed_conversation_begins_with_a_question(keep, kept):
+    """Chat templates that want user and assistant in turn refuse one that begins with an answer."""
+    talk = Conversation(Workload("conversation", "m", TEXT, trim_interval=3, keep_messages=keep))
+    for item in range(3):
+        talk.ask(item)
+        talk.answer(item, f"answer {item}")
+    sent = talk.ask(3)
+    assert [message["role"] for message in sent] == ["user", "assistant"] * (kept // 2) + ["user"]
