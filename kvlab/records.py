@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvlab.cache_state import CacheLabel, CacheState, Evidence
+from kvlab.cache_state import CacheLabel, CacheState, Evidence, as_tokens
 from kvlab.serving.metrics import ServerView
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Measurement
@@ -104,6 +104,12 @@ class Recorded:
         failure = self.measurement.failure
         empty = failure is not None and failure.error_type is ErrorType.EMPTY_OUTPUT
         return failure is None or (empty and self.evidence.prompt_tokens is not None)
+
+    @property
+    def completion_tokens(self) -> int | None:
+        """How many tokens the server says that it made; ``None``: it does not say, or no such number."""
+        generation = self.measurement.generation
+        return as_tokens((generation.usage or {}).get("completion_tokens")) if generation else None
 
     @property
     def state(self) -> CacheState:

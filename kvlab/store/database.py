@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from kvlab.cache_state import as_tokens
 from kvlab.errors import KvlabError
 from kvlab.records import Recorded, Trial
 from kvlab.store.connect import open_database
@@ -216,7 +215,7 @@ class Database:
             http_status=row.measurement.http_status,
             usage_json=None if generation.usage is None else to_json(usage),
             prompt_tokens=row.evidence.prompt_tokens,
-            completion_tokens=as_tokens(usage.get("completion_tokens")),
+            completion_tokens=row.completion_tokens,
             cached_tokens=label.cached_tokens,
             predicted_cached_tokens=label.predicted_tokens,
             shared_tokens=row.shared_tokens,
