@@ -28,7 +28,8 @@ FIGURES = {
     ),
     "fail_by_bin": (
         "Failure rate by length bin",
-        "Share of the answers that are missing or carry a failure label.",
+        "Share of the answers that are missing or carry a failure label. One that was cut off, or is of another form, "
+        "carries one and is still an answer: the table below tells them apart.",
     ),
     "latency_p50_by_bin": (
         "Latency by length bin",
