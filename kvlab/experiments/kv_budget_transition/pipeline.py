@@ -105,13 +105,13 @@ def _identity(stored: dict[str, Any]) -> dict[str, Any]:
 
 def newest(job: Job) -> Path | None:
     """Return the newest run folder of the same profile and parameters, the analysis aside; ``None``: there is none."""
-    wanted = job.profile, prepared.identity(job.params)
+    wanted = prepared.identity(job.params)
     for database in sorted(job.outputs.glob(f"*/*_{NAME}_{job.profile}*/{DATABASE}"), reverse=True):
         try:
             stored = stored_experiment(database.parent)
         except InputError:  # killed before anything was in it
             continue
-        if (stored["profile"], _identity(stored["params"])) == wanted:
+        if stored["profile"] == job.profile and not differences(_identity(stored["params"]), wanted):
             return database.parent
     return None
 
