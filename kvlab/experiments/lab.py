@@ -286,7 +286,7 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
     )
     if "KVLAB_HEADLESS" not in os.environ:
         lab.own_status()
-        _of_this_kernel[lab.folder] = lab
+        _of_this_kernel[lab.folder.resolve()] = lab
     return lab
 
 

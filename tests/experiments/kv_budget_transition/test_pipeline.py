@@ -7,7 +7,7 @@ import pytest
 from kvlab import lock, runner, status
 from kvlab.errors import InputError
 from kvlab.experiments import kv_budget_transition
-from kvlab.experiments.kv_budget_transition import opening, pipeline, store, throughput
+from kvlab.experiments.kv_budget_transition import jobs, opening, pipeline, store, throughput
 from kvlab.experiments.lab import open_lab
 from kvlab.report import build
 from kvlab.store.database import Database
@@ -80,14 +80,14 @@ def test_a_forced_analysis_uses_the_parameters_that_it_is_recorded_for(few, done
 def test_force_does_not_ask_other_questions_in_a_run(few, done, outputs, override):
     config = outputs.parent / "small.yaml"
     with pytest.raises(InputError, match=rf"has another {override.split('=')[0]} than the config, so"):
-        pipeline.job(config, [*FEW, override], run=done, outputs=outputs, force=True)
+        jobs.job(config, [*FEW, override], run=done, outputs=outputs, force=True)
 
 
 def test_force_may_change_how_answers_are_got(few, done, outputs):
     config, override = outputs.parent / "small.yaml", [*FEW, "max_attempts=7"]
     with pytest.raises(InputError, match="has another max_attempts than the config; leave --run out, or"):
-        pipeline.job(config, override, run=done, outputs=outputs)
-    assert pipeline.job(config, override, run=done, outputs=outputs, force=True).folder == done
+        jobs.job(config, override, run=done, outputs=outputs)
+    assert jobs.job(config, override, run=done, outputs=outputs, force=True).folder == done
 
 
 def test_score_again_only_when_forced(few, done):
