@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from kvlab.experiments.kv_budget_transition.pipeline import Job
+    from kvlab.experiments.kv_budget_transition.jobs import Job
 
 kv = typer.Typer(
     help="The KV-budget transition in stages: prepare, run, score, analyze, report; or all of them.",
@@ -40,9 +40,9 @@ def _job(
     force: bool,
     new: bool = False,
 ) -> "Job":
-    from kvlab.experiments.kv_budget_transition import pipeline
+    from kvlab.experiments.kv_budget_transition import jobs
 
-    return pipeline.job(config, set_ or [], run=run, outputs=outputs, new=new, force=force)
+    return jobs.job(config, set_ or [], run=run, outputs=outputs, new=new, force=force)
 
 
 @kv.command()

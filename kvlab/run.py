@@ -106,22 +106,26 @@ class Run:
         path = folder / DATABASE
         resumed = path.exists()
         forced: list[str] = []
+        drafted = False
         if resumed:
             with Database(path) as old:
-                stored, was_drafted = _experiment_row(old)["contract"], _is_draft(old)
-            agreed = {key: contract[key] for key in stored if key in contract} if was_drafted else contract
+                stored, drafted = _experiment_row(old)["contract"], _is_draft(old)
+            agreed = {key: contract[key] for key in stored if key in contract} if drafted else contract
             forced = manifest.check_same(stored, agreed, force=force)
         database = Database(path, create=True)
         experiment_id = f"{folder.parent.name}/{folder.name}"
+        template = str(contract["prompt_template_hash"])
         # One transaction: a database that exists either names its experiment, or is no run yet.
-        with database.transaction():
-            if not resumed:
+        if not resumed:
+            with database.transaction():
                 _insert_experiment(
                     database, experiment_id, experiment, profile, contract, params, sources, isolation_id
                 )
-            if _is_draft(database):
+                _insert_run(database, experiment_id, identity, template)
+        elif drafted:
+            with database.transaction():
                 database.sql.execute("UPDATE experiments SET contract_json = ?", (to_json(contract),))
-                _insert_run(database, experiment_id, identity, str(contract["prompt_template_hash"]))
+                _insert_run(database, experiment_id, identity, template)
         row = _experiment_row(database)
         database.begin_session(row["experiment_id"], utc_now(), os.getpid(), forced)
         session = int(database.sql.execute("SELECT max(session_id) FROM sessions").fetchone()[0])

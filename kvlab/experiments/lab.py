@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound=Params)
 
+#: The labs that notebooks without a runner have opened in this process, by folder.
+_of_this_kernel: "dict[Path, Lab[Any]]" = {}
+
 
 class _FailedError(Exception):
     """A trial has no result; the others may."""
@@ -65,6 +68,7 @@ class Lab(Generic[P]):
     ) -> None:
         self.experiment, self.params, self.engine, self.run = experiment, params, engine, run
         self.lock = lock
+        self._closed = False
         self.identity: Identity = engine.identity
         self.counter: Counter = engine.counter
         self.trials = experiment.plan(params)
@@ -203,13 +207,16 @@ class Lab(Generic[P]):
             raise KvlabError("no trial could be measured; the failures are in requests.csv")
         if self._owns_status:
             status.end(self.folder, status.Status.COMPLETED)
-            atexit.unregister(self._abandon)
+            self.disown_status()
         day.write_index(self.folder.parent)
         print(f"{summary.verdict}: {summary.headline}")
         return summary
 
     def close(self) -> None:
-        """Close the database, and give the engine back."""
+        """Close the database, and give engine and lock back; once is enough."""
+        if self._closed:
+            return
+        self._closed = True
         self.experiment.close(self)
         self.run.close()
         self.engine.close()
@@ -223,6 +230,11 @@ class Lab(Generic[P]):
         self._owns_status = True
         status.begin(self.folder, owner="notebook")
         atexit.register(self._abandon)
+
+    def disown_status(self) -> None:
+        """Leave ``status.json`` alone when the process ends."""
+        self._owns_status = False
+        atexit.unregister(self._abandon)
 
     def _abandon(self) -> None:
         status.end(self.folder, status.Status.INTERRUPTED, reason="the notebook ended before its last cell")
@@ -258,6 +270,7 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
         raise InputError(
             "run_dir", run_dir, "is not there; name a run folder, or leave it empty for a new one"
         )
+    _let_go(run_dir)
     context = json.loads(os.environ.get("KVLAB_HEADLESS", "{}"))  # what else the runner knows
     params, sources = _parameters(experiment, namespace, None if run_dir else settings)
     if run_dir:
@@ -274,7 +287,15 @@ def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
     )
     if "KVLAB_HEADLESS" not in os.environ:
         lab.own_status()
+        _of_this_kernel[lab.folder.resolve()] = lab
     return lab
+
+
+def _let_go(run_dir: str) -> None:
+    """Close the lab that an earlier call in this kernel has opened on the same folder: a cell may be run twice."""
+    if run_dir and (before := _of_this_kernel.pop(Path(run_dir).resolve(), None)) is not None:
+        before.close()
+        before.disown_status()
 
 
 def open_run(

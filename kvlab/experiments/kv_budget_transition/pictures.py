@@ -159,6 +159,7 @@ def _latency(found: Analysis, stats: pd.DataFrame, params: AnalysisParams) -> "F
         axes.plot(rows["bin_idx"] + shift, column(rows, "latency_ms"), "o", **style)
     for legend in figure.legends:
         legend.remove()
+    axes.autoscale(axis="y")  # `_by_bin` has fixed it where there was no median
     axes.set_ylim(bottom=0)
     figure.legend(title="budget", loc="outside right center", frameon=False, reverse=True)
     return figure

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from kvlab.experiments.kv_budget_transition import pipeline
+from kvlab.experiments.kv_budget_transition import jobs
 from tests.datasets.conftest import train
 
 #: Three lengths of four examples each.
@@ -56,6 +56,6 @@ def job(config, outputs):
     """Resolve a configuration into a job."""
 
     def resolve(model, overrides=(), *, new=False, force=False, **groups):
-        return pipeline.job(config(model, **groups), list(overrides), outputs=outputs, new=new, force=force)
+        return jobs.job(config(model, **groups), list(overrides), outputs=outputs, new=new, force=force)
 
     return resolve

@@ -53,13 +53,13 @@ def _child(config, outputs, kill):
     if pid:
         return os.waitpid(pid, 0)[1]
     try:
-        from kvlab.experiments.kv_budget_transition import pipeline
+        from kvlab.experiments.kv_budget_transition import jobs, pipeline
 
         if kill is not None:
             _arm(after=kill == "after")
         global _commits
         _commits = 0
-        pipeline.everything(pipeline.job(config, [], outputs=outputs), lambda line: None)
+        pipeline.everything(jobs.job(config, [], outputs=outputs), lambda line: None)
     except BaseException:
         import traceback
 
@@ -71,10 +71,10 @@ def _child(config, outputs, kill):
 def main(config, calm, outputs):
     import torch
 
-    from kvlab.experiments.kv_budget_transition import pipeline
+    from kvlab.experiments.kv_budget_transition import jobs, pipeline
 
     torch.set_num_threads(1)  # a thread pool does not survive a fork
-    pipeline.everything(pipeline.job(config, [], outputs=calm), lambda line: None)
+    pipeline.everything(jobs.job(config, [], outputs=calm), lambda line: None)
     killed = 0
     while True:
         # A death before the commit changes nothing, so the next child dies after it.

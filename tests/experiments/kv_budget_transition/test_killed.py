@@ -20,6 +20,7 @@ TIMES = {
     "requests": {"session_id", "sent_utc"},
     "experiments": {"created_utc", "isolation_id"},
     "kv_budgets": {"peak_memory_bytes"},
+    "transition_summary": {"summary_json"},  # with the throughput; the report is made of it, and compared
 }
 
 

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from kvlab import lock, status
+from kvlab import lock, runner, status
 from kvlab.errors import InputError
 from kvlab.experiments import kv_budget_transition
-from kvlab.experiments.kv_budget_transition import opening, pipeline, store, throughput
+from kvlab.experiments.kv_budget_transition import jobs, opening, pipeline, store, throughput
+from kvlab.experiments.lab import open_lab
 from kvlab.report import build
 from kvlab.store.database import Database
 from tests.command import folders, read
@@ -79,14 +80,14 @@ def test_a_forced_analysis_uses_the_parameters_that_it_is_recorded_for(few, done
 def test_force_does_not_ask_other_questions_in_a_run(few, done, outputs, override):
     config = outputs.parent / "small.yaml"
     with pytest.raises(InputError, match=rf"has another {override.split('=')[0]} than the config, so"):
-        pipeline.job(config, [*FEW, override], run=done, outputs=outputs, force=True)
+        jobs.job(config, [*FEW, override], run=done, outputs=outputs, force=True)
 
 
 def test_force_may_change_how_answers_are_got(few, done, outputs):
     config, override = outputs.parent / "small.yaml", [*FEW, "max_attempts=7"]
     with pytest.raises(InputError, match="has another max_attempts than the config; leave --run out, or"):
-        pipeline.job(config, override, run=done, outputs=outputs)
-    assert pipeline.job(config, override, run=done, outputs=outputs, force=True).folder == done
+        jobs.job(config, override, run=done, outputs=outputs)
+    assert jobs.job(config, override, run=done, outputs=outputs, force=True).folder == done
 
 
 def test_score_again_only_when_forced(few, done):
@@ -240,3 +241,23 @@ def test_a_score_that_a_task_has_not_is_refused_before_anything_is_asked(job, ti
     ):
         pipeline.prepare(job(tiny, [*summaries, "analysis.metric=f1"]), quiet)
     assert not folders(outputs)
+
+
+def test_a_resume_of_a_run_under_way_is_refused(few):
+    folder = pipeline.prepare(few(), quiet)
+    with lock.held(folder), pytest.raises(InputError, match="is still running; wait for it, or stop it"):
+        runner.run(runner.Request("kv_budget_transition", resume=folder), quiet)
+    assert status.reconcile(folder)["reason"] == "prepared; nothing is asked yet"
+
+
+def test_a_notebooks_first_cell_may_be_run_twice(few):
+    folder = pipeline.prepare(few(), quiet)
+    cell = {**few().params.model_dump(), "run_dir": str(folder), "profile": "small"}
+    first = open_lab("kv_budget_transition", cell)
+    second = open_lab("kv_budget_transition", cell)
+    assert lock.is_held(folder)
+    first.close()
+    assert lock.is_held(folder), "it is the second one's"
+    second.close()
+    second.disown_status()
+    assert not lock.is_held(folder)

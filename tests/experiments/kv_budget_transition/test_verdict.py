@@ -254,6 +254,7 @@ def test_one_latency_a_bin_is_a_point_and_no_median():
     points = sorted(y for line in axes.lines for y in line.get_ydata())
     timed = frame.loc[frame["phase"] == "timed", "latency_ms"]
     assert points == sorted(timed), "each measurement, and no line of medians"
+    assert max(points) <= axes.get_ylim()[1]
 
 
 def test_enough_latencies_have_a_median_beside_their_points():

@@ -1,0 +1,29 @@
+"""One writer a run folder, for as long as its process lives."""
+
+import subprocess
+import sys
+
+import pytest
+
+from kvlab import lock
+from kvlab.errors import InputError
+from tests.command import until
+
+
+def test_a_second_writer_is_refused_and_a_later_one_is_not(tmp_path):
+    assert not lock.is_held(tmp_path)
+    with lock.held(tmp_path):
+        assert lock.is_held(tmp_path)
+        with pytest.raises(InputError, match="is still running; wait for it, or stop it"):
+            lock.hold(tmp_path)
+    assert not lock.is_held(tmp_path)
+    lock.hold(tmp_path).release()
+
+
+def test_a_lock_dies_with_its_process(tmp_path):
+    code = "import sys, time, pathlib; from kvlab import lock; held = lock.hold(pathlib.Path(sys.argv[1])); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    until(lambda: lock.is_held(tmp_path))
+    process.kill()
+    process.wait()
+    assert not lock.is_held(tmp_path)
