@@ -24,6 +24,15 @@ _NAMED = re.compile(r"[\w.]*(?:Error|Exception)\b")
 STEP_S = 600.0
 
 
+def _threads() -> dict[str, str]:
+    """Return how many threads a child computes with, unless the environment says: half of the cores.
+
+    The server and this process need the others. More threads than cores wait for each other: on two cores
+    with a server beside, two threads took ten times as long as one.
+    """
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+
+
 class Child:
     """A running child process; see `kvlab.experiments.context_limit_probe.child`.
 
@@ -40,7 +49,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**clean, **MALLOC_ENVIRONMENT, **offline, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+            env={**_threads(), **clean, **MALLOC_ENVIRONMENT, **offline, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
         )
         self.pid, self._buffer = self._process.pid, b""
         self._limit_bytes: int | None = None
