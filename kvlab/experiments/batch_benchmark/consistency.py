@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from kvlab.experiments.batch_benchmark import analysis
+from kvlab.experiments.batch_benchmark import analysis, forecast
 
 if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
@@ -47,6 +47,8 @@ def changes(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> list[Ch
     """
     pairs = []
     for strategy in params.strategies:
+        if strategy in forecast.WITHOUT:
+            continue  # no steady state of its own
         sizes: dict[int, list[float]] = {}
         for cell in analysis.trials_of(complete, strategy):
             if cell["steady_requests_per_s"]:

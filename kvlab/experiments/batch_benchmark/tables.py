@@ -116,10 +116,11 @@ def _due_times(table: Sequence[Cell]) -> Table:
 
 
 def _quantiles(table: Sequence[Cell], name: str, title: str, times: tuple[str, ...]) -> Table:
+    short = [time.removeprefix("due_to_") for time in times]
     columns = [
         "strategy",
         "requests",
-        *(f"{time}_p{q * 100:.0f}_ms" for time in times for q in (0.5, 0.9, 0.99)),
+        *(f"{time}_p{q * 100:.0f}_ms" for time in short for q in (0.5, 0.9, 0.99)),
     ]
     rows = [
         [cell["strategy"], cell["size"], *(cell[f"{time}_ms"][q] for time in times for q in (0.5, 0.9, 0.99))]
