@@ -21,6 +21,7 @@ from typing import Any
 
 from kvlab.cache_state import Evidence, as_tokens, classify, usage_evidence
 from kvlab.errors import EXIT_FAILED, EXIT_OK
+from kvlab.load.batches import Batches
 from kvlab.load.generator import Finished, measurement
 from kvlab.load.inbox import Inbox
 from kvlab.load.job import HEADER, Job, Progress, read_exactly
@@ -29,8 +30,6 @@ from kvlab.serving.metrics import ServerView
 from kvlab.store.database import Database
 from kvlab.timing.clock import Anchor
 
-COMMIT_S = 0.25  # at most so long after its arrival a row is on its way to the disk
-COMMIT_ROWS = 500
 _SHARED_VIEW = ServerView(reason="many requests at once: the counters cannot be split")
 
 
@@ -102,7 +101,7 @@ class Recorder:
         """Record until the generator ends. Returns the exit code."""
         threading.Thread(target=self._take, daemon=True).start()
         threading.Thread(target=self._relay_stop, daemon=True).start()
-        said = None
+        batches = Batches(self._arrived)
         with Database(Path(self.job.database)) as database:
             database.join_session(self.job.session_id)
             workload = self.job.workload
@@ -110,12 +109,12 @@ class Recorder:
                 base = database.add_prompt({"marker": workload.marker, "text": workload.text})
             rows = Rows(self.job, base)
             say(state="started", generator_pid=self._generator.pid, done=self._done)
-            while (batch := self._batch()) is not None:
+            while (batch := batches.next()) is not None:
                 made = [rows.row(done) for done in batch]
                 if made:
                     database.record_items(self.job.run_id, self.job.trial_id, made)
                     self._report(made)
-                said = self._said
+        said = batches.said
         code = self._generator.wait()
         died = None if code == 0 and said is not None else f"the generator ended with {code}"
         say(
@@ -127,8 +126,6 @@ class Recorder:
             died=died,
         )
         return EXIT_OK if died is None else EXIT_FAILED
-
-    _said: dict[str, Any] | None = None
 
     def _take(self) -> None:
         """Take messages until the pipe ends; a torn last one is no message."""
@@ -148,28 +145,6 @@ class Recorder:
                 self._to_generator().write(data)
                 self._to_generator().flush()
         self._generator.kill()
-
-    def _batch(self) -> list[Finished] | None:
-        """Return what has arrived within a short time; ``None`` at the end."""
-        if self._ended:
-            return None
-        batch: list[Finished] = []
-        deadline = time.monotonic() + COMMIT_S
-        while len(batch) < COMMIT_ROWS and (left := deadline - time.monotonic()) > 0:
-            try:
-                message = self._arrived.get(left)
-            except TimeoutError:
-                break
-            if message is None:
-                self._ended = True
-                break
-            if isinstance(message, dict):
-                self._said = message
-            else:
-                batch += message
-        return batch
-
-    _ended = False
 
     def _report(self, made: list[Recorded]) -> None:
         """Say what is committed, and how fast it goes."""

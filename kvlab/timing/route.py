@@ -31,8 +31,9 @@ class Route:
         )
         self._addresses: list[tuple[int, Any]] = [(family, address) for family, _, _, _, address in found]
         self._settled = len(self._addresses) == 1
-        while not self._settled and self._addresses[0] != _first_that_answers(self._addresses):
-            self._addresses.append(self._addresses.pop(0))
+        if not self._settled:
+            at = _first_that_answers(self._addresses)
+            self._addresses = [*self._addresses[at:], *self._addresses[:at]]
 
     @property
     def secure(self) -> bool:
@@ -99,14 +100,14 @@ def is_lasting(cause: OSError | None) -> bool:
     return isinstance(cause, ssl.SSLCertVerificationError)
 
 
-def _first_that_answers(addresses: list[tuple[int, Any]]) -> tuple[int, Any]:
-    """Return the first address that accepts a connection; where none does, the first."""
-    for family, address in addresses:
+def _first_that_answers(addresses: list[tuple[int, Any]]) -> int:
+    """Return which address is the first that accepts a connection; where none does, 0."""
+    for number, (family, address) in enumerate(addresses):
         try:
             with socket.socket(family, socket.SOCK_STREAM) as tried:
                 tried.settimeout(_TRY_S)
                 tried.connect(address)
-                return family, address
+                return number
         except OSError:
             continue
-    return addresses[0]
+    return 0

@@ -4,6 +4,7 @@ import itertools
 import json
 import socket
 import sqlite3
+import statistics
 import threading
 import time
 from dataclasses import replace
@@ -133,6 +134,41 @@ def test_an_open_loop_sends_at_its_own_pace(tmp_path):
     (due,) = zip(*bench.read("SELECT due_ns FROM telemetry ORDER BY due_ns"), strict=True)
     assert {round((b - a) / 1e6) for a, b in itertools.pairwise(due)} == {10}
     assert ended.generator["connections_opened"] > 20, "none waited for another's answer"
+
+
+@pytest.mark.parametrize(
+    "arrivals",
+    [
+        Arrivals("poisson", rate_per_s=500.0, seed=11),
+        Arrivals("ramp", rate_per_s=800.0, ramp_from_per_s=100.0, ramp_s=0.4),
+    ],
+)
+def test_random_and_rising_arrivals_are_sent_as_planned(tmp_path, arrivals):
+    """What is due is planned to the nanosecond; nothing is sent before it is due, or out of turn."""
+    items, bench = 200, Bench(tmp_path)
+    with FakeServer(base_ms=2, itl_ms=0) as server:
+        ended, _ = bench.run(bench.job(server.base_url, items, arrivals=arrivals))
+        received = {record["request_id"]: record["received_ns"] for record in server.truth()}
+    check(bench, ended, items)
+    rows = bench.read(
+        "SELECT request_id, item, due_ns, sent_ns FROM telemetry JOIN requests USING (request_id)"
+    )
+    rows.sort(key=lambda row: row[2])
+    assert [item for _, item, _, _ in rows] == list(range(items))
+    due = [due_ns for _, _, due_ns, _ in rows]
+    planned = [int(offset * 1e9) for offset in itertools.islice(arrivals.offsets_s(), items)]
+    assert [moment - due[0] for moment in due] == planned
+    sent = [sent_ns for _, _, _, sent_ns in rows]
+    assert all(moment >= late for moment, late in zip(sent, due, strict=True))
+    assert all(sent_ns < received[name] for name, _, _, sent_ns in rows)
+    gaps = [b - a for a, b in itertools.pairwise(due)]
+    spread = statistics.pstdev(gaps) / statistics.fmean(gaps)
+    if arrivals.mode == "poisson":  # exponential gaps: their spread is their mean
+        assert spread == pytest.approx(1, abs=0.15)
+        assert statistics.fmean(gaps) == pytest.approx(1e9 / 500, rel=0.15)
+    else:
+        first, second = (sum(low <= moment < low + 0.2e9 for moment in planned) for low in (0, 0.2e9))
+        assert (first, second) == (55, 125), "the integral of the rate over each half of the ramp"
 
 
 def test_an_open_loop_whose_connections_are_all_taken_waits(tmp_path):

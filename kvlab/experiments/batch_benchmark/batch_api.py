@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
     from kvlab.experiments.lab import Lab
 
+NOT_OFFERED = "not offered by this endpoint"
 _OVER = {"completed", "failed", "expired", "cancelled"}
 _COMMIT_ROWS = 1000
 SAY_S = 5.0
@@ -50,7 +51,8 @@ def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Stre
     so_far = control.progress(database, job)
     try:
         if "batch_id" not in state:
-            if (why := batch.offered()) is not None:
+            if (status := batch.absent()) is not None:
+                why = f"{NOT_OFFERED} (GET /v1/batches answers HTTP {status})"
                 stretch.end(database, number, why)
                 return Streamed(True, why)
             left = [number for number in range(item.size) if number not in so_far.final]

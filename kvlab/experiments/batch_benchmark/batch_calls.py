@@ -11,7 +11,6 @@ from kvlab.taxonomy import RETRYABLE, from_http_status
 from kvlab.timing.stream import parse
 
 T = TypeVar("T")
-NOT_OFFERED = "not offered by this endpoint"
 _ABSENT = {404, 405, 501}
 
 
@@ -29,15 +28,15 @@ class Batch:
     base_url: str
     patience_s: float
 
-    def offered(self) -> str | None:
-        """Return why there is no batch API here; ``None``: there is one."""
+    def absent(self) -> int | None:
+        """Return the HTTP status by which the server says that it has no batch API; ``None``: it has one."""
 
         def ask() -> httpx.Response:
             answer = self.http.get(f"{self.base_url}/batches", params={"limit": 1})
             return answer if answer.status_code in _ABSENT else answer.raise_for_status()
 
         status = self._patiently(ask).status_code
-        return f"{NOT_OFFERED} (GET /v1/batches answers HTTP {status})" if status in _ABSENT else None
+        return status if status in _ABSENT else None
 
     def create(self, lines: Iterator[str]) -> str:
         """Upload requests and start them. Returns the batch's id."""

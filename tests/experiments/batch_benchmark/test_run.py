@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from kvlab import vram
 from kvlab.experiments import get
 from kvlab.experiments import lab as labs
 from kvlab.experiments.batch_benchmark import params
@@ -140,6 +141,27 @@ def test_trouble_is_told_apart_from_the_servers_time(point_at):
     assert row["failed attempts by kind"].startswith("RATE_LIMITED")
     assert row["failure_s"] > 0.05 * row["sent_again"] * 0.5
     assert row["server_s"] > 0
+
+
+def test_memory_is_sampled_all_through_a_run(point_at, monkeypatch):
+    with FakeServer(base_ms=20, itl_ms=1) as server:
+        point_at(server)
+        monkeypatch.setattr(vram, "for_process", lambda _: [vram.ProcessTree(server.pid)], raising=False)
+        lab = measure(sizes=[16, 32], strategies=["shared_prefix"], memory_interval_s=0.02)
+        frame, load = lab.frame(), lab.frame().attrs["load"]
+        summary = lab.finish()
+    (series,) = load.memory["series"].unique()
+    assert series == "process_rss"
+    assert list(load.windows["name"]) == ["shared_prefix.000016.r01", "shared_prefix.000032.r01"]
+    for window in load.windows.itertuples():
+        inside = load.memory[load.memory["t_s"].between(window.start_s, window.end_s)]
+        assert len(inside) >= 3, "several in each trial"
+        assert window.baseline_bytes <= window.peak_bytes == inside["used_bytes"].max()
+    assert len(frame) == 48
+    rows = table(summary, "memory")
+    assert list(rows["trial"]) == list(load.windows["name"])
+    assert (rows["peak_mib"] > 0).all()
+    assert (lab.folder / "plots" / "memory.png").is_file()
 
 
 def test_a_batch_jobs_failures_are_failures(point_at):
