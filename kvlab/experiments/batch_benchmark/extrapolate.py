@@ -65,7 +65,9 @@ def predict(trials: Sequence[Trial], requests: int, confidence: float) -> Predic
         return Prediction(requests, seconds, None, None, confidence, n, f"{n} windows: an interval needs 3")
     within = _within_s(used, counts, requests, confidence)
     between = _between_s(means, counts, confidence)
-    half = float(np.hypot(requests * max(within, between), _spread_s(overheads, n - len(used), confidence)))
+    half = float(
+        np.hypot(requests * max(within, between), _spread_s(overheads, max(1, n - len(used)), confidence))
+    )
     reason = None if len(used) > 1 else "one trial: how much trials differ is not in it"
     return Prediction(requests, seconds, max(0.0, seconds - half), seconds + half, confidence, n, reason)
 
@@ -79,7 +81,7 @@ def _within_s(
         for trial in used
     )  # fmt: skip
     n, share = sum(len(trial.s_per_request) for trial in used), _shrink(used)
-    of_one_request = squares / (n - len(used)) / share
+    of_one_request = squares / max(1, n - len(used)) / share
     variance = of_one_request * (1 / float(counts.sum()) + 1 / requests)
     return _quantile(max(1.0, n * share - len(used)), confidence) * math.sqrt(variance)
 

@@ -153,6 +153,8 @@ def _extrapolation(
             axes.plot([cells[-1]["size"], x], [cells[-1]["total_s"], y], ":", color=colour, linewidth=1)
             _point(axes, x, y, found["low_s"], found["high_s"], colour, hollow=False)
     axes.set(xscale="log", yscale="log")
+    if times := [cell["total_s"] for cell in table if cell["total_s"]]:
+        axes.set_ylim(bottom=min(times) / 3)  # an interval from 0 has no end on this axis
     axes.axvline(params.target_requests, color=figures.OTHER, linestyle="--", linewidth=1)
     axes.annotate(f"target {params.target_requests:,}", (params.target_requests, 1), xycoords=("data", "axes fraction"),
                   xytext=(-6, -12), textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
