@@ -26,7 +26,7 @@ def for_process(pid: int | None, *, here: bool = False) -> list[Sampler]:
             if count
             else "there is no card to read"
         )
-        why = f"the server runs on this machine, and its process cannot be seen (another user's?): {shown}"
+        why = f"the server runs on this machine, and its process cannot be seen (another user's, or in a container?): {shown}"
         return [Unavailable(why), *(NvmlDevice(index) for index in range(count))]
     cards: list[Sampler] = []
     for index in range(count):

@@ -53,5 +53,5 @@ def test_a_process_that_cannot_be_seen_is_no_endpoint_elsewhere(monkeypatch):
     monkeypatch.setattr(choose, "NvmlDevice", lambda index: f"card {index}")
     hidden, card = choose.for_server("http://localhost/v1")
     assert isinstance(hidden, Unavailable)
-    assert "port 80 cannot be seen" in hidden.reason
+    assert "cannot be seen (another user's, or in a container?)" in hidden.reason
     assert card == "card 0"

@@ -206,7 +206,7 @@ def _time_split(rows: pd.DataFrame, served: pd.DataFrame) -> dict[str, Any]:
     groups = ordered.groupby(["item", "session_id"])["sent_ns"]
     waited_s = float((groups.max() - groups.min()).sum()) / 1e9
     last = ordered.drop_duplicates(["item", "session_id"], keep="last")
-    lost = last[~last["request_id"].isin(served["request_id"])]
+    lost = last[~last.index.isin(served.index)]
     return {
         "server_s": float(served["latency_ms"].dropna().astype(float).sum()) / 1e3,
         "failure_s": waited_s + float(lost["latency_ms"].dropna().astype(float).sum()) / 1e3,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvlab import vram
 from kvlab.experiments.base import Streamed
-from kvlab.experiments.batch_benchmark import batch_calls, jobs, stretch
+from kvlab.experiments.batch_benchmark import batch_api, jobs, stretch
 from kvlab.load import control
 from kvlab.records import Trial
 from kvlab.vram import timeline
@@ -61,7 +61,7 @@ def watched(
     except BaseException:
         timeline.record(lab.run.database, lab.run.session_id, looking)
         raise
-    offered = not done.line.startswith(batch_calls.NOT_OFFERED)
+    offered = not done.line.startswith(batch_api.NOT_OFFERED)
     timeline.record(lab.run.database, lab.run.session_id, looking, [window] if offered else [])
     return done
 

@@ -113,7 +113,7 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         if params.engine.name == "transformers_kv":
             from kvlab.experiments.kv_budget_transition import local
 
-            local.check_budgets(params, prepared.manifest(params), engine)
+            local.check_budgets(params, prepared.manifest(params))
 
     def plan(self, params: KVBudgetTransitionParams) -> list[Trial]:
         """Return one trial for each example and round."""

@@ -33,28 +33,29 @@ _APART = (arms.NOISE_FLOOR, arms.NO_CONTEXT)
 NO_PREFIX_CACHE = "no prefix cache takes part: this process computes the context itself, once for all budgets"
 
 
-def check_budgets(params: KVBudgetTransitionParams, manifest: Manifest, engine: "KvEngine") -> None:
+def check_budgets(params: KVBudgetTransitionParams, manifest: Manifest) -> None:
     """Refuse a budget that the policy cannot honour on some context.
 
     Raises:
         InputError: Naming the policy, the budget, and the smallest that works.
     """
     policy = policies.get(params.kv.policy)
-    for length, tail in sizes(params, manifest, engine):
+    for length, tail in sizes(params, manifest):
         for budget in params.kv.budgets:
             policy.check(Budget.of(budget), length, tail)
 
 
-def sizes(
-    params: KVBudgetTransitionParams, manifest: Manifest, engine: "KvEngine"
-) -> Iterator[tuple[int, int]]:
+def sizes(params: KVBudgetTransitionParams, manifest: Manifest) -> Iterator[tuple[int, int]]:
     """Yield for each example the tokens of its context, and of the tail that the policy has in view."""
-    tokenizer = Tokenizer.wrap(engine.tokenizer, manifest.tokenizer.name)
-    for entry, example in manifest.items():
-        tail = 0
-        if params.kv.query_mode == "aware":  # the tail alone: a context takes its time
-            tail = len(token_ids(render(example, manifest.prompt_template), tokenizer, context=False)[1])
-        yield entry.token_len, tail
+    if params.kv.query_mode != "aware":
+        yield from ((entry.token_len, 0) for entry in manifest.entries)
+        return
+    tokenizer = prepared.tokenizer(params)
+    for entry, example in manifest.items():  # the tail alone: a context takes its time
+        yield (
+            entry.token_len,
+            len(token_ids(render(example, manifest.prompt_template), tokenizer, context=False)[1]),
+        )
 
 
 def attempt(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, number: int) -> list[Recorded]:
@@ -82,9 +83,7 @@ def _numbered(rows: list[Recorded], number: int) -> list[Recorded]:
 def _floor(lab: "Lab[KVBudgetTransitionParams]") -> float:
     """Return the smallest fraction that the policy can honour on every context."""
     policy, manifest = policies.get(lab.params.kv.policy), prepared.manifest(lab.params)
-    return max(
-        (policy.smallest(tail) + 1) / length for length, tail in sizes(lab.params, manifest, lab.engine)
-    )
+    return max((policy.smallest(tail) + 1) / length for length, tail in sizes(lab.params, manifest))
 
 
 def example_of(params: KVBudgetTransitionParams, trial: Trial) -> Example:

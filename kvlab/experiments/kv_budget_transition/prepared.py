@@ -72,10 +72,10 @@ def _gone(params: KVBudgetTransitionParams) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _manifest(path: Path, spec_json: str, tokenizer: str | None) -> Manifest:
+def _manifest(path: Path, spec_json: str, counted_by: str | None) -> Manifest:
     if path.is_file():
         return manifests.load(path)
-    found = prepare(DatasetSpec.model_validate_json(spec_json), tokenizers.load(tokenizer))
+    found = prepare(DatasetSpec.model_validate_json(spec_json), tokenizers.load(counted_by))
     path.parent.mkdir(parents=True, exist_ok=True)
     found.write(path)
     return found
@@ -122,25 +122,37 @@ def answer_limit(params: KVBudgetTransitionParams, example: Example) -> int:
     return params.decoding.max_new_tokens or example.max_new_tokens or MAX_NEW_TOKENS
 
 
+def tokenizer(params: KVBudgetTransitionParams) -> tokenizers.Tokenizer:
+    """Return the tokenizer of prompts: the model's where it answers in this process, else the named one.
+
+    Raises:
+        InputError: The tokenizer is wrong.
+    """
+    return tokenizers.load(_model_tokenizer(params, load_settings()))
+
+
+def _model_tokenizer(params: KVBudgetTransitionParams, settings: Settings) -> str | None:
+    return _own(params, settings) or params.tokenizer
+
+
 def prompt_tokens(params: KVBudgetTransitionParams) -> dict[str, int]:
     """Return the length of each example's whole prompt in tokens, by its id, counted once and kept.
 
-    Counted with the tokenizer of the model where it answers in this process, else with the one that
-    the parameters name.
+    Counted with `tokenizer`.
 
     Raises:
         InputError: The tokenizer is wrong.
     """
     settings, found = load_settings(), manifest(params)
-    name = _own(params, settings) or params.tokenizer
+    name = _model_tokenizer(params, settings)
     grounds = [found.dataset_hash, name, _tokenizer_digest(name), version("kvlab")]
     digest = hashlib.sha256(to_json(grounds).encode()).hexdigest()[:16]
     path = paths.cache_dir().resolve() / "datasets" / f"prompts-{digest}.json"
     kept = read_json(path)
     if kept.keys() != {entry.example_id for entry in found.entries}:
-        tokenizer = tokenizers.load(name)
+        counts = tokenizers.load(name)
         kept = {
-            example.example_id: sum(map(len, token_ids(render(example, found.prompt_template), tokenizer)))
+            example.example_id: sum(map(len, token_ids(render(example, found.prompt_template), counts)))
             for _, example in found.items()
         }
         path.parent.mkdir(parents=True, exist_ok=True)
