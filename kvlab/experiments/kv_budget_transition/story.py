@@ -202,11 +202,13 @@ def _efficiency(found: Analysis, params: AnalysisParams) -> list[str]:
         and params.price_per_million_completion_tokens is not None
     )
     sessions = [one for one in found.frame.attrs.get("sessions", []) if one["answers_per_min"] is not None]
-    answers, elapsed_s = (sum(one[name] for one in sessions) for name in ("answers", "elapsed_s"))
-    lines = [
-        f"Effective throughput: {answers / elapsed_s * 60:.1f} answers a minute, pauses and retries included "
-        f"(sessions: {len(sessions)}, {elapsed_s:.0f} s in all)."
-    ] * bool(sessions)
+    lines = []
+    if sessions:
+        answers, elapsed_s = (sum(one[name] for one in sessions) for name in ("answers", "elapsed_s"))
+        lines.append(
+            f"Effective throughput: {answers / elapsed_s * 60:.1f} answers a minute, pauses and retries included "
+            f"(sessions: {len(sessions)}, {elapsed_s:.0f} s in all)."
+        )
     return lines if priced else [*lines, "No prices were given, so there is no cost."]
 
 
