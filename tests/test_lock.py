@@ -18,6 +18,24 @@ def test_a_second_writer_is_refused_and_a_later_one_is_not(tmp_path):
             lock.hold(tmp_path)
     assert not lock.is_held(tmp_path)
     lock.hold(tmp_path).release()
+    assert not (tmp_path / lock.FILE_NAME).exists(), "nothing is left"
+
+
+def test_a_lock_on_a_file_that_was_taken_away_is_no_lock(tmp_path, monkeypatch):
+    """One opens the file, the owner takes it away, a third one makes it anew: the first must see that."""
+    first, flock, third = lock.hold(tmp_path), lock.fcntl.flock, []
+
+    def late(handle, how):
+        if not third:
+            third.append(None)
+            first.release()
+            third[0] = lock.hold(tmp_path)
+        return flock(handle, how)
+
+    monkeypatch.setattr(lock.fcntl, "flock", late)
+    with pytest.raises(InputError, match="is still running"):
+        lock.hold(tmp_path)
+    third[0].release()
 
 
 def test_a_lock_dies_with_its_process(tmp_path):

@@ -14,7 +14,7 @@ from kvlab import experiments, manifest, paths, status
 from kvlab.endpoint import Identity
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.base import Experiment
-from kvlab.lock import hold
+from kvlab.lock import Lock, hold
 from kvlab.params import Params, env_layers
 from kvlab.progress import Steps
 from kvlab.prompts.counter import Counter, shared_prefix
@@ -27,7 +27,6 @@ from kvlab.summary import Summary
 from kvlab.taxonomy import RETRYABLE, ErrorType
 
 if TYPE_CHECKING:
-    from filelock import FileLock
     from IPython.display import Image
     from matplotlib.figure import Figure
 
@@ -64,7 +63,7 @@ class Lab(Generic[P]):
         params: P,
         engine: Any,  # noqa: ANN401 - the experiment knows which one it has asked for
         run: Run,
-        lock: "FileLock | None" = None,
+        lock: Lock | None = None,
     ) -> None:
         self.experiment, self.params, self.engine, self.run = experiment, params, engine, run
         self.lock = lock
