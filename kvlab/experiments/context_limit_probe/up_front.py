@@ -57,4 +57,4 @@ def _of_series(found: Findings, memory: Memory | None, series: str) -> str | Non
         return (
             f"{seen}: its cache was allocated up front, and a longer context only uses more of what is there."
         )
-    return f"{seen}: it grows with use. Pages of a cache that are touched for the first time count, too."
+    return f"{seen}: it grew with use, by memory that is taken as needed or by pages that were touched for the first time."

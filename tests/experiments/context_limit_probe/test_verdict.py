@@ -248,7 +248,7 @@ def grown(story, series, mib):
     ("series", "mib", "said"),
     [
         ("server_rss", 1, "allocated up front"),
-        ("server_rss", 400, "grows with use"),
+        ("server_rss", 400, "grew with use"),
         ("nvml_device:0", 1, "whoever holds it"),
         ("child_rss", 1, None),
     ],
