@@ -107,7 +107,7 @@ def test_a_resume_goes_on_with_its_batch_and_asks_nothing_first(point_at, monkey
         (trial,) = lab.pending()
         lab.measure(trial)
         assert list(lab.pending()) == []
-        lab.close()
+        lab.finish()
 
 
 def _stop(*_):
