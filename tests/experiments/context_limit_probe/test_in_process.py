@@ -169,8 +169,7 @@ def test_a_run_that_ends_with_its_child_resumes_below_what_it_was_trying(probe, 
         book.end(book.begin("child-float32", "float32", size, "growth"), Outcome.HELD, **detail)
     book.begin("child-float32", "float32", 1088, "growth")
     folder = lab.folder
-    lab.run.close()
-    lab.engine.close()
+    lab.close()
     lab = open_lab("context_limit_probe", {**probe, "run_dir": str(folder)})
     for trial in lab.pending():
         lab.measure(trial)

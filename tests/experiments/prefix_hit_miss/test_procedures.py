@@ -84,7 +84,7 @@ def test_a_resumed_run_warms_up_again_and_its_first_miss_is_cold_by_evidence(ope
         if trial.trial_id == "a00070-b00048.as_written.miss.m03":
             break
     folder = lab.folder
-    lab.run.close()
+    lab.close()
     again = open_fake(run_dir=str(folder))
     for trial in again.pending():
         again.measure(trial)
