@@ -64,7 +64,7 @@ def _detector(quick: bool) -> dict[str, list[dict[str, Any]]]:
 
 def _scale(quick: bool) -> list[dict[str, Any]]:
     print("scale: 170,000 requests from the generator to the report; fast server", flush=True)
-    rows = scale.run((64, 256), reports=1) if quick else scale.run()
+    rows = scale.run((512, 1024), reports=1) if quick else scale.run()
     table = Table("requests", "recorded/s", "database", "kvlab report", "CPU", "peak memory", "verdict")
     for row in rows:
         table.add_row(
