@@ -74,7 +74,7 @@ def _scale(quick: bool) -> list[dict[str, Any]]:
             f"{row['report_s']:.1f} s",
             f"{row['report_cpu_s']:.1f} s",
             f"{row['report_peak_bytes'] / 1e6:,.0f} MB",
-            row["verdict"],
+            "\n".join([row["verdict"], *row["not_met"]]),
         )
     Console(width=120).print(table)
     return rows

@@ -61,6 +61,9 @@ def run(sizes: tuple[int, ...] = SIZES, reports: int = 3) -> list[dict[str, Any]
         {
             "requests": requests,
             "verdict": summary["verdict"],
+            "not_met": [
+                f"{check['name']}: {check['seen']}" for check in summary["checks"] if check["holds"] is False
+            ],
             "recorded_per_s": round(requests / load_s, 1),
             "database_bytes": size_bytes,
             "database_bytes_a_request": round(size_bytes / requests),
