@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import client_error, detector, kv_sweep, load_generator, scale
-from kvlab import manifest
-from kvlab.files import write_json
-from kvlab.status import utc_now
+from kvlab.runs import contract as manifest
+from kvlab.runs.files import write_json
+from kvlab.runs.status import utc_now
 
 RESULTS = Path(__file__).with_name("results.json")
 

@@ -1,7 +1,7 @@
 """How often does a transition detector see one that is not there, and how often one that is?
 
-Answers are drawn with a known truth and given to both rules: the calibrated one (`kvlab.transition.call`,
-with Holm over bins) and the point rule (`kvlab.transition.point_rule`). The answers of one example at two
+Answers are drawn with a known truth and given to both rules: the calibrated one (`kvlab.compression.transition.detect`,
+with Holm over bins) and the point rule (`kvlab.compression.transition.point_rule`). The answers of one example at two
 budgets are independent given their means, which is the hardest case, unless the kind says ``paired``: there an example
 that is right stays right until it breaks, as greedy decoding does.
 
@@ -21,11 +21,11 @@ import numpy as np
 from rich.table import Table
 from scipy.stats import binomtest
 
-from kvlab.transition.bootstrap import resampled_means
-from kvlab.transition.drop import holm, leading, p_exceeds, p_holds
-from kvlab.transition.location import interval
-from kvlab.transition.point_rule import first_step
-from kvlab.transition.refine import next_budget
+from kvlab.compression.transition.bootstrap import resampled_means
+from kvlab.compression.transition.drop import holm, leading, p_exceeds, p_holds
+from kvlab.compression.transition.location import interval
+from kvlab.compression.transition.point_rule import first_step
+from kvlab.compression.transition.refine import next_budget
 
 BINS = 5
 MARGIN, ALPHA, THRESHOLD, CONFIDENCE = 0.05, 0.05, 0.10, 0.95

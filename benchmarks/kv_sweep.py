@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.conformance import PYTHON, ROOT
-from kvlab import policies
-from kvlab.engines.transformers_kv import KvEngine, open_engine
-from kvlab.policies import Budget
+from kvlab.compression import policies
+from kvlab.compression.engine import KvEngine, open_engine
+from kvlab.compression.policies import Budget
 from kvlab.settings import load_settings
 
 BUDGETS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3, 0.1)

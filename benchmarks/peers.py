@@ -25,12 +25,13 @@ from rich.table import Table
 
 from benchmarks import load_generator
 from benchmarks.fast_server import FastServer
-from kvlab import manifest, paths
-from kvlab.files import write_json
+from kvlab import paths
 from kvlab.load import control
 from kvlab.load.job import Progress
+from kvlab.runs import contract as manifest
+from kvlab.runs.files import write_json
+from kvlab.runs.status import utc_now
 from kvlab.serving.model import resolve_model
-from kvlab.status import utc_now
 from kvlab.store.database import Database
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fast_server import BLOCK, TOKENS, FastServer
-from kvlab.experiments import lab as labs
-from kvlab.files import read_json
-from kvlab.run import SUMMARY
+from kvlab import session as labs
+from kvlab.runs.files import read_json
+from kvlab.runs.folder import SUMMARY
 from kvlab.store.connect import FILE_NAME as DATABASE
 
 SIZES = (20_000, 150_000)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvlab.cache_state import CacheLabel, CacheState, Evidence, as_tokens
-from kvlab.serving.metrics import ServerView
+from kvlab.endpoints.metrics import ServerView
+from kvlab.evidence import CacheLabel, CacheState, Evidence, as_tokens
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Measurement
 

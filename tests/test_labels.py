@@ -4,9 +4,10 @@ import random
 
 import pytest
 
-from kvlab import endpoint, probe
-from kvlab.cache_state import CacheState, full_hit_tokens
-from kvlab.engines.openai_compat import Call, OpenAICompat
+from kvlab.endpoints import connect as endpoint
+from kvlab.endpoints import probe
+from kvlab.endpoints.openai import Call, OpenAICompat
+from kvlab.evidence import CacheState, full_hit_tokens
 from kvlab.settings import load_settings
 from tests.fakes.process import FakeServer
 

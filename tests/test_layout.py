@@ -21,7 +21,7 @@ def imports(path):
 
 
 def test_nothing_below_the_experiments_knows_them():
-    above = {"cli.py", "kv_cli.py", "runner.py", "doctor.py", "__main__.py"}
+    above = {"command", "session.py", "experiment.py"}
     for path in PACKAGE.rglob("*.py"):
         if "experiments" in path.parts or path.name in above:
             continue
@@ -38,18 +38,18 @@ def test_the_store_knows_no_other_room_but_what_it_stores():
     "module",
     [
         "kvlab",
-        "kvlab.cli",
-        "kvlab.runner",
-        "kvlab.datasets",
+        "kvlab.command.cli",
+        "kvlab.command.runner",
+        "kvlab.compression.datasets",
         "kvlab.scoring",
         "kvlab.experiments.token_sweep",
         "kvlab.experiments.prefix_hit_miss",
         "kvlab.experiments.prefix_hit_miss.plots",
         "kvlab.experiments.context_limit_probe",
         "kvlab.vram",
-        "kvlab.engines.vllm_offline",
-        "kvlab.engines.transformers_kv",
-        "kvlab.policies",
+        "kvlab.endpoints.offline",
+        "kvlab.compression.engine",
+        "kvlab.compression.policies",
         "kvlab.experiments.batch_benchmark",
         "kvlab.load.recorder",
     ],

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from kvlab.cache_state import full_hit_tokens
-from tests.command import alive, done, family, folders, kvlab, read, start, status, until
+from kvlab.evidence import full_hit_tokens
+from tests.command.tool.tool import alive, done, family, folders, kvlab, read, start, status, until
 
 SWEEP = [
     "run",

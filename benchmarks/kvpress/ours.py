@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from benchmarks.kvpress import tiny
 from benchmarks.kvpress.cases import CASES, N_CONTEXT, N_TAIL, NEW_TOKENS, Case
-from kvlab import policies
-from kvlab.endpoint import Identity
-from kvlab.engines.transformers_kv import KvEngine
-from kvlab.policies import Budget
+from kvlab.compression import policies
+from kvlab.compression.engine import KvEngine
+from kvlab.compression.policies import Budget
+from kvlab.endpoints.connect import Identity
 
 
 class Agreement(NamedTuple):

@@ -9,7 +9,7 @@ from kvlab import paths
 from kvlab.errors import InputError
 
 if TYPE_CHECKING:
-    from kvlab.experiments.base import Experiment
+    from kvlab.experiment import Experiment
 
 
 def registry() -> "dict[str, Experiment[Any]]":
@@ -33,7 +33,7 @@ def get(name: str) -> "Experiment[Any]":
 
 def _load(name: str) -> "Experiment[Any] | None":
     """Return the experiment of a module; ``None``: it is something that experiments share."""
-    from kvlab.experiments.base import Experiment  # with all that an experiment needs
+    from kvlab.experiment import Experiment  # with all that an experiment needs
 
     experiment = getattr(importlib.import_module(f"{__name__}.{name}"), "EXPERIMENT", None)
     return experiment if isinstance(experiment, Experiment) else None

@@ -28,7 +28,7 @@ from kvlab.timing.clock import now_ns
 from kvlab.timing.link import Exchange
 from kvlab.timing.pump import Pump
 from kvlab.timing.request import Failure, Measurement, interpret
-from kvlab.timing.wire import Piece, ResponseReader, WireError
+from kvlab.timing.response import Piece, ResponseReader, WireError
 
 FLUSH_NS = 20_000_000
 #: A stream in which every event is an object and the last one says so: no reason to look closer.

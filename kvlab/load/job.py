@@ -65,7 +65,7 @@ class Retries:
 
 @dataclass(frozen=True)
 class Labels:
-    """What cache labels are made with (`kvlab.cache_state.classify`).
+    """What cache labels are made with (`kvlab.evidence.classify`).
 
     Attributes:
         block_size: Tokens a block; ``None``: unknown.

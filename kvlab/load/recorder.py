@@ -19,14 +19,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kvlab.cache_state import Evidence, as_tokens, classify, usage_evidence
+from kvlab.endpoints.metrics import ServerView
 from kvlab.errors import EXIT_FAILED, EXIT_OK
+from kvlab.evidence import Evidence, as_tokens, classify, usage_evidence
 from kvlab.load.batches import Batches
 from kvlab.load.generator import Finished, measurement
 from kvlab.load.inbox import Inbox
 from kvlab.load.job import HEADER, Job, Progress, read_exactly
 from kvlab.records import Recorded
-from kvlab.serving.metrics import ServerView
 from kvlab.store.database import Database
 from kvlab.timing.clock import Anchor
 

@@ -9,8 +9,8 @@ is one token.
 import re
 from collections.abc import Callable
 
+from kvlab.endpoints.counter import Counter, Prompt
 from kvlab.errors import InputError
-from kvlab.prompts.counter import Counter, Prompt
 
 _FILLERS = (" a", " x", ".", " the", "a")
 

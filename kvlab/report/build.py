@@ -7,17 +7,17 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from kvlab.files import replacing, write_atomic, write_json
+from kvlab.findings import Summary
 from kvlab.report import render
-from kvlab.run import SUMMARY, identity_of, stored_experiment
+from kvlab.runs.files import replacing, write_atomic, write_json
+from kvlab.runs.folder import SUMMARY, identity_of, stored_experiment
 from kvlab.store import frames, requests_csv
 from kvlab.store.connect import FILE_NAME as DATABASE
 from kvlab.store.database import Database
-from kvlab.summary import Summary
 
 
 class Reporter(Protocol):
-    """What a report needs of an experiment (`kvlab.experiments.base.Experiment` has it)."""
+    """What a report needs of an experiment (`kvlab.experiment.Experiment` has it)."""
 
     @property
     def title(self) -> str:
@@ -98,7 +98,7 @@ def draw_plots(folder: Path, experiment: Reporter, summary: Summary) -> None:
 
 
 def _write_plots(folder: Path, figures: Mapping[str, Any]) -> None:
-    from kvlab.figures import png  # with matplotlib, only where pictures are drawn
+    from kvlab.report.figures import png  # with matplotlib, only where pictures are drawn
 
     (folder / "plots").mkdir(exist_ok=True)
     for name, figure in figures.items():

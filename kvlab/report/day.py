@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from kvlab.files import read_json, write_atomic
 from kvlab.report import render
-from kvlab.run import MANIFEST, SUMMARY
-from kvlab.status import reconcile
+from kvlab.runs.files import read_json, write_atomic
+from kvlab.runs.folder import MANIFEST, SUMMARY
+from kvlab.runs.status import reconcile
 
 
 def row(folder: Path) -> dict[str, Any]:

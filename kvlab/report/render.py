@@ -4,8 +4,8 @@ import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kvlab.endpoint import Identity
-from kvlab.summary import Summary
+from kvlab.endpoints.connect import Identity
+from kvlab.findings import Summary
 
 if TYPE_CHECKING:
     import jinja2

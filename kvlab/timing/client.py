@@ -15,8 +15,8 @@ from typing import Any, Self
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.clock import now_ns
 from kvlab.timing.request import Failure, Measurement, Target, interpret
+from kvlab.timing.response import ResponseReader, WireError
 from kvlab.timing.stamps import Stamps
-from kvlab.timing.wire import ResponseReader, WireError
 
 CONNECT_S = 30.0
 

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.clock import now_ns
 from kvlab.timing.request import Failure, Measurement, Target, interpret
-from kvlab.timing.wire import ResponseReader, WireError
+from kvlab.timing.response import ResponseReader, WireError
 
 
 class Connection(asyncio.Protocol):

@@ -1,12 +1,12 @@
 """Is a response complete? Found out in microseconds, while hundreds of others are on their way.
 
-`kvlab.timing.wire` reads a response in full; that is done later, by another process. Here only as
+`kvlab.timing.response` reads a response in full; that is done later, by another process. Here only as
 much is looked at as is needed to know that the connection is free again.
 """
 
 from dataclasses import dataclass, field
 
-from kvlab.timing.wire import Piece, chunk_size
+from kvlab.timing.response import Piece, chunk_size
 
 _LAST_CHUNK = b"0\r\n\r\n"
 

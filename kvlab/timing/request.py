@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from kvlab.taxonomy import ErrorType, from_http_status
+from kvlab.timing.response import ResponseReader
 from kvlab.timing.sse import events
 from kvlab.timing.stamps import Stamps
 from kvlab.timing.stream import Generation, parse, read_stream
-from kvlab.timing.wire import ResponseReader
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ stream could have had it. (https://html.spec.whatwg.org/multipage/server-sent-ev
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from kvlab.timing.wire import Piece
+from kvlab.timing.response import Piece
 
 
 class Event(NamedTuple):

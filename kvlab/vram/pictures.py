@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from kvlab import figures
+from kvlab.report import figures
 
 if TYPE_CHECKING:
     import pandas as pd

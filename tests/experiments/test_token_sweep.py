@@ -1,9 +1,9 @@
 import pandas as pd
 import pytest
 
-from kvlab.cache_state import full_hit_tokens
-from kvlab.endpoint import Fact, Identity
+from kvlab.endpoints.connect import Fact, Identity
 from kvlab.errors import InputError
+from kvlab.evidence import full_hit_tokens
 from kvlab.experiments import get
 from kvlab.experiments.token_sweep.analysis import pairs
 from kvlab.experiments.token_sweep.params import TokenSweepParams

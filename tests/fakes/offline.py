@@ -2,9 +2,9 @@
 
 from types import SimpleNamespace
 
-from kvlab.endpoint import Fact, Identity
-from kvlab.engines.vllm_offline import OfflineEngine
-from kvlab.prompts.counter import TokenizerCounter
+from kvlab.endpoints.connect import Fact, Identity
+from kvlab.endpoints.counter import TokenizerCounter
+from kvlab.endpoints.offline import OfflineEngine
 from tests.fakes.prefix_cache import PrefixCache
 
 BLOCK = 16

@@ -7,7 +7,7 @@ import pytest
 from kvlab.load.generator import Finished
 from kvlab.load.recorder import Rows
 from kvlab.store import frames
-from kvlab.timing.wire import Piece
+from kvlab.timing.response import Piece
 from tests.load.bench import TRIAL, Bench
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvlab import endpoint, probe
+from kvlab.endpoints import connect as endpoint
+from kvlab.endpoints import probe
+from kvlab.endpoints.counter import CalibratedCounter, ServerCounter, shared_prefix
 from kvlab.errors import InputError, ServerError
 from kvlab.prompts import exact, manual
-from kvlab.prompts.counter import CalibratedCounter, ServerCounter, shared_prefix
 from kvlab.settings import load_settings
 from tests.fakes.process import FakeServer
 

@@ -1,5 +1,5 @@
+from kvlab.findings import Figure, Section, Summary, Table
 from kvlab.report import render
-from kvlab.summary import Figure, Section, Summary, Table
 
 STORED = {"experiment_id": "e", "profile": "p", "created_utc": "t", "isolation_id": "i", "contract": {}, "params": {},
           "sources": {}}  # fmt: skip

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kvlab.errors import InputError
 from kvlab.scoring import normalize, score
 from kvlab.scoring.metrics import f1_of_tokens
-from tests.datasets.real import DATA, answers_of, needs_data
+from tests.compression.datasets.real import DATA, answers_of, needs_data
 
 # Which marks LongBench strips from Chinese, by code point. Two that one would expect are not among
 # them: the opening 《 (300A) and the full-width full stop (FF0E).

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from kvlab.cache_state import Evidence, classify
+from kvlab.endpoints.metrics import ServerView
 from kvlab.errors import InputError, KvlabError
+from kvlab.evidence import Evidence, classify
 from kvlab.records import Recorded, Trial
-from kvlab.serving.metrics import ServerView
 from kvlab.store import frames
 from kvlab.store.connect import migrate, open_database
 from kvlab.store.database import Database

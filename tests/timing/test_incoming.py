@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvlab.timing.incoming import Incoming
-from kvlab.timing.wire import ResponseReader
+from kvlab.timing.response import ResponseReader
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n"
 

@@ -10,22 +10,22 @@ import sqlite3
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kvlab.endpoint import Identity
-from kvlab.engines.openai_compat import Call, OpenAICompat
+from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.counter import Prompt
+from kvlab.endpoints.openai import Call, OpenAICompat
 from kvlab.errors import InputError
-from kvlab.experiments.base import Experiment, Streamed
+from kvlab.experiment import Experiment, Streamed
 from kvlab.experiments.batch_benchmark import plan as plans
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
+from kvlab.findings import Summary
 from kvlab.prompts import batch, manual
-from kvlab.prompts.counter import Prompt
 from kvlab.records import Recorded, Trial
-from kvlab.summary import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
 
 class BatchBenchmark(Experiment[BatchBenchmarkParams]):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from kvlab.endpoint import Identity
-from kvlab.experiments.batch_benchmark import data, plan, savings, steady
+from kvlab.endpoints.connect import Identity
+from kvlab.experiments.batch_benchmark import data, plan, savings
 from kvlab.experiments.batch_benchmark.data import Load
+from kvlab.stats import steady
 from kvlab.taxonomy import ErrorType
 
 if TYPE_CHECKING:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from kvlab.cache_state import Evidence, classify, usage_evidence
-from kvlab.experiments.base import Streamed
-from kvlab.experiments.batch_benchmark import jobs, stretch
-from kvlab.experiments.batch_benchmark.batch_calls import Batch
+from kvlab.endpoints.batch_api import Batch
+from kvlab.endpoints.metrics import ServerView
+from kvlab.evidence import Evidence, classify, usage_evidence
+from kvlab.experiment import Streamed
+from kvlab.experiments.batch_benchmark import jobs
 from kvlab.experiments.batch_benchmark.plan import Planned
-from kvlab.load import control
+from kvlab.load import control, stretch
 from kvlab.load.job import Job
 from kvlab.records import Recorded, Trial
-from kvlab.serving.metrics import ServerView
 from kvlab.taxonomy import ErrorType, from_http_status
 from kvlab.timing.clock import now_ns
 from kvlab.timing.request import Failure, Measurement
@@ -29,7 +29,7 @@ from kvlab.timing.stream import Generation
 
 if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
 NOT_OFFERED = "not offered by this endpoint"
 _OVER = {"completed", "failed", "expired", "cancelled"}

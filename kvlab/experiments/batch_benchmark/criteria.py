@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvlab.experiments.batch_benchmark import leaks
 from kvlab.experiments.batch_benchmark.consistency import LEAST_WINDOWS, Change
-from kvlab.summary import Check
+from kvlab.findings import Check
 
 if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kvlab.experiments.batch_benchmark import analysis, data, extrapolate, leaks
+from kvlab.experiments.batch_benchmark import analysis, data, leaks
+from kvlab.stats import extrapolate
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from kvlab.endpoint import Identity
+    from kvlab.endpoints.connect import Identity
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 
 Cell = Mapping[str, Any]

@@ -2,18 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
+from kvlab.endpoints.counter import Counter, Prompt, shared_prefix
 from kvlab.errors import InputError
 from kvlab.experiments.batch_benchmark.plan import Planned, trimming
 from kvlab.load.job import Job, Labels, Retries
 from kvlab.prompts import batch, exact, manual
 from kvlab.prompts.batch import Kind, Workload
-from kvlab.prompts.counter import Counter, Prompt, shared_prefix
 from kvlab.records import Trial
 from kvlab.timing.arrivals import Arrivals
 
 if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
 KINDS: dict[str, Kind] = {"isolated": "isolated", "conversation": "conversation"}
 

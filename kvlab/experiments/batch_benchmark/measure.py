@@ -5,15 +5,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kvlab import vram
-from kvlab.experiments.base import Streamed
-from kvlab.experiments.batch_benchmark import batch_api, jobs, stretch
-from kvlab.load import control
+from kvlab.experiment import Streamed
+from kvlab.experiments.batch_benchmark import batch_api, jobs
+from kvlab.load import control, stretch
 from kvlab.records import Trial
 from kvlab.vram import timeline
 
 if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
 SAY_S = 5.0
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from kvlab import figures
 from kvlab.experiments.batch_benchmark import analysis, data
+from kvlab.report import figures
 from kvlab.vram import pictures as memory
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kvlab.experiments.batch_benchmark.plan import Planned
-from kvlab.experiments.batch_benchmark.stretch import FINISHED
+from kvlab.load.stretch import FINISHED
 from kvlab.taxonomy import ErrorType
 
 SENT = "vllm:prompt_tokens_total"

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.experiments.batch_benchmark import consistency, criteria, data, forecast, tables
-from kvlab.summary import Check, Figure, Summary, Verdict
+from kvlab.findings import Check, Figure, Summary, Verdict
 
 if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams

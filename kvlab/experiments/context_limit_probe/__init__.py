@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.counter import Prompt
 from kvlab.errors import InputError
-from kvlab.experiments.base import Experiment
+from kvlab.experiment import Experiment
 from kvlab.experiments.context_limit_probe import material
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.plan import Kind, plan
-from kvlab.prompts.counter import Prompt
+from kvlab.findings import Summary
 from kvlab.records import Recorded, Trial
-from kvlab.summary import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
 
 class ContextLimitProbe(Experiment[ContextLimitProbeParams]):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe.ledger import Bracket, Probe, bracket, settled
 from kvlab.experiments.context_limit_probe.scale import Scale, scale_of
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe import constants as rules
 from kvlab.experiments.context_limit_probe import ledger
 from kvlab.experiments.context_limit_probe.growth import Line, fit_child
@@ -25,7 +25,7 @@ from kvlab.experiments.context_limit_probe.ledger import (
 )
 from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
 from kvlab.experiments.context_limit_probe.scale import in_tokens
-from kvlab.stats import Interval
+from kvlab.stats.intervals import Interval
 from kvlab.vram import timeline
 
 if TYPE_CHECKING:

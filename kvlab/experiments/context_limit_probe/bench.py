@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from kvlab.engines.openai_compat import Call, OpenAICompat
+from kvlab.endpoints.counter import ServerCounter
+from kvlab.endpoints.openai import Call, OpenAICompat
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import material
-from kvlab.experiments.context_limit_probe.cache_usage import CacheUsage, capacity
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Ledger, settled
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.scale import Scale, scale_of
 from kvlab.prompts import manual
-from kvlab.prompts.counter import ServerCounter
 from kvlab.prompts.exact import fit
 from kvlab.records import Recorded, Trial
 from kvlab.vram import Monitor, ProcessTree, for_server, server_pid, timeline
+from kvlab.vram.cache_usage import CacheUsage, capacity
 
 if TYPE_CHECKING:
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
 _BENCHES: "weakref.WeakKeyDictionary[Lab[Any], Bench]" = weakref.WeakKeyDictionary()
 _HEALTH_S = 10.0

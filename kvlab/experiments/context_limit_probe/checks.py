@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe import analysis
 from kvlab.experiments.context_limit_probe.aim import tolerance_tokens
 from kvlab.experiments.context_limit_probe.analysis import Findings
 from kvlab.experiments.context_limit_probe.constants import value
 from kvlab.experiments.context_limit_probe.ledger import Bracket
 from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
-from kvlab.summary import Check, Verdict
+from kvlab.findings import Check, Verdict
 
 if TYPE_CHECKING:
     from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams

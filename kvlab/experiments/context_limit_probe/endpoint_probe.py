@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 from kvlab.experiments.context_limit_probe import material
 from kvlab.experiments.context_limit_probe.aim import DOUBLING, STATED, next_aim
 from kvlab.experiments.context_limit_probe.bench import Bench, bench_of
-from kvlab.experiments.context_limit_probe.cache_usage import capacity
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, bracket, first_loss, settled
 from kvlab.experiments.context_limit_probe.outcomes import Outcome, Seen, classify, stated_maximum
 from kvlab.experiments.context_limit_probe.scale import is_on_the_plateau, least_tokens
 from kvlab.prompts import manual
 from kvlab.records import Recorded, Trial
 from kvlab.taxonomy import ErrorType
+from kvlab.vram.cache_usage import capacity
 
 if TYPE_CHECKING:
     from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
 #: The answer to a question after a fact is a handful of tokens.
 ANSWER_TOKENS = 12

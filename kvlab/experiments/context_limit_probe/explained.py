@@ -2,7 +2,7 @@
 
 from kvlab.experiments.context_limit_probe.analysis import Findings
 from kvlab.experiments.context_limit_probe.growth import Line, layout_of, tensor_slope
-from kvlab.kv_memory import KvLayout
+from kvlab.vram.kv_bytes import KvLayout
 
 #: Two figures closer than this are the same.
 _SAME = 0.005

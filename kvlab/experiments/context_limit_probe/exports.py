@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe import analysis, constants
 from kvlab.experiments.context_limit_probe.analysis import Findings, Memory
 from kvlab.experiments.context_limit_probe.growth import Line

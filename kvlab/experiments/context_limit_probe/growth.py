@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kvlab.experiments.context_limit_probe.ledger import Probe
-from kvlab.kv_memory import KvLayout
+from kvlab.vram.kv_bytes import KvLayout
 
 #: Fewer points than this are no line worth an interval.
 MIN_POINTS = 4

@@ -9,25 +9,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvlab.cache_state import Evidence, classify
+from kvlab.endpoints.metrics import ServerView
 from kvlab.errors import InputError, KvlabError
+from kvlab.evidence import Evidence, classify
 from kvlab.experiments.context_limit_probe.bench import Bench, bench_of
-from kvlab.experiments.context_limit_probe.child_process import Child
 from kvlab.experiments.context_limit_probe.ledger import Probe, bracket
 from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
-from kvlab.kv_memory import kv_layout
 from kvlab.records import Recorded, Trial
-from kvlab.serving.metrics import ServerView
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.clock import now_ns
 from kvlab.timing.request import Failure, Measurement
 from kvlab.timing.stamps import Stamps
 from kvlab.timing.stream import Generation
 from kvlab.vram import ProcessTree
+from kvlab.vram.kv_bytes import kv_layout
+from kvlab.vram.mortal_process import Child
 
 if TYPE_CHECKING:
     from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
 MIB = 2**20
 

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from kvlab import figures
 from kvlab.experiments.context_limit_probe import analysis
 from kvlab.experiments.context_limit_probe.analysis import Findings
 from kvlab.experiments.context_limit_probe.constants import value
 from kvlab.experiments.context_limit_probe.growth import held_bytes, longest_child
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY
 from kvlab.experiments.context_limit_probe.replay import TRIM, interval_of
+from kvlab.report import figures
 from kvlab.vram.pictures import memory_over_time
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from kvlab.taxonomy import RETRYABLE
 
 if TYPE_CHECKING:
     from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
 TURN, TRIM = "turn", "trim"
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from kvlab.experiments.context_limit_probe.analysis import Findings
 from kvlab.experiments.context_limit_probe.replay import TRIM, interval_of
-from kvlab.stats import bootstrap_mean, bootstrap_median
+from kvlab.stats.intervals import bootstrap_mean, bootstrap_median
 from kvlab.taxonomy import ErrorType
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from kvlab.experiments.context_limit_probe.replay import replay
 from kvlab.records import Recorded, Trial
 
 if TYPE_CHECKING:
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
     Step = Callable[[Lab[ContextLimitProbeParams], Trial, int], list[Recorded]]
 

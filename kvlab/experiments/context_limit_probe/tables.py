@@ -9,7 +9,7 @@ from kvlab.experiments.context_limit_probe.analysis import Findings
 from kvlab.experiments.context_limit_probe.explained import ratio_in_words
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, Probe
 from kvlab.experiments.context_limit_probe.outcomes import WORDS
-from kvlab.summary import Table
+from kvlab.findings import Table
 
 if TYPE_CHECKING:
     from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams

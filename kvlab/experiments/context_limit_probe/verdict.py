@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe import analysis, checks, replayed, up_front
 from kvlab.experiments.context_limit_probe.aim import next_aim
 from kvlab.experiments.context_limit_probe.analysis import Findings
@@ -13,7 +13,7 @@ from kvlab.experiments.context_limit_probe.growth import Line
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT
 from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
 from kvlab.experiments.context_limit_probe.tables import tables
-from kvlab.summary import Figure, Summary
+from kvlab.findings import Figure, Summary
 
 if TYPE_CHECKING:
     from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams

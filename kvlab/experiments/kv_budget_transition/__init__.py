@@ -12,28 +12,28 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvlab import engines
-from kvlab.endpoint import Identity
+from kvlab.compression.policies import Budget
+from kvlab.endpoints import engines
+from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.counter import Prompt
 from kvlab.errors import InputError
-from kvlab.experiments.base import Experiment, Streamed
+from kvlab.experiment import Experiment, Streamed
 from kvlab.experiments.kv_budget_transition import arms, plan, prepared, store
 from kvlab.experiments.kv_budget_transition.asked import metric_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.experiments.kv_budget_transition.prepared import answer_limit
-from kvlab.policies import Budget
-from kvlab.prompts.counter import Prompt
+from kvlab.findings import Summary
 from kvlab.records import Recorded, Trial
 from kvlab.settings import Settings
 from kvlab.store.connect import FILE_NAME as DATABASE
 from kvlab.store.database import Database
-from kvlab.summary import Summary
 from kvlab.taxonomy import RETRYABLE
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
 
 #: Flags of the engine in this process under which the same prompt gives the same tokens.

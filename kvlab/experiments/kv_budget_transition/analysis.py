@@ -7,13 +7,13 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from kvlab.transition import bins, controls, efficiency, failures, flips, sanity
-from kvlab.transition.call import BinCall, Call, call, call_bins, drops_of
-from kvlab.transition.drop import Drop
-from kvlab.transition.location import Location, locate
-from kvlab.transition.point_rule import PointTransition, point_rule
-from kvlab.transition.power import Detectable, minimum_detectable
-from kvlab.transition.scores import CURVE, FULL, Scores, Treatment, collect
+from kvlab.compression.transition import bins, controls, efficiency, failures, flips, sanity
+from kvlab.compression.transition.detect import BinCall, Call, call, call_bins, drops_of
+from kvlab.compression.transition.drop import Drop
+from kvlab.compression.transition.location import Location, locate
+from kvlab.compression.transition.point_rule import PointTransition, point_rule
+from kvlab.compression.transition.power import Detectable, minimum_detectable
+from kvlab.compression.transition.scores import CURVE, FULL, Scores, Treatment, collect
 
 
 class AnalysisParams(Protocol):
@@ -112,7 +112,7 @@ def analyse(frame: pd.DataFrame, params: AnalysisParams) -> Analysis:
     """Return all results of the answers.
 
     Args:
-        frame: One row an answer; see `kvlab.transition.scores.collect` for the columns it must have.
+        frame: One row an answer; see `kvlab.compression.transition.scores.collect` for the columns it must have.
         params: The parameters.
 
     Raises:
@@ -173,7 +173,7 @@ def _detectable(scores: Scores, params: AnalysisParams, looks: int) -> Detectabl
 
 
 def bin_stats(frame: pd.DataFrame, params: AnalysisParams) -> pd.DataFrame:
-    """Return one row a policy, budget and bin: `kvlab.transition.bins.BIN_COLUMNS`, missing as NaN or ``None``."""
+    """Return one row a policy, budget and bin: `kvlab.compression.transition.bins.BIN_COLUMNS`, missing as NaN or ``None``."""
     return bins.bin_table(
         frame[frame["query_mode"] == params.query_mode],
         metric=params.metric,

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kvlab.compression.policies import Budget
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
-from kvlab.policies import Budget
 
 PLANNED, ADDED, TIMED = "planned", "added", "timed"
 NOISE_FLOOR, RANDOM, NO_CONTEXT = "noise_floor", "control_random", "control_no_context"

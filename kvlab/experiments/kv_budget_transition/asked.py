@@ -37,7 +37,7 @@ class Asked:
 
         The margin is at least the noise floor: a drop that budget 1.0 shows against itself is none.
         """
-        from kvlab.transition.controls import floor  # with pandas: only where there are answers
+        from kvlab.compression.transition.controls import floor  # with pandas: only where there are answers
 
         metric = metric_of(params, set(answers["metric"].dropna()))
         noise = floor(answers, metric) or 0.0

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from kvlab.summary import Table
+from kvlab.findings import Table
 
 #: Columns that hold budgets, which are names: 0.8125 must not be shown as 0.812.
 _BUDGETS = ("budget", "from_budget", "to_budget", "transition_budget", "good_down_to", "falls_at_and_below")

@@ -4,13 +4,13 @@ from typing import Any
 
 import pandas as pd
 
+from kvlab.compression.transition import sanity
+from kvlab.compression.transition.controls import Beside
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams
 from kvlab.experiments.kv_budget_transition.cells import table
 from kvlab.experiments.kv_budget_transition.throughput import COLUMNS
-from kvlab.stats import Interval
-from kvlab.summary import Table
-from kvlab.transition import sanity
-from kvlab.transition.controls import Beside
+from kvlab.findings import Table
+from kvlab.stats.intervals import Interval
 
 #: What a label means, and what to do about it.
 MEANINGS = {

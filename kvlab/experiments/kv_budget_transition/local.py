@@ -6,24 +6,24 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from kvlab import policies
-from kvlab.cache_state import CacheLabel, CacheState, Evidence
-from kvlab.datasets import Example, Manifest
-from kvlab.datasets.template import render, token_ids
-from kvlab.datasets.tokenizer import Tokenizer
+from kvlab.compression import policies
+from kvlab.compression.datasets import Example, Manifest
+from kvlab.compression.datasets.template import render, token_ids
+from kvlab.compression.datasets.tokenizer import Tokenizer
+from kvlab.compression.policies import Budget
+from kvlab.endpoints.metrics import ServerView
+from kvlab.evidence import CacheLabel, CacheState, Evidence
 from kvlab.experiments.kv_budget_transition import arms, prepared, refine, store
 from kvlab.experiments.kv_budget_transition.arms import Arm
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
-from kvlab.policies import Budget
 from kvlab.records import KVKept, Recorded, Trial
-from kvlab.serving.metrics import ServerView
 from kvlab.timing.request import Measurement
 from kvlab.timing.stamps import Stamps
 from kvlab.timing.stream import Generation as Answer
 
 if TYPE_CHECKING:
-    from kvlab.engines.transformers_kv import Generation, KvEngine
-    from kvlab.experiments.lab import Lab
+    from kvlab.compression.engine import Generation, KvEngine
+    from kvlab.session import Lab
 
 FROM_TENSORS = "the cache's own tensors, after pruning"
 #: Engines that have made their first timed call.

@@ -3,14 +3,14 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kvlab import engines
-from kvlab.engines import openai_compat
+from kvlab.endpoints import engines
+from kvlab.endpoints import openai as openai_compat
 from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.settings import Settings
 
 if TYPE_CHECKING:
-    from kvlab.engines.openai_compat import OpenAICompat
+    from kvlab.endpoints.openai import OpenAICompat
 
 
 def with_model(params: KVBudgetTransitionParams, settings: Settings) -> Settings:
@@ -29,7 +29,7 @@ def open_engine(params: KVBudgetTransitionParams, settings: Settings, check: eng
     """
     if params.engine.name == "openai_compat":
         return _endpoint(params, settings, check)
-    from kvlab.engines import transformers_kv
+    from kvlab.compression import engine as transformers_kv
 
     engine = params.engine
     options = transformers_kv.Options(engine.dtype, engine.device, engine.attention)
@@ -46,7 +46,7 @@ def check(params: KVBudgetTransitionParams, settings: Settings) -> int | None:
     if params.engine.name == "openai_compat":
         _check_asking(params)
         return None
-    from kvlab.engines import transformers_kv
+    from kvlab.compression import engine as transformers_kv
 
     return transformers_kv.find(with_model(params, settings)).max_model_len
 
@@ -86,7 +86,7 @@ def _check_means(params: KVBudgetTransitionParams, smaller: list[float]) -> None
     Raises:
         InputError: One of the two is missing.
     """
-    from kvlab.policies import Budget
+    from kvlab.compression.policies import Budget
 
     labels = [Budget.of(budget).label for budget in smaller]
     missing = [label for label in labels if label not in params.engine.extra_body]

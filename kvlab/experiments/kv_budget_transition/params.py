@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from kvlab import policies
-from kvlab.datasets.spec import DatasetSpec
+from kvlab.compression import policies
+from kvlab.compression.datasets.spec import DatasetSpec
 from kvlab.errors import InputError
 from kvlab.params import Params
 
@@ -53,7 +53,7 @@ class KVGroup(Group):
     """Which entries are kept, and how many.
 
     Attributes:
-        policy: An id of `kvlab.policies`: a name with its parameters, such as ``snapkv-w64-k5-avg``.
+        policy: An id of `kvlab.compression.policies`: a name with its parameters, such as ``snapkv-w64-k5-avg``.
         query_mode: ``agnostic``: the context is compressed before the question is known.
         budgets: Fractions of the context's entries, or numbers of entries; 1.0 among them.
         max_added_budgets: How many more the refinement may add where the drop is; none on an endpoint.

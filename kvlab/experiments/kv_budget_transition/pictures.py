@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from kvlab import figures
+from kvlab.compression.transition.bins import column, curve, timings
+from kvlab.compression.transition.bootstrap import mean_interval
+from kvlab.compression.transition.flips import right
+from kvlab.compression.transition.scores import FULL
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, analyse, bin_stats
 from kvlab.experiments.kv_budget_transition.verdict import drawn
-from kvlab.transition.bins import column, curve, timings
-from kvlab.transition.bootstrap import mean_interval
-from kvlab.transition.flips import right
-from kvlab.transition.scores import FULL
+from kvlab.report import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,6 +1,6 @@
 """The trials: one an example and round. A round of the refinement asks all examples at one more budget."""
 
-from kvlab.datasets.manifest import Manifest
+from kvlab.compression.datasets.manifest import Manifest
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.records import Trial
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from kvlab import paths
-from kvlab.datasets import DatasetSpec, Example, Manifest, prepare
-from kvlab.datasets import manifest as manifests
-from kvlab.datasets import tokenizer as tokenizers
-from kvlab.datasets.template import render, token_ids
+from kvlab.compression.datasets import DatasetSpec, Example, Manifest, prepare
+from kvlab.compression.datasets import manifest as manifests
+from kvlab.compression.datasets import tokenizer as tokenizers
+from kvlab.compression.datasets.template import render, token_ids
 from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
-from kvlab.files import read_json, write_json
+from kvlab.runs.files import read_json, write_json
 from kvlab.settings import Settings, load_settings
 from kvlab.store.database import to_json
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from kvlab.compression.policies import Budget
+from kvlab.compression.transition.refine import halve
 from kvlab.experiments.kv_budget_transition import frame as frames
 from kvlab.experiments.kv_budget_transition import store
 from kvlab.experiments.kv_budget_transition.asked import metric_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
-from kvlab.policies import Budget
-from kvlab.transition.refine import halve
 
 if TYPE_CHECKING:
     from kvlab.store.database import Database
@@ -36,7 +36,9 @@ def budget_of(
 def _decide(
     database: "Database", params: KVBudgetTransitionParams, round_number: int, floor: float
 ) -> tuple[float | None, str]:
-    from kvlab.transition.refine import next_budget  # with pandas in its package, only while measuring
+    from kvlab.compression.transition.refine import (
+        next_budget,  # with pandas in its package, only while measuring
+    )
 
     decided = database.sql.execute("SELECT count(*) FROM added_budgets WHERE budget IS NULL").fetchone()[0]
     if decided:

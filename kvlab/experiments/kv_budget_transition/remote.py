@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import stamina
 
-from kvlab.cache_state import as_tokens
-from kvlab.datasets.template import Rendered, messages, plain, render
-from kvlab.engines.openai_compat import Call, OpenAICompat
+from kvlab.compression.datasets.template import Rendered, messages, plain, render
+from kvlab.compression.policies import Budget
+from kvlab.endpoints.openai import Call, OpenAICompat
 from kvlab.errors import InputError, KvlabError, ServerError
+from kvlab.evidence import as_tokens
 from kvlab.experiments.kv_budget_transition import arms, prepared, store
 from kvlab.experiments.kv_budget_transition.arms import Arm
 from kvlab.experiments.kv_budget_transition.local import example_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.experiments.kv_budget_transition.settled import Last, asked, is_settled
-from kvlab.policies import Budget
 from kvlab.records import KVKept, Recorded, Trial
 from kvlab.taxonomy import REFUSES_ALL, RETRYABLE, ErrorType
 from kvlab.timing.request import Failure, Measurement
 
 if TYPE_CHECKING:
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
 PROOF = "Say nothing but the word yes. " * 60
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvlab import __version__, scoring
-from kvlab.datasets import Example, Manifest
+from kvlab.compression.datasets import Example, Manifest
 from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition.arms import Arm
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
-from kvlab.status import utc_now
+from kvlab.findings import Summary
+from kvlab.runs.status import utc_now
 from kvlab.store.database import Database, to_json
-from kvlab.summary import Summary
 
 DATASET = "dataset_manifest.json"
 

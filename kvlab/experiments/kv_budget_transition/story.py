@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from kvlab.compression.transition.bins import column, curve, timings
+from kvlab.compression.transition.drop import Drop
+from kvlab.compression.transition.location import Location
+from kvlab.compression.transition.scores import FULL
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams
 from kvlab.experiments.kv_budget_transition.asked import ANSWERED
-from kvlab.summary import Figure, Section
-from kvlab.transition.bins import column, curve, timings
-from kvlab.transition.drop import Drop
-from kvlab.transition.location import Location
-from kvlab.transition.scores import FULL
+from kvlab.findings import Figure, Section
 
 FIGURES = {
     "accuracy_over_budget": (

@@ -2,12 +2,12 @@
 
 import pandas as pd
 
+from kvlab.compression.transition.bins import curve
+from kvlab.compression.transition.bootstrap import mean_interval
+from kvlab.compression.transition.drop import Drop
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, bin_stats
 from kvlab.experiments.kv_budget_transition.cells import table
-from kvlab.summary import Table
-from kvlab.transition.bins import curve
-from kvlab.transition.bootstrap import mean_interval
-from kvlab.transition.drop import Drop
+from kvlab.findings import Table
 
 
 def tables(found: Analysis, params: AnalysisParams) -> list[Table]:

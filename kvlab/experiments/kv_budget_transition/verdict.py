@@ -4,14 +4,14 @@ from typing import Any
 
 import pandas as pd
 
-from kvlab.endpoint import Identity
+from kvlab.compression.transition.bins import column, timings
+from kvlab.compression.transition.scores import FULL
+from kvlab.endpoints.connect import Identity
 from kvlab.experiments.kv_budget_transition import evidence, story, tables
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, analyse, summary_of
 from kvlab.experiments.kv_budget_transition.asked import ANSWERED
 from kvlab.experiments.kv_budget_transition.cells import clean, named
-from kvlab.summary import Check, Summary, Verdict
-from kvlab.transition.bins import column, timings
-from kvlab.transition.scores import FULL
+from kvlab.findings import Check, Summary, Verdict
 
 
 def summarize(

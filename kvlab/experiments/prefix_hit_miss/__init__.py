@@ -9,21 +9,21 @@ cache: measured ten times with the same prompt, nine of the misses are hits.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.counter import Prompt
 from kvlab.errors import InputError
-from kvlab.experiments.base import Experiment
+from kvlab.experiment import Experiment
 from kvlab.experiments.prefix_hit_miss import plan as plans
 from kvlab.experiments.prefix_hit_miss import procedures
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
-from kvlab.prompts.counter import Prompt
+from kvlab.findings import Summary
 from kvlab.records import Recorded, Trial
-from kvlab.summary import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from kvlab.experiments.lab import Lab
+    from kvlab.session import Lab
 
 
 class PrefixHitMiss(Experiment[PrefixHitMissParams]):

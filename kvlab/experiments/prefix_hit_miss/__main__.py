@@ -6,7 +6,7 @@ Whatever else it is given (``--profile``, ``--set``, ``--resume``…) goes to ``
 import argparse
 import sys
 
-from kvlab import cli
+from kvlab.command import cli
 from kvlab.experiments.prefix_hit_miss import EXPERIMENT
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.cache_state import CacheState
+from kvlab.evidence import CacheState
 from kvlab.experiments.prefix_hit_miss import plan
-from kvlab.stats import Interval, bootstrap_increase, bootstrap_median
+from kvlab.stats.intervals import Interval, bootstrap_increase, bootstrap_median
 
 if TYPE_CHECKING:
     from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams

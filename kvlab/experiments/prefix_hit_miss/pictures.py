@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab import figures
 from kvlab.experiments.prefix_hit_miss import analysis, plan
+from kvlab.report import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvlab import figures
 from kvlab.errors import EXIT_BAD_INPUT, EXIT_OK
+from kvlab.report import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,7 +172,7 @@ def plot_phase(configs: Mapping[Config, Result], phase_key: str, phase_label: st
         phase_label: What people call it.
         outfile: A PNG.
     """
-    from kvlab.files import write_atomic
+    from kvlab.runs.files import write_atomic
 
     write_atomic(outfile, figures.png(draw(configs, phase_label or phase_key)))
 

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvlab.engines.vllm_offline import Call
+from kvlab.endpoints.offline import Call
 from kvlab.errors import InputError
 from kvlab.experiments.prefix_hit_miss import plan
 from kvlab.experiments.prefix_hit_miss.plan import Planned, arm
@@ -27,8 +27,8 @@ from kvlab.prompts import contexts, manual
 from kvlab.records import Recorded, Trial
 
 if TYPE_CHECKING:
-    from kvlab.experiments.lab import Lab
     from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
+    from kvlab.session import Lab
 
 QUESTION = f"\n\nQuestion: {manual.QUESTION}\nAnswer:"
 #: Room for the question in any tokenizer, so that sizes can be checked before one is loaded.

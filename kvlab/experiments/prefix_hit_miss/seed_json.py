@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.experiments.prefix_hit_miss import analysis, plan
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def exports(
     An (A, B) of which a hit or a miss is missing altogether has no file.
     """
     from kvlab.experiments.prefix_hit_miss import plots
-    from kvlab.figures import png
+    from kvlab.report.figures import png
 
     table = analysis.trials(frame, params)
     files: dict[str, str | bytes] = {}

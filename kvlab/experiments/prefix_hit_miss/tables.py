@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kvlab.experiments.prefix_hit_miss import analysis, plan
-from kvlab.stats import Interval, bootstrap_median
-from kvlab.summary import Table
+from kvlab.findings import Table
+from kvlab.stats.intervals import Interval, bootstrap_median
 
 if TYPE_CHECKING:
     from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams

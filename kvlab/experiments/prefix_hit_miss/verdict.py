@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.experiments.prefix_hit_miss import analysis, plan
 from kvlab.experiments.prefix_hit_miss.tables import tables
-from kvlab.stats import Interval
-from kvlab.summary import Check, Figure, Summary, Verdict
+from kvlab.findings import Check, Figure, Summary, Verdict
+from kvlab.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams

@@ -10,23 +10,23 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kvlab.cache_state import CacheState
-from kvlab.endpoint import Identity
-from kvlab.engines.openai_compat import Call
+from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.counter import Counter, Prompt
+from kvlab.endpoints.openai import Call
 from kvlab.errors import InputError
-from kvlab.experiments.base import Experiment
+from kvlab.evidence import CacheState
+from kvlab.experiment import Experiment
 from kvlab.experiments.token_sweep.params import TokenSweepParams
+from kvlab.findings import Summary
 from kvlab.prompts import exact, manual
-from kvlab.prompts.counter import Counter, Prompt
 from kvlab.records import Recorded, Trial
-from kvlab.summary import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from kvlab.engines.openai_compat import OpenAICompat
-    from kvlab.experiments.lab import Lab
+    from kvlab.endpoints.openai import OpenAICompat
+    from kvlab.session import Lab
 
 ARMS = ("cold", "hit")
 

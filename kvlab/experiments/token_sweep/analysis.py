@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.cache_state import CacheState
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
+from kvlab.evidence import CacheState
+from kvlab.findings import Check, Figure, Summary, Table, Verdict
 from kvlab.records import Trial
-from kvlab.stats import Interval, bootstrap_median
-from kvlab.summary import Check, Figure, Summary, Table, Verdict
+from kvlab.stats.intervals import Interval, bootstrap_median
 
 if TYPE_CHECKING:
     from kvlab.experiments.token_sweep.params import TokenSweepParams

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from kvlab import figures
 from kvlab.experiments.token_sweep.analysis import has_split
+from kvlab.report import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from kvlab.endpoint import Fact, Identity
+from kvlab.endpoints.connect import Fact, Identity
 from kvlab.experiments.batch_benchmark import analysis, criteria, savings
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 from kvlab.experiments.batch_benchmark.plan import Planned

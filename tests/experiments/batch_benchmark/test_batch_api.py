@@ -6,9 +6,9 @@ import httpx
 import pytest
 import stamina
 
-from kvlab.experiments import lab as labs
+from kvlab import session as labs
+from kvlab.endpoints.batch_api import Batch
 from kvlab.experiments.batch_benchmark import batch_api
-from kvlab.experiments.batch_benchmark.batch_calls import Batch
 from kvlab.timing.request import Failure
 from kvlab.timing.stream import Generation
 from tests.experiments.batch_benchmark.test_run import SMALL

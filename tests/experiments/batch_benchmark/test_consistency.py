@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kvlab.experiments.batch_benchmark import consistency, criteria, steady
+from kvlab.experiments.batch_benchmark import consistency, criteria
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
-from tests.experiments.batch_benchmark.test_steady import closed_loop
+from kvlab.stats import steady
+from tests.stats.test_steady import closed_loop
 
 PARAMS = BatchBenchmarkParams(sizes=[16, 32, 64], strategies=["shared_prefix", "conversation"])  # margin 0.2
 

@@ -3,7 +3,7 @@ import numpy as np
 from kvlab.experiments.batch_benchmark import data
 from kvlab.load.generator import Finished
 from kvlab.load.recorder import Rows
-from kvlab.timing.wire import Piece
+from kvlab.timing.response import Piece
 from tests.load.bench import TRIAL, Bench
 from tests.load.test_recorder import GOOD, answer
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from kvlab.endpoints.counter import CalibratedCounter, ServerCounter
 from kvlab.experiments.batch_benchmark.jobs import prefix_tokens
 from kvlab.prompts.batch import Workload
-from kvlab.prompts.counter import CalibratedCounter, ServerCounter
 
 ASKED = Workload("shared", "0123456789abcdef", "Section 1.")
 

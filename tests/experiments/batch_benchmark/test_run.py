@@ -5,9 +5,9 @@ import json
 import pandas as pd
 import pytest
 
+from kvlab import session as labs
 from kvlab import vram
 from kvlab.experiments import get
-from kvlab.experiments import lab as labs
 from kvlab.experiments.batch_benchmark import params
 from kvlab.report import build
 from kvlab.store import frames

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe import ledger, material
 from kvlab.experiments.context_limit_probe.aim import DOUBLING, STATED, next_aim
 from kvlab.experiments.context_limit_probe.ledger import bracket, settled

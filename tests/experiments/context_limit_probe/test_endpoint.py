@@ -11,10 +11,10 @@ import pytest
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.context_limit_probe import ledger
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
-from kvlab.experiments.lab import open_lab
+from kvlab.session import open_lab
 from kvlab.store.database import Database
 from kvlab.vram import timeline
-from tests.command import done, folders, kvlab, read, until
+from tests.command.tool.tool import done, folders, kvlab, read, until
 from tests.fakes.process import FakeServer
 
 SMALL = {

@@ -11,13 +11,13 @@ import pytest
 
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import ledger
-from kvlab.experiments.context_limit_probe.child import Model
-from kvlab.experiments.context_limit_probe.child_process import Child
 from kvlab.experiments.context_limit_probe.growth import fit_child, held_bytes
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
-from kvlab.experiments.lab import open_lab
-from kvlab.kv_memory import kv_layout
-from tests.command import read, until
+from kvlab.session import open_lab
+from kvlab.vram.kv_bytes import kv_layout
+from kvlab.vram.mortal_model import Model
+from kvlab.vram.mortal_process import Child
+from tests.command.tool.tool import read, until
 from tests.experiments.context_limit_probe.test_endpoint import SMALL
 from tests.experiments.context_limit_probe.test_ledger import probe as make
 from tests.fakes.process import FakeServer

@@ -1,6 +1,6 @@
 import pytest
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe.aim import next_aim
 from kvlab.experiments.context_limit_probe.in_process import forbidden
 from kvlab.experiments.context_limit_probe.ledger import Bracket, Ledger, Probe, bracket, first_loss, settled

@@ -5,20 +5,20 @@ import json
 import httpx
 import pandas as pd
 import pytest
+from kvlab.stats.intervals import Interval
 
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.metrics import Scrape
 from kvlab.experiments import get
 from kvlab.experiments.context_limit_probe import analysis, replayed, up_front
-from kvlab.experiments.context_limit_probe.cache_usage import CacheUsage, capacity
 from kvlab.experiments.context_limit_probe.in_process import theory
 from kvlab.experiments.context_limit_probe.ledger import Ledger
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
-from kvlab.kv_memory import kv_layout
-from kvlab.serving.metrics import Scrape
-from kvlab.stats import Interval
 from kvlab.store import frames
 from kvlab.store.database import Database
+from kvlab.vram.cache_usage import CacheUsage, capacity
+from kvlab.vram.kv_bytes import kv_layout
 from tests.store.test_database import fill
 
 PROBE = get("context_limit_probe")

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from tests.transition.synthetic import BUDGETS
+from tests.compression.transition.synthetic import BUDGETS
 
 
 def params(**changes):

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from kvlab.experiments.kv_budget_transition import jobs
-from tests.datasets.conftest import train
+from kvlab.command import jobs
+from tests.compression.datasets.conftest import train
 
 #: Three lengths of four examples each.
 SMALL = {

@@ -53,7 +53,7 @@ def _child(config, outputs, kill):
     if pid:
         return os.waitpid(pid, 0)[1]
     try:
-        from kvlab.experiments.kv_budget_transition import jobs, pipeline
+        from kvlab.command import jobs, pipeline
 
         if kill is not None:
             _arm(after=kill == "after")
@@ -71,7 +71,7 @@ def _child(config, outputs, kill):
 def main(config, calm, outputs):
     import torch
 
-    from kvlab.experiments.kv_budget_transition import jobs, pipeline
+    from kvlab.command import jobs, pipeline
 
     torch.set_num_threads(1)  # a thread pool does not survive a fork
     pipeline.everything(jobs.job(config, [], outputs=calm), lambda line: None)

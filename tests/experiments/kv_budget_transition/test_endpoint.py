@@ -5,12 +5,13 @@ import time
 
 import pytest
 
+from kvlab.command import pipeline
 from kvlab.errors import InputError, KvlabError
-from kvlab.experiments.kv_budget_transition import pipeline, remote, store
+from kvlab.experiments.kv_budget_transition import remote, store
 from kvlab.experiments.kv_budget_transition.remote import Pace
 from kvlab.scoring import scorer_name
 from kvlab.store.database import Database
-from tests.command import folders, kvlab, read
+from tests.command.tool.tool import folders, kvlab, read
 from tests.fakes.process import FakeServer
 
 FIELD = "kv.n_kept"

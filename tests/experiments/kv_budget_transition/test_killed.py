@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kvlab.datasets.manifest import load
-from kvlab.experiments.kv_budget_transition import pipeline, store
+from kvlab.command import pipeline
+from kvlab.compression.datasets.manifest import load
+from kvlab.experiments.kv_budget_transition import store
 from kvlab.store.database import Database
 from tests.conftest import ROOT
 

@@ -4,12 +4,12 @@ from collections import Counter
 
 import pytest
 
-from kvlab import policies
+from kvlab.compression import policies
+from kvlab.compression.policies import Budget
 from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition import plan, prepared
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.params import profiles, resolve
-from kvlab.policies import Budget
 
 NAME = "kv_budget_transition"
 LONGBENCH = ["dataset.name=longbench", "dataset.task=qasper", "dataset.path=/data"]

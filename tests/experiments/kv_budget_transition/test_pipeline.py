@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from kvlab import lock, runner, status
+from kvlab.command import jobs, pipeline, runner
 from kvlab.errors import InputError
 from kvlab.experiments import kv_budget_transition
-from kvlab.experiments.kv_budget_transition import jobs, opening, pipeline, store, throughput
-from kvlab.experiments.lab import open_lab
+from kvlab.experiments.kv_budget_transition import opening, store, throughput
 from kvlab.report import build
+from kvlab.runs import lock, status
+from kvlab.session import open_lab
 from kvlab.store.database import Database
-from tests.command import folders, read
+from tests.command.tool.tool import folders, read
 from tests.fakes.process import FakeServer
 
 #: Three answers at two budgets, and nothing else: a second, with the tiny model.

@@ -6,16 +6,17 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from kvlab.command import jobs, pipeline
 from kvlab.errors import InputError
 from kvlab.experiments import kv_budget_transition
-from kvlab.experiments.kv_budget_transition import frame, jobs, local, pipeline, refine, store
+from kvlab.experiments.kv_budget_transition import frame, local, refine, store
 from kvlab.experiments.kv_budget_transition.asked import metric_of
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.params import resolve
 from kvlab.store.database import Database
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Failure
-from tests.command import folders, kvlab, read
+from tests.command.tool.tool import folders, kvlab, read
 from tests.conftest import ROOT
 
 
@@ -120,7 +121,7 @@ def test_observed_is_planned_and_budget_one_is_no_policy(job, tiny):
 
 def test_noise_of_the_prefill_is_seen(job, tiny, monkeypatch):
     """Every prefill of a context differs from the last one: the second one's first entry is another."""
-    from kvlab.engines.transformers_kv import prefill
+    from kvlab.compression.engine import prefill
 
     made, count = prefill.prefill, iter(range(1000))
 

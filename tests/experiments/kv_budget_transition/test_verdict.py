@@ -9,10 +9,10 @@ from kvlab.experiments.kv_budget_transition.analysis import bin_stats, transitio
 from kvlab.experiments.kv_budget_transition.asked import Asked
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.experiments.kv_budget_transition.verdict import summarize
-from kvlab.figures import png
 from kvlab.report import render
+from kvlab.report.figures import png
+from tests.compression.transition.synthetic import answers, cliff
 from tests.experiments.kv_budget_transition.chosen import params
-from tests.transition.synthetic import answers, cliff
 
 STORED = {"experiment_id": "e", "profile": "p", "created_utc": "t", "isolation_id": "i", "contract": {}, "params": {},
           "sources": {}}  # fmt: skip

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kvlab import engines
-from kvlab.experiments import lab as labs
+from kvlab import session as labs
+from kvlab.endpoints import engines
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 from tests.fakes.offline import FakeOffline
 

@@ -4,8 +4,8 @@ import json
 
 import pandas as pd
 
-from kvlab.cache_state import Evidence, classify
-from kvlab.endpoint import Identity
+from kvlab.endpoints.connect import Identity
+from kvlab.evidence import Evidence, classify
 from kvlab.experiments import get
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 from kvlab.experiments.prefix_hit_miss.plan import Planned

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kvlab.cache_state import full_hit_tokens
 from kvlab.errors import KvlabError
+from kvlab.evidence import full_hit_tokens
 from kvlab.experiments.prefix_hit_miss import analysis, plan, procedures
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 from tests.experiments.prefix_hit_miss.conftest import SMALL

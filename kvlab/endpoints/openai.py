@@ -1,0 +1,137 @@
+"""Any OpenAI-compatible endpoint, one request at a time: measured, then labelled by evidence."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from kvlab import paths
+from kvlab.endpoints import connect as endpoint
+from kvlab.endpoints import probe
+from kvlab.endpoints.connect import Connection, Identity
+from kvlab.endpoints.counter import Counter
+from kvlab.endpoints.metrics import ServerView
+from kvlab.evidence import Evidence, as_tokens, classify, usage_evidence
+from kvlab.records import Recorded
+from kvlab.settings import Settings
+from kvlab.timing.request import Measurement
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to make.
+
+    Attributes:
+        request_id: Unique; sent as ``X-Request-Id``.
+        arm: What it is meant to be (its label comes from the evidence alone).
+        prompt: ``{"messages": …}`` or ``{"prompt": …}``.
+        decoding: ``max_tokens``, ``temperature`` and the like.
+        salt: ``cache_salt``, sent only where the server honours it.
+        target_tokens: The planned length of the prompt.
+        shared_tokens: Leading tokens that all prompts of the run share.
+    """
+
+    request_id: str
+    arm: str
+    prompt: Mapping[str, Any]
+    decoding: Mapping[str, Any]
+    salt: str | None = None
+    attempt: int = 1
+    target_tokens: int | None = None
+    shared_tokens: int = 0
+    measured: bool = True
+
+
+class OpenAICompat:
+    """The measuring engine of an endpoint, for concurrency 1.
+
+    Attributes:
+        identity: What answers, and what it can prove.
+        counter: Counts the tokens of a prompt.
+    """
+
+    def __init__(self, connection: Connection, identity: Identity, counter: Counter) -> None:
+        self.connection, self.identity, self.counter = connection, identity, counter
+
+    def close(self) -> None:
+        """Give the endpoint back."""
+        self.connection.close()
+
+    def ask(self, call: Call) -> Recorded:
+        """Make one request, with a scrape of the server's counters on either side of it."""
+        path = "/chat/completions" if "messages" in call.prompt else "/completions"
+        body = {
+            "model": self.connection.model,
+            **call.prompt,
+            **call.decoding,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if call.salt is not None and self.identity.can("salt"):
+            body["cache_salt"] = call.salt
+        metrics = self.connection.metrics if self.identity.can("metrics") else None
+        before = metrics.scrape() if metrics else None
+        sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
+        measurement = self.connection.client.measure(path, body, call.request_id)
+        measurement = measurement.redacted(self.connection.settings.redact)
+        server = ServerView(reason="the server has no vLLM metrics")
+        if metrics and measurement.failure is None:
+            server = metrics.view(before)
+        evidence = self._evidence(measurement, server)
+        return Recorded(
+            request_id=call.request_id,
+            arm=call.arm,
+            attempt=call.attempt,
+            prompt=call.prompt,
+            decoding=call.decoding,
+            target_tokens=call.target_tokens,
+            sent_utc=sent_utc,
+            measurement=measurement,
+            server=server,
+            evidence=evidence,
+            label=classify(evidence, self.identity.block_size, call.shared_tokens),
+            shared_tokens=call.shared_tokens,
+            measured=call.measured,
+        )
+
+    def _evidence(self, measurement: Measurement, server: ServerView) -> Evidence:
+        generation = measurement.generation
+        prompt_tokens, cached = usage_evidence(measurement.usage)
+        if generation is None:
+            return Evidence(prompt_tokens)
+        return Evidence(prompt_tokens, cached, server.cached_tokens, as_tokens(generation.field_value))
+
+
+def open_engine(settings: Settings, check: Callable[[int | None], None]) -> OpenAICompat:
+    """Connect to the configured endpoint, or the embedded server, and find out what it can prove.
+
+    Args:
+        settings: Which endpoint.
+        check: Told the longest context in tokens, if it is known; raises for what does not fit.
+
+    Raises:
+        InputError: The endpoint, the key or the model is wrong.
+        ServerError: The embedded server did not start.
+    """
+    connection = endpoint.connect(settings)
+    try:
+        identity = endpoint.identify(connection)
+        check(identity.max_model_len)
+        identity = probe.probe(connection, identity)
+        return OpenAICompat(connection, identity, probe.counter(connection, identity))
+    except BaseException:
+        connection.close()
+        raise
+
+
+@contextmanager
+def hold(settings: Settings, check: Callable[[int | None], None]) -> Iterator[None]:
+    """Keep the endpoint up for a notebook in another process, after refusing what cannot work on it."""
+    if not settings.is_remote:
+        from kvlab.serving.model import resolve_model  # only where it is needed: it looks for an engine
+
+        check(resolve_model(settings.kvlab_model, cache_dir=paths.cache_dir(), say=print).max_model_len)
+    with endpoint.connect(settings) as connection:
+        check(endpoint.identify(connection).max_model_len)
+        yield

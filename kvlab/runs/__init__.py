@@ -1,0 +1,1 @@
+"""Run folders: contract, status, lock, and files that are replaced whole."""

@@ -1,0 +1,1 @@
+"""Statistics: intervals, steady state, extrapolation."""
