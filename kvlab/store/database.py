@@ -84,12 +84,12 @@ class Database:
         if stored:
             return
         with self.transaction():
-            for trial in trials:
+            for ordinal, trial in enumerate(trials):
                 self.insert(
                     "trials",
                     trial_id=trial.trial_id,
                     run_id=run_id,
-                    ordinal=trial.ordinal,
+                    ordinal=ordinal,
                     point=trial.point,
                     repeat=trial.repeat,
                     planned_json=planned[trial.trial_id],
@@ -100,15 +100,28 @@ class Database:
         rows = self.sql.execute("SELECT trial_id, status, attempts FROM trials")
         return {row["trial_id"]: (row["status"], row["attempts"]) for row in rows}
 
+    def claim_attempt(self, trial_id: str) -> int:
+        """Take the next attempt number of a trial, durably, before anything is sent. Returns it, from 1.
+
+        An attempt that is interrupted leaves no row. Were its number given again, the next attempt would
+        carry the same marker, and its "cold" request would find the first one's tokens in the cache.
+        """
+        with self.transaction():
+            self.sql.execute(
+                "UPDATE trials SET status = 'planned', attempts = attempts + 1 WHERE trial_id = ?",
+                (trial_id,),
+            )
+        row = self.sql.execute("SELECT attempts FROM trials WHERE trial_id = ?", (trial_id,)).fetchone()
+        return int(row["attempts"])
+
     def record_attempt(
-        self, run_id: str, trial_id: str | None, attempt: int, rows: Sequence[Recorded], status: str
+        self, run_id: str, trial_id: str | None, rows: Sequence[Recorded], status: str
     ) -> None:
         """Record all requests of one attempt and the trial's new status, in one transaction.
 
         Args:
             run_id: The engine setting that they ran under.
             trial_id: ``None`` for a warm-up.
-            attempt: From 1, over all sessions.
             rows: The requests; each becomes a row with its response or failure.
             status: ``done``, ``failed``, or ``planned`` where another attempt follows.
         """
@@ -116,10 +129,7 @@ class Database:
             for row in rows:
                 self._insert_request(run_id, trial_id, row)
             if trial_id is not None:
-                self.sql.execute(
-                    "UPDATE trials SET status = ?, attempts = ? WHERE trial_id = ?",
-                    (status, attempt, trial_id),
-                )
+                self.sql.execute("UPDATE trials SET status = ? WHERE trial_id = ?", (status, trial_id))
 
     def join_session(self, session_id: int) -> None:
         """Write for a session that another process has begun."""
@@ -131,12 +141,18 @@ class Database:
             for row in rows:
                 self._insert_request(run_id, trial_id, row)
 
-    def set_trial(self, trial_id: str, status: str, attempts: int) -> None:
+    def set_trial(self, trial_id: str, status: str) -> None:
         """Record how a trial stands whose requests are recorded on their own."""
         with self.transaction():
-            self.sql.execute(
-                "UPDATE trials SET status = ?, attempts = ? WHERE trial_id = ?", (status, attempts, trial_id)
-            )
+            self.sql.execute("UPDATE trials SET status = ? WHERE trial_id = ?", (status, trial_id))
+
+    def replace_derived(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Replace all rows of tables that follow from others, in one transaction; a read-only run keeps its own."""
+        with self.transaction():
+            for table, rows in tables.items():
+                self.sql.execute(f"DELETE FROM {table}")  # noqa: S608 - an experiment's own table
+                for row in rows:
+                    self.insert(table, **row)
 
     def add_prompt(self, prompt: Mapping[str, Any]) -> str:
         """Store a prompt's body, once. Returns its name: the SHA-256 of the text of its JSON."""
