@@ -93,7 +93,7 @@ class LoadedRun:
     @property
     def summary(self) -> Summary:
         """The findings as data, with the verdict."""
-        return build.summarize(self.findings, self.data, self.experiment)
+        return build.summarize(self.findings, self.data, self.experiment).written_in(self.folder)
 
     def table(self, name: str) -> "pd.DataFrame":
         """Return a table of the findings, with the headers of the report."""
@@ -102,6 +102,9 @@ class LoadedRun:
     def __repr__(self) -> str:
         summary = self.summary
         return f"<{summary.experiment} {self.data.stored['experiment_id']}: {summary.verdict}: {summary.headline}>"
+
+    def _repr_html_(self) -> str:
+        return self.summary._repr_html_()
 
     def where(self, name: str) -> Origin:
         """Return where a number comes from: a column of a table, or a result of ``summary.json``.
