@@ -221,7 +221,7 @@ class Session(Generic[P]):
         """Return how long to wait before another attempt; ``None``: there is none."""
         if failure.error_type not in RETRYABLE:
             return None
-        wait = min(_LONGEST_PAUSE_S, 0.25 * 2**tries) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+        wait: float = min(_LONGEST_PAUSE_S, 0.25 * 2**tries) * random.uniform(0.5, 1)  # noqa: S311 - jitter
         wait = max(wait, failure.retry_after_s or 0.0)
         waited = time.monotonic() - began
         if failure.is_outage and waited + wait <= self.params.outage_s:
