@@ -79,9 +79,8 @@ def write_results(folder: Path, experiment: Reporter) -> Summary:
     summary = experiment.summarize(frame, params, stored["profile"], identity)
     summary.limitations.extend(f"The database is not sound: {line}." for line in broken)
     for table in summary.tables:
-        write_atomic(
-            folder / f"{table.name}.csv", pd.DataFrame(table.rows, columns=table.columns).to_csv(index=False)
-        )
+        rows = pd.DataFrame(table.rows, columns=table.columns)
+        write_atomic(folder / f"{table.name}.csv", requests_csv.text(rows))
     _write_plots(folder, experiment.draw(frame, summary, params))
     for name, content in experiment.exports(frame, params, stored, identity).items():
         write_atomic(folder / name, content)
