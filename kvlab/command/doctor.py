@@ -5,10 +5,10 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
 from kvlab import errors, experiments, paths
+from kvlab.command import show
 from kvlab.endpoints import connect as endpoint
 from kvlab.endpoints import probe
 from kvlab.endpoints.connect import Identity
@@ -42,11 +42,10 @@ def examine() -> int:
         findings.append(found)
     except KvlabError as error:
         findings.append(Finding("endpoint", False, str(error), "correct .env or the environment"))
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table("", "what", "seen", "fix", box=None, pad_edge=False)
-    for item in findings:
-        table.add_row({True: "ok", False: "NO", None: "–"}[item.well], item.what, item.seen, item.fix)
-    console.print(table)
+    console = show.console(160)
+    words = {True: "ok", False: "NO", None: "–"}
+    rows = ([words[item.well], item.what, item.seen, item.fix] for item in findings)
+    console.print(show.table("", "what", "seen", "fix", rows=rows))
     console.print(_experiments(identity))
     return errors.EXIT_OK if _can_run(findings) else errors.EXIT_BAD_INPUT
 
@@ -102,7 +101,7 @@ def _endpoint(settings: Settings) -> tuple[Finding, Identity | None]:
 
 def _experiments(identity: Identity | None) -> Table:
     """What each experiment can prove: known of a remote endpoint, which was asked just now."""
-    table = Table("experiment", "what it can prove here", box=None, pad_edge=False)
+    rows = []
     for name, experiment in sorted(experiments.registry().items()):
         if experiment.engine != "openai_compat":
             package = _INSIDE[experiment.engine]
@@ -117,5 +116,5 @@ def _experiments(identity: Identity | None) -> Table:
         else:
             whys = "; ".join(identity.facts[fact].why for fact in experiment.needs)
             text = f"{experiment.proof}: {whys}" if whys else experiment.proof
-        table.add_row(name, text)
-    return table
+        rows.append((name, text))
+    return show.table("experiment", "what it can prove here", rows=rows)

@@ -74,7 +74,7 @@ class OpenAICompat:
         before = metrics.scrape() if metrics else None
         sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
         measurement = self.connection.client.measure(path, body, call.request_id)
-        measurement = measurement.redacted(self.connection.settings.redact)
+        measurement = measurement.redacted(self.connection.settings.redactor)
         server = ServerView(reason="the server has no vLLM metrics")
         if metrics and measurement.failure is None:
             server = metrics.view(before)
@@ -119,6 +119,8 @@ def open_engine(settings: Settings, check: Callable[[int | None], None]) -> Open
         identity = endpoint.identify(connection)
         check(identity.max_model_len)
         identity = probe.probe(connection, identity)
+        # What a server says of itself goes into the manifest and the report: without a key that it echoes.
+        identity = Identity.model_validate(settings.redactor.value(identity.model_dump()))
         return OpenAICompat(connection, identity, probe.counter(connection, identity))
     except BaseException:
         connection.close()

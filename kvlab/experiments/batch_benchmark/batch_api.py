@@ -6,7 +6,7 @@ when the batch was created and when the batch was seen to be complete.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -112,10 +112,13 @@ def _store(
     open_ = set(range(job.items)) - control.progress(database, job).final
     answered, rows = 0, list[Recorded]()
 
+    redactor = lab.engine.connection.settings.redactor
+
     def keep(item: int, answer: Generation | Failure) -> None:
         nonlocal answered
         answered += isinstance(answer, Generation)
-        rows.append(_row(job, item, base, _measurement(answer, last["seen_ns"], state), state))
+        measured = _measurement(answer, last["seen_ns"], state).redacted(redactor)
+        rows.append(_row(job, item, base, measured, state))
         open_.discard(item)
         if len(rows) >= _COMMIT_ROWS:
             database.record_items(job.run_id, job.trial_id, rows)
@@ -125,7 +128,7 @@ def _store(
         for line in batch.lines(file_id):
             item = _item(line)
             if item in open_:
-                keep(item, _read(line, lab.engine.connection.settings.redact))
+                keep(item, _read(line))
     for item in sorted(open_):
         keep(item, Failure(ErrorType.TIMEOUT, f"the batch ended as {last['status']} without it"))
     database.record_items(job.run_id, job.trial_id, rows)
@@ -138,7 +141,7 @@ def _item(line: Any) -> int:  # noqa: ANN401 - JSON
     return int(name) if isinstance(name, str) and name.isascii() and name.isdecimal() else -1
 
 
-def _read(line: dict[str, Any], redact: Callable[[str], str]) -> Generation | Failure:
+def _read(line: dict[str, Any]) -> Generation | Failure:
     """Return what a line says."""
     status = None
     try:
@@ -148,7 +151,7 @@ def _read(line: dict[str, Any], redact: Callable[[str], str]) -> Generation | Fa
             error = line.get("error") or (response.get("body") or {}).get("error") or {}
             message = error.get("message", error) if isinstance(error, dict) else error
             kind = from_http_status(int(status)) if status else ErrorType.ENGINE_ERROR
-            return Failure(kind, redact(str(message)[:500]), status or None)
+            return Failure(kind, str(message), status or None)
         body = response["body"]
         if not body.get("choices"):
             return Failure(ErrorType.EMPTY_OUTPUT, "the answer has no choice", status)
@@ -158,7 +161,7 @@ def _read(line: dict[str, Any], redact: Callable[[str], str]) -> Generation | Fa
         if not (isinstance(text, str) and isinstance(finish, str | None) and isinstance(usage, dict | None)):
             raise TypeError("content, finish_reason or usage is of a wrong kind")
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        why = redact(f"the line is malformed: {error}")
+        why = f"the line is malformed: {error}"
         return Failure(ErrorType.ENGINE_ERROR, why, status if isinstance(status, int) else None)
     return Generation(text=text, finish_reason=finish, usage=usage, ended=True)
 

@@ -113,7 +113,7 @@ def job(
         ),
         labels=Labels(lab.identity.block_size, lab.shared_tokens, prefixed),
         max_connections=params.max_connections,
-        secrets=tuple(text for text in connection.settings.secrets() if len(text) >= 8),
+        secrets=tuple(connection.settings.secrets()),
     )
 
 
