@@ -9,7 +9,8 @@ from kvlab.endpoints.connect import Identity
 from kvlab.evidence import CacheState
 from kvlab.findings import Check, Figure, Summary, Table, Verdict
 from kvlab.records import Trial
-from kvlab.stats.intervals import Interval, bootstrap_median
+from kvlab.stats import Interval, decide
+from kvlab.stats.medians import least_n, median_interval
 
 if TYPE_CHECKING:
     from kvlab.experiments.token_sweep.params import TokenSweepParams
@@ -77,8 +78,8 @@ def summarize(
     """Judge a sweep: the scenario's two criteria, the interval, and before them the cache states."""
     table = pairs(frame)
     valid = table[table["valid"]]
-    reduction = bootstrap_median(
-        valid["ttft_reduction"].astype(float).tolist(), seed=params.seed, confidence=params.confidence
+    reduction = median_interval(
+        valid["ttft_reduction"].astype(float).tolist(), confidence=params.confidence
     )
     results = _results(frame, table, valid, reduction, len(plan))
     checks = _checks(results, reduction, params)
@@ -125,6 +126,7 @@ def _results(
         "median_ttft_reduction_high": _round(reduction.high),
         "interval_confidence": reduction.confidence,
         "interval_reason": reduction.reason,
+        "interval_method": reduction.made_by,
         "unverified_median_ttft_reduction": _round(_median(table["ttft_reduction"])),
         "max_prompt_tokens_off_target": int(off.max()) if len(off) else None,
         "cache_states": {
@@ -144,6 +146,8 @@ def _round(value: float | None) -> float | None:
 def _checks(results: dict[str, Any], reduction: Interval, params: "TokenSweepParams") -> list[Check]:
     cold, hit = results["median_ttft_cold_ms"], results["median_ttft_hit_ms"]
     margin, known = params.ttft_min_reduction_fraction, reduction.estimate is not None
+    # A FAIL has an error rate, as a PASS has: it takes an interval that lies below, not a median that does.
+    saves, enough = decide(reduction, 0.0), decide(reduction, margin)
     share = results["pairs_valid"] / results["pairs_planned"]
     return [
         Check(
@@ -156,19 +160,19 @@ def _checks(results: dict[str, Any], reduction: Interval, params: "TokenSweepPar
             name="median_hit_below_cold",
             asks="median TTFT(hit) < median TTFT(cold)",
             seen=f"{hit:.1f} ms against {cold:.1f} ms" if known else "no valid pair",
-            holds=hit < cold if known else None,
+            holds=None if saves == "undecided" else saves == "above",
         ),
         Check(
             name="median_reduction",
             asks=f"median TTFT reduction ≥ {margin:.0%}",
             seen=f"{reduction.estimate:.1%}" if reduction.estimate is not None else "no valid pair",
-            holds=reduction.estimate >= margin if reduction.estimate is not None else None,
+            holds=None if enough == "undecided" else enough == "above",
         ),
         Check(
             name="interval_clears_margin",
-            asks=f"the {params.confidence:.0%} interval of that reduction lies above {margin:.0%}",
+            asks=f"the interval of that reduction lies above {margin:.0%}",
             seen=_interval(reduction),
-            holds=reduction.low >= margin if reduction.low is not None else None,
+            holds=None if reduction.low is None else enough == "above",
         ),
     ]
 
@@ -176,7 +180,7 @@ def _checks(results: dict[str, Any], reduction: Interval, params: "TokenSweepPar
 def _interval(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
         return f"no interval: {interval.reason}"
-    return f"{interval.low:.1%} to {interval.high:.1%}, n = {interval.n} pairs"
+    return f"{interval.low:.1%} to {interval.high:.1%} ({interval.made_by})"
 
 
 def _verdict(
@@ -192,7 +196,7 @@ def _verdict(
         seen = f"; the times alone say {shown:.1%}, which proves nothing" if shown is not None else ""
         return Verdict.INVALID, [f"{states.asks}: {states.seen}{seen}", *reasons]
     *points, interval = criteria
-    if failed := [check for check in points if not check.holds]:
+    if failed := [check for check in points if check.holds is False]:
         return Verdict.FAIL, [f"not met: {check.asks}: {check.seen}" for check in failed] + reasons
     if not interval.holds:
         return Verdict.INVALID, [f"underpowered: {interval.asks}: {interval.seen}; raise repeats", *reasons]
@@ -229,8 +233,8 @@ def _by_target(table: pd.DataFrame, params: "TokenSweepParams") -> Table:
     for target in params.token_targets:
         every = table[table["target_tokens"] == target]
         group = every[every["valid"]]
-        reduction = bootstrap_median(
-            group["ttft_reduction"].astype(float).tolist(), seed=params.seed, confidence=params.confidence
+        reduction = median_interval(
+            group["ttft_reduction"].astype(float).tolist(), confidence=params.confidence
         )
         cold, hit = _median(group["cold_ttft_ms"]), _median(group["hit_ttft_ms"])
         slow, fast = _median(group["cold_latency_ms"]), _median(group["hit_latency_ms"])
@@ -259,7 +263,7 @@ def _by_target(table: pd.DataFrame, params: "TokenSweepParams") -> Table:
             "latency_cold_ms", "latency_hit_ms", "latency_delta_ms",
         ],
         rows=rows,
-        note="axis_tokens is what the server counted. An interval needs 5 pairs at that length.",
+        note=f"axis_tokens is what the server counted. An interval needs {least_n(params.confidence)} pairs at that length.",
     )  # fmt: skip
 
 
@@ -322,7 +326,7 @@ def _limitations(params: "TokenSweepParams", results: dict[str, Any], identity: 
         "One request at a time: what a cache saves under load, where requests queue and evict, is another question.",
         "A full hit straight after its cold request is the best case: nothing had time to be evicted.",
     ]
-    if params.repeats < 5:
+    if params.repeats < least_n(params.confidence):
         lines.append(f"{params.repeats} pair(s) at each length: the interval is over all lengths together.")
     off = results["max_prompt_tokens_off_target"]
     if off is None:
