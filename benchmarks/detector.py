@@ -131,9 +131,7 @@ def cliffs(
     for i in np.flatnonzero(found["called"]):
         budgets, rows = _refined(world, planned, scores[i], places[i], height, added, rng)
         drops = rows[:1] - rows[1:]
-        low, high = interval(
-            drops, clusters, budgets[1:], "half", MARGIN, CONFIDENCE, seed=1, draws=draws
-        )
+        low, high = interval(drops, clusters, budgets[1:], "half", MARGIN, CONFIDENCE, seed=1, draws=draws)
         inside.append(low <= places[i] <= high)
         widths.append(float(high - low))
         sides.append(planned[1:][found["fails_index"][i]] < places[i])
@@ -180,7 +178,9 @@ def run(
             for fall in (0.0, MARGIN):
                 world = World(kind, mean, sd)
                 nulls.append(false_alarms(world, per_bin, DENSE, fall, simulations, len(nulls), draws))
-        nulls.append(false_alarms(World("beta", 0.6, 0.35), per_bin, SPARSE, 0.0, simulations, len(nulls), draws))
+        nulls.append(
+            false_alarms(World("beta", 0.6, 0.35), per_bin, SPARSE, 0.0, simulations, len(nulls), draws)
+        )
         print(f"  detector: nulls at n = {per_bin} a bin done", flush=True)
     nulls.append(false_alarms(World("beta", 0.6, 0.35), 2, SPARSE, 0.0, simulations, len(nulls), draws))
     found = []

@@ -148,9 +148,7 @@ def _interval(
     tail = (1 - confidence) / 2
     error *= math.sqrt(n / counted)
     half = float(special.stdtrit(counted - 1, 1 - tail)) * error
-    each = [
-        list(multinomial_weights(size, seed=seed + k, draws=RESAMPLES)) for k, size in enumerate(sizes)
-    ]
+    each = [list(multinomial_weights(size, seed=seed + k, draws=RESAMPLES)) for k, size in enumerate(sizes)]
     drawn = [studentized(np.hstack(parts)) for parts in zip(*each, strict=True)]
     means, errors = (np.concatenate([part[k] for part in drawn]) for k in (0, 1))
     # A resample of equal values has no error: its distance is as large as can be, in its own direction.

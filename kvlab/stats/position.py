@@ -26,13 +26,12 @@ from kvlab.stats.medians import median_interval
 METHOD = "ratio of medians, order statistics"
 
 
-def position_effect(
-    first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95
-) -> Interval:
+def position_effect(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> Interval:
     """Return by which share a second cold request is faster than the first: 1 - median(second / first).
 
     Args:
-        first, second: Times of the two requests of each control pair, positive.
+        first: Times of the first request of each control pair, positive.
+        second: Of the second ones.
         confidence: Of the two-sided interval.
     """
     return _saving(median_interval(_log_ratios(first, second), confidence=confidence, unit="control pairs"))
@@ -54,8 +53,10 @@ def corrected_reduction(
     interval is that of the median of the differences of the logarithms. Use `kvlab.stats.decide` on it.
 
     Args:
-        cold, hit: Times of the two requests of each measured pair, positive.
-        control_first, control_second: The same of the control pairs.
+        cold: Times of the cold request of each measured pair, positive.
+        hit: Of their hits.
+        control_first: Times of the first request of each control pair.
+        control_second: Of the second ones.
         matched: Whether control pair i was measured beside pair i, at the same length.
         confidence: Of the two-sided interval.
 

@@ -30,7 +30,9 @@ def rate_change(
         after: The same.
         confidence: Of the two-sided interval.
     """
-    sides = [[np.log(np.asarray(trial, dtype=float)) for trial in side if len(trial)] for side in (before, after)]
+    sides = [
+        [np.log(np.asarray(trial, dtype=float)) for trial in side if len(trial)] for side in (before, after)
+    ]
     if not all(sides):
         return Interval(None, None, None, 0, confidence, "no windows", METHOD, "windows")
     by_trial = min(len(side) for side in sides) >= ENOUGH_TRIALS
@@ -51,7 +53,9 @@ def rate_change(
         return Interval(change, None, None, n, confidence, f"all {unit} are equal", METHOD, unit)
     from scipy import special  # the quantile alone
 
-    freedom = sum(errors) ** 2 / sum(error**2 / (part[2] - 1) for error, part in zip(errors, parts, strict=True))
+    freedom = sum(errors) ** 2 / sum(
+        error**2 / (part[2] - 1) for error, part in zip(errors, parts, strict=True)
+    )
     half = float(special.stdtrit(freedom, (1 + confidence) / 2)) * math.sqrt(sum(errors))
     low, high = (math.expm1(parts[0][0] - parts[1][0] + side * half) for side in (-1, 1))
     assumes = None if by_trial else "trials of one size do not differ by more than their windows show"

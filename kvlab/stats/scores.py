@@ -118,7 +118,8 @@ def mean_interval(
     Args:
         values: NaN where missing; [examples].
         contexts: Of each example; [examples].
-        least, most: The smallest and the largest value that are possible.
+        least: The smallest value that is possible.
+        most: The largest one.
         seed: Of the weights.
         confidence: Of the two-sided interval.
         draws: How many.

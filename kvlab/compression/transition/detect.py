@@ -114,11 +114,13 @@ def call(
         seed: Of the weights.
         treatment: What failures count as; ``None``: in each test as what speaks most against it.
     """
-    plan, rule = scores.plan, {"margin": margin, "alpha": alpha, "seed": seed}
-    drops = drops_of(plan, **rule, treatment=treatment)
+    plan = scores.plan
+    drops = drops_of(plan, margin=margin, alpha=alpha, seed=seed, treatment=treatment)
     if not any(drop.n for drop in drops):
         return Call("not tested", None, None, drops)
-    rising = [drop for drop in drops[::-1] if _answered(plan, drop.budget)]
+    # Where nothing was answered nothing can be shown, and what lies above need not wait for it.
+    skips = treatment in (None, "missing")
+    rising = [drop for drop in drops[::-1] if not skips or _answered(plan, drop.budget)]
     reached = int(leading(np.array([drop.p_exceeds <= alpha / 2 for drop in rising], dtype=bool)))
     held = int(leading(np.array([drop.p_holds <= alpha / 2 for drop in drops])))
     fails_at = rising[reached - 1].budget if reached else None
@@ -136,8 +138,9 @@ def call(
         outcome = "no transition"
     elif also and _comes_back(plan, also, alpha, seed):
         outcome = "not monotone"
-    elif treatment is None and plan.failed.any() and call(plan, **rule, treatment="zero").fails_at is not None:
-        outcome = "failures"
+    elif treatment is None and plan.failed.any():
+        as_wrong = call(plan, margin=margin, alpha=alpha, seed=seed, treatment="zero")
+        outcome = "underpowered" if as_wrong.fails_at is None else "failures"
     return Call(outcome, fails_at, holds_at, drops, also)
 
 

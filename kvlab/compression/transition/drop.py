@@ -78,7 +78,13 @@ def clustered_mean(values: Floats, clusters: Ints) -> Mean:
 
 
 def p_exceeds(
-    values: Floats, clusters: Ints, margin: float, *, seed: int, least: float = -1.0, draws: int = bounded.DRAWS
+    values: Floats,
+    clusters: Ints,
+    margin: float,
+    *,
+    seed: int,
+    least: float = -1.0,
+    draws: int = bounded.DRAWS,
 ) -> Floats:
     """Return the one-sided p-value of "the mean drop is at most ``margin``"; [..., examples] to [...].
 
@@ -96,7 +102,13 @@ def p_exceeds(
 
 
 def p_holds(
-    values: Floats, clusters: Ints, margin: float, *, seed: int = 0, most: float = 1.0, draws: int = bounded.DRAWS
+    values: Floats,
+    clusters: Ints,
+    margin: float,
+    *,
+    seed: int = 0,
+    most: float = 1.0,
+    draws: int = bounded.DRAWS,
 ) -> Floats:
     """Return the one-sided p-value of "the mean drop is at least ``margin``"; see `p_exceeds`.
 

@@ -86,7 +86,9 @@ def by_treatment(scores: Scores, *, margin: float, alpha: float, seed: int) -> d
 
 def decide_call(calls: Mapping[Treatment, Call]) -> bool:
     """Whether what failures count as changes the call: its outcome, or a budget that it names."""
-    return len({(made.outcome, made.fails_at, made.holds_at, made.also_falls_at) for made in calls.values()}) > 1
+    return (
+        len({(made.outcome, made.fails_at, made.holds_at, made.also_falls_at) for made in calls.values()}) > 1
+    )
 
 
 def integrity(frame: pd.DataFrame) -> pd.DataFrame:

@@ -20,9 +20,7 @@ class Detectable:
     reason: str | None = None
 
 
-def power(
-    drop: float, error: float, sizes: Floats, *, margin: float, level: float, seed: int = 0
-) -> float:
+def power(drop: float, error: float, sizes: Floats, *, margin: float, level: float, seed: int = 0) -> float:
     """Return the chance that the rule's own test rejects, by simulation: `drop.p_exceeds`, no formula beside it.
 
     In each simulated run a context falls from 1 to 0, rises from 0 to 1, or stays, with the chances that make the
@@ -74,7 +72,9 @@ def minimum_detectable(drops: Floats, clusters: Ints, *, margin: float, level: f
     sizes = np.unique(clusters[there], return_counts=True)[1].astype(float)
     groups, least = len(sizes), least_contexts(margin, level, least=-1.0, most=1.0)
     if groups < max(MIN_CLUSTERS, least):
-        return Detectable(None, f"{groups} contexts cannot reject at {level:.3g} (one-sided): it takes {least}")
+        return Detectable(
+            None, f"{groups} contexts cannot reject at {level:.3g} (one-sided): it takes {least}"
+        )
     error = float(np.nanmax(found.error))
 
     def seen(drop: float) -> bool:

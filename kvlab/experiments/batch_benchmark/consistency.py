@@ -60,4 +60,3 @@ def changes(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> list[Ch
         for (strategy, small, _, large, _), span in found
         if span.estimate is not None and span.low is not None and span.high is not None
     ]
-

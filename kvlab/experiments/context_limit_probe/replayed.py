@@ -53,9 +53,7 @@ def _replay(part: pd.DataFrame, interval: int, params: "ContextLimitProbeParams"
         ),
         "trim_cached_tokens": _median(trims["cached_tokens"]),
         "trim_computed_tokens": _median(computed),
-        "mean_ttft_ms": mean_interval(
-            cycles, seed=params.seed, confidence=params.confidence, unit="cycles"
-        ),
+        "mean_ttft_ms": mean_interval(cycles, seed=params.seed, confidence=params.confidence, unit="cycles"),
         "states": ", ".join(
             f"{n} {state}" for state, n in trims["cache_state"].value_counts().sort_index().items()
         ),

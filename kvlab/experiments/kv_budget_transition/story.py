@@ -39,7 +39,9 @@ FIGURES = {
 }
 
 
-FAILURES_ALONE = "a drop is shown only where missing answers count as wrong: mend what made them fail, and ask again"
+FAILURES_ALONE = (
+    "a drop is shown only where missing answers count as wrong: mend what made them fail, and ask again"
+)
 
 
 def comes_back(found: Analysis, params: AnalysisParams) -> str:

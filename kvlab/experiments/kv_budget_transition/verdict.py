@@ -125,7 +125,7 @@ def _checks(
 def _in_short(call: Call, found: Analysis) -> str:
     """Return a call's outcome and the budgets that it names."""
     name = found.scores.name
-    parts = [call.outcome]
+    parts: list[str] = [call.outcome]
     if call.fails_at is not None:
         parts.append(f"down from {name(call.fails_at)}")
     if call.holds_at is not None and call.holds_at < FULL:

@@ -78,9 +78,7 @@ def summarize(
     """Judge a sweep: the scenario's two criteria, the interval, and before them the cache states."""
     table = pairs(frame)
     valid = table[table["valid"]]
-    reduction = median_interval(
-        valid["ttft_reduction"].astype(float).tolist(), confidence=params.confidence
-    )
+    reduction = median_interval(valid["ttft_reduction"].astype(float).tolist(), confidence=params.confidence)
     results = _results(frame, table, valid, reduction, len(plan))
     checks = _checks(results, reduction, params)
     verdict, reasons = _verdict(checks, results, table, params)
