@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from kvlab import paths
 from kvlab.endpoints.metrics import Metrics, Scrape
 from kvlab.errors import InputError, KvlabError
+from kvlab.evidence import CacheLaw
 from kvlab.settings import Settings
 from kvlab.timing.client import Client
 from kvlab.timing.request import Target
@@ -35,6 +36,7 @@ class Identity(BaseModel):
         model: The name that requests carry.
         revision: What the weights are, where that is known (a file hash, a commit).
         block_size: Tokens a block of the prefix cache.
+        learned_law: What its cache reuses, where that was found out by asking.
         max_model_len: Longest context in tokens.
         facts: What it can prove: cached_tokens, metrics, salt, tokenizer, token_ids.
     """
@@ -46,9 +48,17 @@ class Identity(BaseModel):
     revision: str | None = None
     block_size: int | None = None
     block_size_source: str | None = None
+    learned_law: CacheLaw | None = None
     max_model_len: int | None = None
     flags: list[str] = []
     facts: dict[str, Fact] = {}
+
+    @property
+    def law(self) -> CacheLaw | None:
+        """What its cache reuses: as learned, else whole blocks of the size that it states; ``None``: unknown."""
+        if self.learned_law is not None or self.block_size is None:
+            return self.learned_law
+        return CacheLaw.whole_blocks(self.block_size)
 
     def can(self, fact: str) -> bool:
         """Whether a fact is known to hold."""

@@ -120,7 +120,7 @@ class OfflineEngine:
             measurement=measurement,
             server=server,
             evidence=evidence,
-            label=classify(evidence, self.identity.block_size, prefix_tokens=call.prefix_tokens),
+            label=classify(evidence, self.identity.law, prefix_tokens=call.prefix_tokens),
             measured=call.measured,
         )
 

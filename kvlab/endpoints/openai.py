@@ -90,7 +90,7 @@ class OpenAICompat:
             measurement=measurement,
             server=server,
             evidence=evidence,
-            label=classify(evidence, self.identity.block_size, call.shared_tokens),
+            label=classify(evidence, self.identity.law, call.shared_tokens),
             shared_tokens=call.shared_tokens,
             measured=call.measured,
         )

@@ -64,7 +64,7 @@ class Rows:
             measurement=measured,
             server=_SHARED_VIEW,
             evidence=evidence,
-            label=classify(evidence, labels.block_size, labels.shared_tokens, labels.prefix_tokens),
+            label=classify(evidence, labels.law, labels.shared_tokens, labels.prefix_tokens),
             shared_tokens=labels.shared_tokens,
             item=done.item,
             final=done.final,

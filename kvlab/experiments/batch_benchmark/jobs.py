@@ -111,7 +111,7 @@ def job(
         retries=Retries(
             params.max_attempts, params.retry_wait_s, params.retry_max_wait_s, params.outage_limit_s
         ),
-        labels=Labels(lab.identity.block_size, lab.shared_tokens, prefixed),
+        labels=Labels(lab.identity.law, lab.shared_tokens, prefixed),
         max_connections=params.max_connections,
         secrets=tuple(text for text in connection.settings.secrets() if len(text) >= 8),
     )
