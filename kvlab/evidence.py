@@ -10,7 +10,7 @@ needed), so a full hit of n tokens reads ``floor((n - 1) / block) * block`` of t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -32,9 +32,12 @@ class Evidence:
         prompt_tokens: Length of the prompt as the server counted it, chat template included.
         usage_tokens: ``usage.prompt_tokens_details.cached_tokens``.
         metrics_tokens: Difference of the server's own counters over this request alone.
-        field_tokens: The value of ``KV_METRIC_RESPONSE_FIELD``; it replaces the usage figure.
+        field_tokens: The value of ``KV_METRIC_RESPONSE_FIELD``; it stands in where usage says nothing.
         reset: What the engine answered when it was told, just before, to empty its prefix cache;
             ``None``: it was not told to. It never makes a label, it only stands beside one.
+        metrics_reason: Why the counters say nothing of this request.
+        contradiction: Why nothing that the answer says can be believed: another model gave it, or its
+            usage does not fit its own stream.
     """
 
     prompt_tokens: int | None = None
@@ -42,6 +45,8 @@ class Evidence:
     metrics_tokens: int | None = None
     field_tokens: int | None = None
     reset: bool | None = None
+    metrics_reason: str | None = None
+    contradiction: str | None = None
 
 
 @dataclass(frozen=True)
@@ -178,15 +183,23 @@ def classify(
         known = state is not CacheState.UNVERIFIED
         return CacheLabel(state, cached if known else None, predicted, source if known else None, reason)
 
-    answer = evidence.usage_tokens if evidence.field_tokens is None else evidence.field_tokens
-    source = "usage" if evidence.field_tokens is None else "response field"
-    cached, counted = answer, evidence.metrics_tokens
+    answer, counted = evidence.usage_tokens, evidence.metrics_tokens
+    source, cached = "usage", answer
+    if evidence.contradiction is not None:
+        return label(CacheState.UNVERIFIED, evidence.contradiction)
+    if evidence.field_tokens is not None:
+        if answer is not None and answer != evidence.field_tokens:
+            text = f"the response field says {evidence.field_tokens} cached tokens, usage {answer}"
+            return label(CacheState.UNVERIFIED, text)
+        source, answer = "response field", evidence.field_tokens
+        cached = answer
     if answer is not None and counted is not None and answer != counted:
         return label(CacheState.UNVERIFIED, f"the answer says {answer} cached tokens, the counters {counted}")
     if cached is None:
         cached, source = counted, "metrics"
     if cached is None:
-        return label(CacheState.UNVERIFIED, "the server says nothing about cached tokens")
+        more = f" (counters: {evidence.metrics_reason})" if evidence.metrics_reason else ""
+        return label(CacheState.UNVERIFIED, f"the server says nothing about cached tokens{more}")
     limit = evidence.prompt_tokens
     if cached < 0 or (limit is not None and cached > limit):
         return label(CacheState.UNVERIFIED, f"{cached} cached tokens of a prompt of {limit} is impossible")
@@ -229,6 +242,19 @@ def _state_without_law(cached: int, prompt_tokens: int | None) -> tuple[CacheSta
         return CacheState.HIT, f"{cached} cached tokens, all but the last"
     text = "what its cache reuses is unknown, so a full hit is not shown"
     return CacheState.PARTIAL, f"{cached} cached tokens; {text}"
+
+
+def zero_judged(evidence: Evidence, nothing_reused: str | None) -> Evidence:
+    """Return the evidence for a server whose 0 proves nothing: such a 0 is a contradiction.
+
+    Args:
+        evidence: What it said.
+        nothing_reused: Why a 0 proves nothing there; ``None``: it proves a cold request.
+    """
+    said = (evidence.usage_tokens, evidence.field_tokens, evidence.metrics_tokens)
+    if nothing_reused is None or evidence.contradiction is not None or any(said) or said == (None,) * 3:
+        return evidence
+    return replace(evidence, contradiction=nothing_reused)
 
 
 def as_tokens(value: Any) -> int | None:  # noqa: ANN401 - JSON

@@ -12,7 +12,7 @@ import stamina
 
 from kvlab import experiments, paths
 from kvlab.endpoints.connect import Identity
-from kvlab.endpoints.counter import Counter, shared_prefix
+from kvlab.endpoints.counter import Counter, shared_start
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiment import Experiment
 from kvlab.findings import Summary
@@ -73,7 +73,7 @@ class Lab(Generic[P]):
         self.identity: Identity = engine.identity
         self.counter: Counter = engine.counter
         self.trials = experiment.plan(params)
-        self.shared_tokens = shared_prefix(self.counter, *experiment.samples(params))
+        self.shared_tokens = shared_start(self.counter, *experiment.samples(params))
         self._steps: Steps | None = None
         self._drawn: tuple[int, dict[str, Figure]] | None = None
         run.database.plan(run.run_id, self.trials)

@@ -40,7 +40,11 @@ def test_a_full_hit_reads_whole_blocks_and_never_the_last_token(prompt, block, f
         (Evidence(100, 0, 96), 16, 0, UNVERIFIED),  # the answer lies
         (Evidence(100, 96, 0), 16, 0, UNVERIFIED),
         (Evidence(100, 96, 96), 16, 0, HIT),
-        (Evidence(100, 0, 48, 48), 16, 0, PARTIAL),  # the server's own field replaces the usage figure
+        (Evidence(100, None, 48, 48), 16, 0, PARTIAL),  # the server's own field, where usage is silent
+        (Evidence(100, 48, 48, 48), 16, 0, PARTIAL),
+        (Evidence(100, 0, 48, 48), 16, 0, UNVERIFIED),  # the field contradicts usage
+        (Evidence(100, 96, None, 0), 16, 0, UNVERIFIED),
+        (Evidence(100, 96, contradiction="'b' answered"), 16, 0, UNVERIFIED),
         (Evidence(100, 16), 16, 20, COLD),  # the template's own shared block
         (Evidence(100, 32), 16, 20, PARTIAL),
         (Evidence(100, 112), 16, 0, UNVERIFIED),  # more than there is
@@ -157,3 +161,8 @@ def test_a_law_refuses_what_no_cache_does(values):
 def test_a_cache_that_reuses_by_the_token_has_cold_requests_and_hits(cached, state):
     assert classify(Evidence(100, cached), CacheLaw.by_token(30)).state is state
     assert classify(Evidence(100, cached), CacheLaw.by_token(), shared_tokens=30).state is state
+
+
+def test_why_the_counters_are_silent_is_in_the_label():
+    label = classify(Evidence(100, metrics_reason="2 requests finished meanwhile"), law(16))
+    assert "2 requests finished meanwhile" in label.reason

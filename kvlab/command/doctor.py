@@ -10,8 +10,10 @@ from rich.table import Table
 
 from kvlab import errors, experiments, paths
 from kvlab.endpoints import connect as endpoint
-from kvlab.endpoints import probe
+from kvlab.endpoints import probe, proof
 from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.identify import identify
+from kvlab.endpoints.proof import lacking
 from kvlab.errors import KvlabError
 from kvlab.runs import contract as manifest
 from kvlab.serving import embedded
@@ -95,7 +97,7 @@ def _endpoint(settings: Settings) -> tuple[Finding, Identity | None]:
             "endpoint", engine.well is True, "embedded server, started when a run needs it", fix
         ), None
     with endpoint.connect(settings) as connection:
-        identity = probe.probe(connection, endpoint.identify(connection))
+        identity = probe.probe(connection, identify(connection))
     version = f"{identity.kind} {identity.version or ''}".strip()
     return Finding("endpoint", True, f"{version} at {identity.url}, model {identity.model}"), identity
 
@@ -111,11 +113,11 @@ def _experiments(identity: Identity | None) -> Table:
             text = inside if here else f"nothing: it runs on {package}, which is not installed (make setup)"
         elif identity is None:
             text = f"{experiment.proof} (on the embedded vLLM)"
-        elif missing := [fact for fact in experiment.needs if not identity.can(fact)]:
-            whys = "; ".join(f"{fact}: {identity.facts[fact].why}" for fact in missing)
+        elif missing := lacking(identity, experiment.needs):
+            whys = "; ".join(f"{need}: {why}" for need, why in missing)
             text = f"times only, verdict INVALID ({whys})"
         else:
-            whys = "; ".join(identity.facts[fact].why for fact in experiment.needs)
+            whys = "; ".join(proof.shown(identity, need).why for need in experiment.needs)
             text = f"{experiment.proof}: {whys}" if whys else experiment.proof
         table.add_row(name, text)
     return table

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kvlab.evidence import CacheLaw
+from kvlab.evidence import CacheLaw, Evidence, zero_judged
 from kvlab.prompts.batch import Workload
 from kvlab.timing.arrivals import Arrivals
 from kvlab.timing.request import Target
@@ -73,11 +73,24 @@ class Labels:
         shared_tokens: Leading tokens that all prompts of the run share.
         prefix_tokens: Leading tokens that the prompts of this trial share; ``None``: unknown, or no
             fixed number.
+        nothing_reused: Why 0 cached tokens prove nothing on this server; ``None``: they prove a cold request.
+        model_aliases: Other names of the model that is asked for.
     """
 
     law: CacheLaw | None = None
     shared_tokens: int = 0
     prefix_tokens: int | None = None
+    nothing_reused: str | None = None
+    model_aliases: tuple[str, ...] = ()
+
+    @property
+    def aliases(self) -> frozenset[str]:
+        """The aliases as a set."""
+        return frozenset(self.model_aliases)
+
+    def judged(self, evidence: Evidence) -> Evidence:
+        """Return the evidence with a 0 that proves nothing named so."""
+        return zero_judged(evidence, self.nothing_reused)
 
     @classmethod
     def of(cls, law: Mapping[str, Any] | None, **values: Any) -> "Labels":  # noqa: ANN401 - JSON

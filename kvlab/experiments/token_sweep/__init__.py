@@ -7,6 +7,7 @@ tokens twice, cold then hit, and the saving is worked out within the pair.
 """
 
 import random
+import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from kvlab.session import Lab
 
 ARMS = ("cold", "hit")
+_NAMES = exact.Names("token_targets", "manual_sections")
 
 
 class TokenSweep(Experiment[TokenSweepParams]):
@@ -60,7 +62,11 @@ class TokenSweep(Experiment[TokenSweepParams]):
 
     def check_engine(self, params: TokenSweepParams, engine: "OpenAICompat") -> None:
         """Refuse lengths that the document cannot reach, or that the prompt without it exceeds."""
-        for target in {min(params.token_targets), max(params.token_targets)}:
+        mark = secrets.token_hex(8)  # nobody else's: where the server cannot tokenize, it reads the document
+        text = manual.manual(params.manual_seed, params.manual_sections, mark)
+        targets = params.token_targets
+        exact.calibrate(lambda cut: self._build(params, mark, cut), text, targets, engine.counter, _NAMES)
+        for target in {min(targets), max(targets)}:
             self._prompt(params, engine.counter, target, manual.marker("check", str(target)))
 
     def plan(self, params: TokenSweepParams) -> list[Trial]:
@@ -112,7 +118,7 @@ class TokenSweep(Experiment[TokenSweepParams]):
 
     def _prompt(self, params: TokenSweepParams, counter: Counter, target: int, mark: str) -> Prompt:
         text = manual.manual(params.manual_seed, params.manual_sections, mark)
-        return exact.fit(lambda cut: self._build(params, mark, cut), text, target, counter)
+        return exact.fit(lambda cut: self._build(params, mark, cut), text, target, counter, _NAMES).prompt
 
     @staticmethod
     def _build(params: TokenSweepParams, mark: str, cut: str) -> Prompt:
@@ -142,6 +148,7 @@ class TokenSweep(Experiment[TokenSweepParams]):
             target_tokens=target,
             shared_tokens=lab.shared_tokens,
             measured=measured,
+            calibrates=arm != "hit",  # some servers leave cached tokens out of their count
         )
 
     def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
