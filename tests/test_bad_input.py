@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.command.tool.tool import kvlab
+from tests.command.tool import kvlab
 from tests.fakes.process import FakeServer
 
 BATCH = ["run", "batch_benchmark", "--profile", "smoke"]

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from kvlab import experiments
-from tests.command.tool.tool import folders, status
+from tests.command.tool import folders, status
 from tests.conftest import IN_PROCESS, ROOT
 from tests.fakes.process import FakeServer
 

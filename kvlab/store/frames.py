@@ -108,6 +108,25 @@ def _ms(frame: pd.DataFrame, start: str, end: str) -> "pd.Series[float]":
     return (frame[end].astype("Int64") - frame[start].astype("Int64")).astype("Float64") / 1e6
 
 
+def observations(sql: sqlite3.Connection, name: str | None = None) -> pd.DataFrame:
+    """Return what was stored by `kvlab.store.database.Database.observe`, in the order in which it was seen.
+
+    Args:
+        sql: The database.
+        name: Only those of this name; ``None``: all.
+
+    Returns:
+        Columns trial_id, request_id, session_id, t_ns, name, value (float, NaN where there is none), text.
+    """
+    query = """SELECT o.trial_id, o.request_id, o.session_id, o.t_ns, o.name, o.value, o.text
+        FROM observations o JOIN sessions s USING (session_id) WHERE ?1 IS NULL OR o.name = ?1
+        ORDER BY o.t_ns + s.anchor_unix_ns - s.anchor_perf_ns, o.observation_id"""
+    cursor = sql.execute(query, (name,))
+    names = [column[0] for column in cursor.description]
+    frame = pd.DataFrame([tuple(row) for row in cursor], columns=names)
+    return frame.astype({"value": float})
+
+
 def integrity(sql: sqlite3.Connection) -> list[str]:
     """Return what is wrong with the database; empty: every request has one answer or one failure."""
     checks = {

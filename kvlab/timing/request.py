@@ -61,11 +61,23 @@ class Target:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt has no usable answer."""
+    """Why an attempt has no usable answer.
+
+    Attributes:
+        retry_after_s: How long the server asks to wait before the next attempt (``Retry-After``).
+    """
 
     error_type: ErrorType
     message: str
     http_status: int | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether the server is away or busy, rather than unable to answer this request."""
+        if self.error_type is ErrorType.RATE_LIMITED:
+            return True
+        return self.error_type is ErrorType.ENGINE_ERROR and self.http_status in (None, 502, 503, 504)
 
 
 @dataclass(frozen=True)

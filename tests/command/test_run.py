@@ -8,7 +8,7 @@ import signal
 import psutil
 import pytest
 
-from tests.command.tool.tool import SWEEP, alive, done, family, folders, kvlab, read, start, status, until
+from tests.command.tool import SWEEP, alive, done, family, folders, kvlab, read, start, status, until
 from tests.fakes.process import FakeServer
 
 KEY = "sk-canary-3141592653589793"

@@ -7,7 +7,7 @@ import pytest
 
 from kvlab.errors import InputError
 from kvlab.runs import lock
-from tests.command.tool.tool import until
+from tests.command.tool import until
 
 
 def test_a_second_writer_is_refused_and_a_later_one_is_not(tmp_path):

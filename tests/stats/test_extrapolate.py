@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from kvlab.stats.intervals.extrapolate import Trial, predict, trend
+
+from kvlab.stats.extrapolate import Trial, predict, trend
 
 
 def trials(draw, sizes, tau=0.1, overhead=2.0, scatter=0.05, between=0.0, window=4):

@@ -12,7 +12,7 @@ from kvlab.errors import InputError, KvlabError
 from kvlab.evidence import CacheLaw, Evidence, classify
 from kvlab.records import Recorded, Trial
 from kvlab.store import frames
-from kvlab.store.connect import migrate, open_database
+from kvlab.store.connect import VERSION, open_database
 from kvlab.store.database import Database
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Failure, Measurement
@@ -129,10 +129,54 @@ def test_what_is_no_database_is_one_line(tmp_path, content):
 def test_a_newer_schema_is_refused(tmp_path):
     path = tmp_path / "run.sqlite"
     with Database(path, create=True) as database:
-        newest = migrate(database.sql)
-        database.sql.execute(f"PRAGMA user_version={newest + 1}")
+        database.sql.execute(f"PRAGMA user_version={VERSION + 1}")
     with pytest.raises(InputError, match="newer"):
         open_database(path)
+
+
+def test_another_programs_database_is_refused_as_it_is(tmp_path):
+    path = tmp_path / "run.sqlite"
+    with sqlite3.connect(path) as sql:
+        sql.execute("CREATE TABLE theirs (a)")
+    sql.close()
+    before = path.read_bytes()
+    for version in (0, 3):
+        with sqlite3.connect(path) as sql:
+            sql.execute(f"PRAGMA user_version={version}")
+        sql.close()
+        before = path.read_bytes()
+        with pytest.raises(InputError, match="not a kvlab database"):
+            open_database(path, create=True)
+        assert path.read_bytes() == before
+
+
+def test_an_attempt_is_claimed_for_ever(database):
+    assert [database.claim_attempt("t0"), database.claim_attempt("t0"), database.claim_attempt("t1")] == [
+        1,
+        2,
+        1,
+    ]
+    with Database(database.path) as other:  # durable: another process sees it
+        assert other.trial_state()["t0"] == ("planned", 2)
+        assert other.claim_attempt("t0") == 3
+    with pytest.raises(KvlabError, match="not in the plan"):
+        database.claim_attempt("nobody")
+
+
+def test_what_is_observed_comes_back_in_order(database):
+    database.record_attempt("r", "t0", 1, [recorded("a")], "done")
+    database.observe("t0", "pause_s", 1.5, t_ns=20)
+    database.observe("t0", "pause_s", None, text="the server does not say", t_ns=10, request_id="a")
+    database.observe(None, "engine", float("nan"), text="x")
+    assert len(frames.observations(database.sql)) == 3
+    found = frames.observations(database.sql, "pause_s")
+    assert found["t_ns"].tolist() == [10, 20]
+    assert found["value"].isna().tolist() == [True, False]
+    assert found["request_id"].isna().tolist() == [False, True]
+    with pytest.raises(KvlabError, match="no value"):
+        database.observe("t0", "pause_s", float("inf"))
+    with pytest.raises(sqlite3.IntegrityError):
+        database.observe("no trial", "pause_s", 1.0)
 
 
 def test_what_was_acknowledged_survives_sigkill(tmp_path):

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from kvlab.stats.intervals.steady import Steady
 
 from kvlab.experiments.batch_benchmark.forecast import forecast
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 from kvlab.experiments.batch_benchmark.verdict import results
 from kvlab.stats import steady
+from kvlab.stats.steady import Steady
 from tests.stats.test_steady import closed_loop
 
 PARAMS = BatchBenchmarkParams(sizes=[100, 200, 400], strategies=["shared_prefix"])

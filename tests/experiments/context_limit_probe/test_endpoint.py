@@ -14,7 +14,7 @@ from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.session import open_lab
 from kvlab.store.database import Database
 from kvlab.vram import timeline
-from tests.command.tool.tool import done, folders, kvlab, read, until
+from tests.command.tool import done, folders, kvlab, read, until
 from tests.fakes.process import FakeServer
 
 SMALL = {

@@ -11,7 +11,7 @@ from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import ledger
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.session import open_lab
-from tests.command.tool.tool import read, until
+from tests.command.tool import read, until
 from tests.experiments.context_limit_probe.test_endpoint import SMALL, run
 from tests.fakes.process import FakeServer
 

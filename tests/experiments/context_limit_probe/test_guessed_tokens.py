@@ -8,7 +8,7 @@ from kvlab.experiments.context_limit_probe.aim import next_aim
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.scale import Scale, held_points, is_on_the_plateau, least_tokens
-from tests.command.tool.tool import folders
+from tests.command.tool import folders
 from tests.experiments.context_limit_probe.test_endpoint import run
 from tests.experiments.context_limit_probe.test_ledger import probe
 from tests.fakes.process import FakeServer

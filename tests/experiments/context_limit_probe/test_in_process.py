@@ -17,7 +17,7 @@ from kvlab.session import open_lab
 from kvlab.vram.kv_bytes import kv_layout
 from kvlab.vram.mortal_model import Model
 from kvlab.vram.mortal_process import Child
-from tests.command.tool.tool import read, until
+from tests.command.tool import read, until
 from tests.experiments.context_limit_probe.test_endpoint import SMALL
 from tests.experiments.context_limit_probe.test_ledger import probe as make
 from tests.fakes.process import FakeServer
