@@ -31,6 +31,7 @@ from kvlab.records import Recorded
 from kvlab.store.database import Database
 from kvlab.timing.clock import Anchor
 
+_DECODING = ("max_tokens", "max_completion_tokens", "temperature")
 _SHARED_VIEW = ServerView(reason="many requests at once: the counters cannot be split")
 
 
@@ -52,7 +53,7 @@ class Rows:
             evidence = labels.judged(
                 evidence_of(measured, asked=job.body.get("model"), aliases=labels.aliases)
             )
-        decoding = {key: job.body[key] for key in ("max_tokens", "temperature") if key in job.body}
+        decoding = {key: job.body[key] for key in _DECODING if key in job.body}
         messages = done.messages or [job.workload.question(done.item)]
         unix_ns = done.sent_ns + self._anchor.unix_ns - self._anchor.perf_ns
         return Recorded(
