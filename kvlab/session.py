@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from kvlab.endpoints.connect import Identity
-from kvlab.endpoints.counter import Counter, shared_prefix
+from kvlab.endpoints.counter import Counter, shared_start
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiment import EngineFacts, Experiment, Plan, UnfinishedError
 from kvlab.findings import Findings, Summary
@@ -75,7 +75,7 @@ class Session(Generic[P]):
         self.engine, self.run = engine, run
         self.identity: Identity = engine.identity
         self.counter: Counter = engine.counter
-        self.shared_tokens = shared_prefix(self.counter, *plan.samples) if plan.samples else 0
+        self.shared_tokens = shared_start(self.counter, *plan.samples) if plan.samples else 0
         self.attempt = 0
         self.closed = False
         self._lock = lock

@@ -19,9 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kvlab.endpoints.answer import evidence_of
 from kvlab.endpoints.metrics import ServerView
 from kvlab.errors import EXIT_FAILED, EXIT_OK
-from kvlab.evidence import Evidence, as_tokens, classify, usage_evidence
+from kvlab.evidence import Evidence, classify
 from kvlab.load.batches import Batches
 from kvlab.load.generator import Finished, measurement
 from kvlab.load.inbox import Inbox
@@ -31,6 +32,7 @@ from kvlab.redact import Redactor
 from kvlab.store.database import Database
 from kvlab.timing.clock import Anchor
 
+_DECODING = ("max_tokens", "max_completion_tokens", "temperature")
 _SHARED_VIEW = ServerView(reason="many requests at once: the counters cannot be split")
 
 
@@ -47,11 +49,12 @@ class Rows:
         job, labels = self.job, self.job.labels
         measured = measurement(job, done)
         measured = measured.redacted(self._redact)
-        generation, evidence = measured.generation, Evidence()
-        if generation is not None:
-            prompt_tokens, cached = usage_evidence(generation.usage)
-            evidence = Evidence(prompt_tokens, cached, None, as_tokens(generation.field_value))
-        decoding = {key: job.body[key] for key in ("max_tokens", "temperature") if key in job.body}
+        evidence = Evidence()
+        if measured.generation is not None:
+            evidence = labels.judged(
+                evidence_of(measured, asked=job.body.get("model"), aliases=labels.aliases)
+            )
+        decoding = {key: job.body[key] for key in _DECODING if key in job.body}
         messages = done.messages or [job.workload.question(done.item)]
         unix_ns = done.sent_ns + self._anchor.unix_ns - self._anchor.perf_ns
         return Recorded(
@@ -65,7 +68,7 @@ class Rows:
             measurement=measured,
             server=_SHARED_VIEW,
             evidence=evidence,
-            label=classify(evidence, labels.block_size, labels.shared_tokens, labels.prefix_tokens),
+            label=classify(evidence, labels.law, labels.shared_tokens, labels.prefix_tokens),
             shared_tokens=labels.shared_tokens,
             item=done.item,
             final=done.final,

@@ -30,6 +30,7 @@ class Generation:
         first_content_ns: Arrival of the first event with visible text.
         field_value: What stands at the configured dotted path, the last time it was there.
         kept_value: The same for the path of the kept KV entries.
+        model: The model that the answer names, the last time it did.
         error: The message of an error object inside the stream, or what is wrong with a chunk.
         ended: Whether ``[DONE]`` or a finish reason was seen.
     """
@@ -42,6 +43,7 @@ class Generation:
     first_content_ns: int | None = None
     field_value: Any = None
     kept_value: Any = None
+    model: str | None = None
     error: str | None = None
     ended: bool = False
 
@@ -126,6 +128,8 @@ def _read_chunk(generation: Generation, t_ns: int, chunk: Any, field_path: str |
         raise _MalformedError("the chunk is no object")
     if error := chunk.get("error"):
         generation.error = str(error.get("message", error)) if isinstance(error, dict) else str(error)
+    if isinstance(name := chunk.get("model"), str) and name:
+        generation.model = name
     if isinstance(chunk.get("usage"), dict):
         generation.usage = chunk["usage"]
     if field_path and (found := dig(chunk, field_path)) is not None:

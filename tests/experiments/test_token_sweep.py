@@ -1,7 +1,8 @@
 import pandas as pd
 import pytest
 
-from kvlab.endpoints.connect import Fact, Identity
+from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.facts import Fact
 from kvlab.errors import InputError
 from kvlab.evidence import full_hit_tokens
 from kvlab.experiment import EngineFacts

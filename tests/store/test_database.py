@@ -9,7 +9,7 @@ import pytest
 
 from kvlab.endpoints.metrics import ServerView
 from kvlab.errors import InputError, KvlabError
-from kvlab.evidence import Evidence, classify
+from kvlab.evidence import CacheLaw, Evidence, classify
 from kvlab.records import Recorded, Trial
 from kvlab.store import frames
 from kvlab.store.connect import VERSION, open_database
@@ -31,7 +31,7 @@ def recorded(request_id, arm="cold", attempt=1, failure=None, cached=0):
         request_id=request_id, arm=arm, attempt=attempt, prompt={"prompt": "p"}, decoding={"max_tokens": 3},
         target_tokens=300, sent_utc="2026-01-01T00:00:00+00:00",
         measurement=Measurement(stamps, generation, failure, 200), server=ServerView(), evidence=evidence,
-        label=classify(evidence, 16),
+        label=classify(evidence, CacheLaw.whole_blocks(16)),
     )  # fmt: skip
 
 

@@ -92,9 +92,11 @@ def _context(puzzle: Puzzle, depths: list[float], length: int, tokenizer: Tokeni
         raise InputError("lengths_tokens", length, f"is below the {needles} tokens of the needles; raise it")
     # Enough prose for tokenizers of up to twelve characters a token.
     text = prose.prose(seed, 12 * length)
-    context = str(
-        exact.fit(lambda cut: {"prompt": _hide(puzzle.needles, depths, cut)}, text, length, counter)["prompt"]
+    names = exact.Names("lengths_tokens", "the prose")
+    fitted = exact.fit(
+        lambda cut: {"prompt": _hide(puzzle.needles, depths, cut)}, text, length, counter, names
     )
+    context = str(fitted.prompt["prompt"])
     got = tokenizer.count(context)
     if got != length:
         fix = f"cannot be hit with the tokenizer {tokenizer.name} (nearest: {got}); choose another length"

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kvlab import paths
-from kvlab.endpoints.connect import Fact, Identity
+from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.facts import Fact
 from kvlab.errors import InputError
 from kvlab.serving.model import Model, resolve_model
 from kvlab.settings import Settings

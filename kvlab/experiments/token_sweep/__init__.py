@@ -12,7 +12,7 @@ from pathlib import Path
 from kvlab.endpoints.engines import Endpoint
 from kvlab.errors import InputError
 from kvlab.experiment import EngineFacts, Experiment, Plan, later
-from kvlab.experiments.token_sweep.measure import pair, prompt, samples
+from kvlab.experiments.token_sweep.measure import calibrate, pair, prompt, samples
 from kvlab.experiments.token_sweep.params import TokenSweepParams
 from kvlab.prompts import manual
 from kvlab.records import Trial
@@ -57,6 +57,8 @@ def check(params: TokenSweepParams, plan: Plan, facts: EngineFacts) -> None:
         )
         raise InputError("token_targets", longest, fix)
     if facts.engine is not None:
+        calibrate(params, facts.engine.counter)
+        calibrate(params, facts.engine.counter)
         for target in {min(params.token_targets), longest}:
             prompt(params, facts.engine.counter, target, manual.marker("check", str(target)))
 

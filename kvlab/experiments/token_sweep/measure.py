@@ -1,5 +1,6 @@
 """One pair: the same tokens asked twice, cold then hit."""
 
+import secrets
 from typing import TYPE_CHECKING
 
 from kvlab.endpoints.counter import Counter, Prompt
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from kvlab.session import Session
 
 ARMS = ("cold", "hit")
+_NAMES = exact.Names("token_targets", "manual_sections")
 
 
 def pair(session: "Session[TokenSweepParams]", trial: Trial) -> Measuring:
@@ -35,17 +37,25 @@ def pair(session: "Session[TokenSweepParams]", trial: Trial) -> Measuring:
                 target_tokens=target,
                 shared_tokens=session.shared_tokens,
                 measured=not warm_up,
+                calibrates=arm != "hit",  # some servers leave cached tokens out of their count
             )
         )
         yield row
-        lines.append(f"{arm} {row.measurement.stamps.ttft_ms:.0f} ms, {_cached(row)}")
+        lines.append(f"{arm} {_ttft(row)}, {_cached(row)}")
     return "; ".join(lines)
 
 
 def prompt(params: TokenSweepParams, counter: Counter, target_tokens: int, mark: str) -> Prompt:
     """Return a prompt of a length, with a marker in its first block."""
     text = manual.manual(params.manual_seed, params.manual_sections, mark)
-    return exact.fit(lambda cut: _build(params, mark, cut), text, target_tokens, counter)
+    return exact.fit(lambda cut: _build(params, mark, cut), text, target_tokens, counter, _NAMES).prompt
+
+
+def calibrate(params: TokenSweepParams, counter: Counter) -> None:
+    """Let a server that cannot tokenize read the document, under a marker that nothing else uses."""
+    mark = secrets.token_hex(8)
+    text = manual.manual(params.manual_seed, params.manual_sections, mark)
+    exact.calibrate(lambda cut: _build(params, mark, cut), text, params.token_targets, counter, _NAMES)
 
 
 def samples(params: TokenSweepParams) -> tuple[Prompt, Prompt]:
@@ -56,6 +66,11 @@ def samples(params: TokenSweepParams) -> tuple[Prompt, Prompt]:
 
 def _build(params: TokenSweepParams, mark: str, cut: str) -> Prompt:
     return manual.build(mark, cut, api=params.api, question=manual.QUESTION, marker_role=params.marker_role)
+
+
+def _ttft(row: Recorded) -> str:
+    ttft_ms = row.measurement.stamps.ttft_ms
+    return "no TTFT" if ttft_ms is None else f"{ttft_ms:.0f} ms"
 
 
 def _cached(row: Recorded) -> str:

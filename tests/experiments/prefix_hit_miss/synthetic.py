@@ -5,7 +5,7 @@ import json
 import pandas as pd
 
 from kvlab.endpoints.connect import Identity
-from kvlab.evidence import Evidence, classify
+from kvlab.evidence import CacheLaw, Evidence, classify
 from kvlab.experiments import get
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 from kvlab.experiments.prefix_hit_miss.plan import Planned
@@ -56,7 +56,7 @@ def frame(chosen, times=TTFT, change=None):
     for trial in EXPERIMENT.plan(chosen):
         item = Planned(**trial.planned)
         for kind, length, prefix, cached, ttft, latency in _requests(item, times):
-            label = classify(Evidence(length, cached), BLOCK, prefix_tokens=prefix)
+            label = classify(Evidence(length, cached), CacheLaw.whole_blocks(BLOCK), prefix_tokens=prefix)
             row = dict.fromkeys(REQUEST_COLUMNS) | {
                 "request_id": f"{trial.trial_id}/{kind}", "trial_id": trial.trial_id, "arm": f"{item.condition}/{kind}",
                 "repeat": trial.repeat, "prompt_tokens": length, "completion_tokens": 1 if kind == "ttft" else 4,
