@@ -1,0 +1,147 @@
+"""The grain and the offset: prompts that grow until something is reused, then prompts that share a chosen part."""
+
+import random
+
+import numpy as np
+
+from kvlab.laws.asking import StoppedError
+from kvlab.laws.probe import PromptSpec
+from kvlab.laws.steps import SharedSteps, most_telling, shared_steps
+from kvlab.laws.study import ASKED_AT_MOST, GROWTH, Study
+
+
+def find_reuse(study: Study) -> None:
+    """Send prompts that extend each other until a part is reused, then repeat the last one.
+
+    Raises:
+        StoppedError: Nothing is reused, or only whole prompts are.
+    """
+    asker, own, previous = study.asker, study.start, 0
+    while True:
+        spec = PromptSpec(own, own, asker.first_base)
+        cached = asker.send(spec, "length")
+        if previous and cached:
+            asker.shared[previous] = max(cached, asker.shared.get(previous, 0))
+            asker.times[previous] = 1
+        study.base_tokens = own
+        if own >= study.longest_own or (previous and cached and own >= 3 * cached):
+            break
+        previous, own = own, min(own * GROWTH, study.longest_own)
+    whole = 0
+    for _ in range(ASKED_AT_MOST):
+        whole = whole or asker.again(spec, "length")
+    length = spec.own_tokens + asker.overhead
+    if not whole:
+        raise StoppedError(f"a prompt of {length:,} tokens was sent again, and 0 of them were cached")
+    study.tail_most = length - whole
+    if not study.served():
+        _share_the_most(study, whole)
+
+
+def _share_the_most(study: Study, whole: int) -> None:
+    """Only the repeat was served: share as much as the longest prompt allows."""
+    shared = min(study.base_tokens - 1, whole)
+    for _ in range(ASKED_AT_MOST):
+        if study.asker.along(shared, study.own(shared), "length"):
+            return
+    raise StoppedError(f"a whole prompt was reused, but nothing of the {shared:,} tokens that another shared")
+
+
+def along_shared(study: Study) -> tuple[int, int]:
+    """Ask the P that tells most, until one grain and one offset are left, and return both in tokens.
+
+    Raises:
+        StoppedError: No grain explains the readings, several do, or the budget is spent.
+    """
+    turn = 0
+    while True:
+        steps = study.steps()
+        if not len(steps):
+            _repair(study)
+            continue
+        turn += 1
+        point = _telling_point(study, steps)
+        if point is None:
+            if _lowest_is_confirmed(study):
+                break
+            continue
+        least = int(steps.predict([point]).min())
+        own = _landing(study, point, steps, turn)
+        for _ in range(ASKED_AT_MOST):
+            if study.asker.along(point, own, "grain") >= least:
+                break
+    if len(steps) > 1:
+        grains = ", ".join(f"{g:,}" for g in steps.grains[:8])
+        raise StoppedError(f"grains still possible: {grains} tokens")
+    return int(steps.grain[0]), int(steps.y[0])
+
+
+def _telling_point(study: Study, steps: SharedSteps) -> int | None:
+    asker = study.asker
+    low, top = min(study.served()), study.base_tokens - 1
+    if study.cap is not None:
+        top = min([top, *(p - 1 for p, c in asker.shared.items() if c >= study.cap)])
+    room = study.longest_own - study.tail_most
+    points = _edges(steps, low, max(low, min(top, room)), study.random)
+    if not points:
+        return None
+    cost = 0.2 * np.asarray(points) / max(points)
+    best = most_telling(steps.predict(points), steps.weight, cost)
+    return None if best is None else points[best]
+
+
+def _landing(study: Study, shared: int, steps: SharedSteps, turn: int) -> int:
+    """Return a content length worth repeating whole later: the prompt has whole grains, or one token more."""
+    own = study.own(shared)
+    grain = int(steps.grain[int(np.argmax(steps.weight))])
+    up = -(own + study.asker.overhead) % grain + turn % 2
+    return own + up if own + up <= study.longest_own else own
+
+
+def _lowest_is_confirmed(study: Study) -> bool:
+    """Ask the reading again that bounds the offset from above: were it an eviction, the law would be wrong."""
+    points = study.served()
+    lowest = min(points, key=lambda p: (points[p] - p, p))
+    if study.asker.times.get(lowest, 0) >= 2:
+        return True
+    return study.asker.along(lowest, study.own(lowest), "grain, again") == points[lowest]
+
+
+def _repair(study: Study) -> None:
+    """No grain explains all readings: ask the lowest one again, it may be an eviction; else see a plateau."""
+    asker, points = study.asker, study.served()
+    unsure = [p for p in points if asker.times.get(p, 0) < ASKED_AT_MOST]
+    if study.cap is None and _looks_capped(study, points):
+        study.cap = max(points.values())
+    elif unsure:
+        lowest = min(unsure, key=lambda p: points[p] - p)
+        asker.along(lowest, study.own(lowest), "grain, again")
+    else:
+        raise StoppedError("no grain explains all readings")
+
+
+def _looks_capped(study: Study, points: dict[int, int]) -> bool:
+    """Whether the largest reading came at least twice, asked twice each, and the others make steps."""
+    top = max(points.values())
+    at_top = [p for p, c in points.items() if c == top]
+    below = [(p, c) for p, c in points.items() if c < top]
+    if len(at_top) < 2 or any(study.asker.times.get(p, 0) < 2 for p in at_top):
+        return False
+    return len(shared_steps(below, study.asker.overhead)) > 0
+
+
+def _edges(steps: SharedSteps, low: int, high: int, draw: random.Random) -> list[int]:
+    """Return points at, and just below, steps of the likeliest hypotheses."""
+    grains, which = np.unique(steps.grain, return_inverse=True)
+    weights = np.bincount(which, weights=steps.weight)
+    found: set[int] = set()
+    for position in np.argsort(weights)[::-1][:6]:
+        grain = int(grains[position])
+        ys = steps.y[steps.grain == grain]
+        for y in {int(np.quantile(ys, q, method="nearest")) for q in (0, 0.25, 0.5, 0.75, 1)}:
+            least, most = -(-(low + y) // grain), (high + y) // grain
+            if most < least:
+                continue
+            for unit in {least, most, draw.randint(least, most), draw.randint(least, most)}:
+                found.update({unit * grain - y, unit * grain - y - 1})
+    return sorted(p for p in found if low <= p <= high)
