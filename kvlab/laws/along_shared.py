@@ -20,9 +20,8 @@ def find_reuse(study: Study) -> None:
     while True:
         spec = PromptSpec(own, own, asker.first_base)
         cached = asker.send(spec, "length")
-        if previous and cached:
-            asker.shared[previous] = max(cached, asker.shared.get(previous, 0))
-            asker.times[previous] = 1
+        if previous:
+            asker.shared[previous], asker.times[previous] = cached, 1
         study.base_tokens = own
         if own >= study.longest_own or (previous and cached and own >= 3 * cached):
             break
@@ -33,7 +32,6 @@ def find_reuse(study: Study) -> None:
     length = spec.own_tokens + asker.overhead
     if not whole:
         raise StoppedError(f"a prompt of {length:,} tokens was sent again, and 0 of them were cached")
-    study.tail_most = length - whole
     if not study.served():
         _share_the_most(study, whole)
 
@@ -67,7 +65,7 @@ def along_shared(study: Study) -> tuple[int, int]:
             continue
         least = int(steps.predict([point]).min())
         own = _landing(study, point, steps, turn)
-        for _ in range(ASKED_AT_MOST):
+        for _ in range(study.asker.patience):
             if study.asker.along(point, own, "grain") >= least:
                 break
     if len(steps) > 1:
@@ -78,16 +76,21 @@ def along_shared(study: Study) -> tuple[int, int]:
 
 def _telling_point(study: Study, steps: SharedSteps) -> int | None:
     asker = study.asker
-    low, top = min(study.served()), study.base_tokens - 1
+    top = study.base_tokens - 1
     if study.cap is not None:
         top = min([top, *(p - 1 for p, c in asker.shared.items() if c >= study.cap)])
-    room = study.longest_own - study.tail_most
-    points = _edges(steps, low, max(low, min(top, room)), study.random)
-    if not points:
-        return None
-    cost = 0.2 * np.asarray(points) / max(points)
-    best = most_telling(steps.predict(points), steps.weight, cost)
-    return None if best is None else points[best]
+    top = min(top, study.longest_own - study.tail_most)
+    lowest = min(study.served())
+    nothing = max((p for p, c in asker.shared.items() if not c and p < lowest), default=0)
+    # Below the lowest reading a minimum may answer 0, which says nothing; so only where all else is silent.
+    for low in (lowest, nothing + 1):
+        points = _edges(steps, low, max(low, top), study.random)
+        if points:
+            cost = 0.2 * np.asarray(points) / max(points)
+            best = most_telling(steps.predict(points), steps.weight, cost)
+            if best is not None:
+                return points[best]
+    return None
 
 
 def _landing(study: Study, shared: int, steps: SharedSteps, turn: int) -> int:
@@ -102,7 +105,7 @@ def _lowest_is_confirmed(study: Study) -> bool:
     """Ask the reading again that bounds the offset from above: were it an eviction, the law would be wrong."""
     points = study.served()
     lowest = min(points, key=lambda p: (points[p] - p, p))
-    if study.asker.times.get(lowest, 0) >= 2:
+    if study.asker.times.get(lowest, 0) >= study.asker.sure_times:
         return True
     return study.asker.along(lowest, study.own(lowest), "grain, again") == points[lowest]
 

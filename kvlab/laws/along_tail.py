@@ -1,6 +1,7 @@
 """The tail that is always computed: prompts that are repeated whole."""
 
 import random
+from functools import partial
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from kvlab.laws.asking import StoppedError
 from kvlab.laws.law import CacheLaw
 from kvlab.laws.probe import PromptSpec
 from kvlab.laws.steps import TailSteps, most_telling, tail_steps
-from kvlab.laws.study import ASKED_AT_MOST, Study
+from kvlab.laws.study import Study
 
 
 def along_tail(study: Study, grain: int, y: int) -> CacheLaw:
@@ -25,20 +26,38 @@ def along_tail(study: Study, grain: int, y: int) -> CacheLaw:
     while True:
         steps = _tails(study, grain, y)
         if not len(steps):
-            _repair(study)
+            _repair(study, grain, y)
             continue
-        length = _telling_length(study, steps)
-        if length is None:
+        chosen = _telling(study, steps, y)
+        if chosen is None:
             if _lowest_is_confirmed(study):
+                if not study.asker.whole.keys() & _readings(study).keys() and not study.tight:
+                    raise StoppedError("no prompt could be repeated below the cap, so the tail is unknown")
                 return _simplest(study, steps, y)
             continue
-        spec = study.asker.specs.get(length) or _seeded(study, length)
-        least = int(steps.predict([length]).min())
+        length, shared = chosen
+        if shared is not None:
+            least = int(steps.predict_tight([length], [shared + y]).min())
+            ask = partial(_ask_tight, study, length, shared)
+        else:
+            spec = study.asker.specs.get(length) or _seeded(study, length)
+            least = int(steps.predict([length]).min())
+            ask = partial(study.asker.again, spec, "tail")
         if study.cap is not None:
             least = min(least, study.cap)
-        for _ in range(ASKED_AT_MOST):
-            if study.asker.again(spec, "tail") >= least:
+        for _ in range(study.asker.patience):
+            if ask() >= least:
                 break
+
+
+def _ask_tight(study: Study, length: int, shared: int) -> int:
+    asker, key = study.asker, (length, shared)
+    cached = asker.send(asker.fresh(length - asker.overhead, shared), "tail, tight")
+    before = study.tight.get(key)
+    asker.repeated_low += before is not None and before < cached
+    study.tight_times[key] = study.tight_times.get(key, 0) + 1
+    study.tight[key] = max(cached, before or 0)
+    return study.tight[key]
 
 
 def _readings(study: Study) -> dict[int, int]:
@@ -46,27 +65,40 @@ def _readings(study: Study) -> dict[int, int]:
 
 
 def _tails(study: Study, grain: int, y: int) -> TailSteps:
-    steps = tail_steps(list(_readings(study).items()), grain, y, study.asker.overhead)
+    tight = [(*key, c) for key, c in study.tight.items() if c and (study.cap is None or c < study.cap)]
+    steps = tail_steps(list(_readings(study).items()), grain, y, study.asker.overhead, tight)
     if study.known_start is None:
         return steps
     keep = y + steps.off * grain == study.known_start
     return TailSteps(grain, steps.tail_grain[keep], steps.computed[keep], steps.off[keep], steps.weight[keep])
 
 
-def _telling_length(study: Study, steps: TailSteps) -> int | None:
+def _telling(study: Study, steps: TailSteps, y: int) -> tuple[int, int | None] | None:
+    """Return the length to ask next, and what is shared: ``None`` for a repeat. Or ``None``: nothing tells."""
     asker, sent = study.asker, study.asker.specs
-    shortest = min(study.served()) + asker.overhead + study.tail_most
+    # So long that something is served, whatever the tail: 0 would say nothing.
+    shortest = min(study.served().values()) + study.tail_most
     longest = min(asker.max_prompt_tokens, max(sent))
-    if study.cap is not None:
-        longest = min(longest, study.cap + steps.grain)
+    if study.cap is not None:  # above it every tail reads the same
+        shortest, longest = min(study.served().values()), min(longest, study.cap + steps.grain)
     known = {n for n in sent if shortest <= n <= longest} - asker.whole.keys()
     lengths = sorted(known | set(_tail_edges(steps, shortest, longest, study.random)))
+    tight = [n for n in lengths if n - asker.overhead - 1 <= study.base_tokens - 1]
     if not lengths:
         return None
+    shared = [n - asker.overhead - 1 for n in tight]
+    predicted = np.hstack([steps.predict(lengths), steps.predict_tight(tight, [p + y for p in shared])])
     # A prompt that was never sent takes two requests.
-    cost = np.asarray([0.0 if n in known else 0.5 for n in lengths])
-    best = most_telling(steps.predict(lengths), steps.weight, cost + 0.1 * np.asarray(lengths) / lengths[-1])
-    return None if best is None else lengths[best]
+    requests = np.asarray([1.0 if n in known else 2.0 for n in lengths] + [1.0] * len(tight))
+    cost = 0.1 * np.asarray(lengths + tight) / lengths[-1]
+    best = most_telling(predicted, steps.weight, cost, requests)
+    if best is None:
+        return None
+    return (
+        (lengths[best], None)
+        if best < len(lengths)
+        else (tight[best - len(lengths)], shared[best - len(lengths)])
+    )
 
 
 def _seeded(study: Study, length: int) -> PromptSpec:
@@ -81,22 +113,38 @@ def _seeded(study: Study, length: int) -> PromptSpec:
 def _lowest_is_confirmed(study: Study) -> bool:
     """Ask the reading again that makes the tail longest: it may be an eviction."""
     readings = _readings(study)
-    if not readings:
+    longest_tails: list[tuple[int, int, int, int | None]] = [
+        (n - c, study.asker.whole_times[n], n, None) for n, c in readings.items()
+    ]
+    longest_tails += [(n - c, study.tight_times[n, p], n, p) for (n, p), c in study.tight.items() if c]
+    if not longest_tails:
         return True
-    lowest = max(readings, key=lambda n: n - readings[n])
-    if study.asker.whole_times[lowest] >= 2:
+    _, times, length, shared = max(longest_tails, key=lambda one: one[0])
+    if times >= study.asker.sure_times:
         return True
-    return study.asker.again(study.asker.specs[lowest], "tail, again") == readings[lowest]
+    if shared is not None:
+        return _ask_tight(study, length, shared) == study.tight[length, shared]
+    return study.asker.again(study.asker.specs[length], "tail, again") == readings[length]
 
 
-def _repair(study: Study) -> None:
-    """No tail explains all readings: ask the lowest one again."""
+def _repair(study: Study, grain: int, y: int) -> None:
+    """No tail explains all readings: ask the lowest one again, it may be an eviction; else see a plateau."""
     asker, readings = study.asker, _readings(study)
-    unsure = [n for n in readings if asker.whole_times[n] < ASKED_AT_MOST]
-    if not unsure:
-        raise StoppedError("no tail explains the prompts that were repeated whole")
-    lowest = max(unsure, key=lambda n: n - readings[n])
-    asker.again(asker.specs[lowest], "tail, again")
+    unsure = [n for n in readings if asker.whole_times[n] < 2]
+    unsure_tight = [key for key in study.tight if study.tight_times[key] < 2]
+    if unsure:
+        lowest = max(unsure, key=lambda n: n - readings[n])
+        asker.again(asker.specs[lowest], "tail, again")
+        return
+    if unsure_tight:
+        _ask_tight(study, *max(unsure_tight, key=lambda key: key[0] - study.tight[key]))
+        return
+    top = max(readings.values())
+    if study.cap is None and top >= max(asker.shared.values()):
+        study.cap = top
+        if len(_tails(study, grain, y)):
+            return
+    raise StoppedError("no tail explains the prompts that were repeated whole")
 
 
 def _simplest(study: Study, steps: TailSteps, y: int) -> CacheLaw:

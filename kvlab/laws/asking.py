@@ -5,6 +5,7 @@ high. So what is believed of one point is the largest of its readings, and a rea
 asked again: each probe stores its own prefix, so the next one with the same prefix finds it.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -14,6 +15,10 @@ from kvlab.laws.probe import Answer, Probe, PromptSpec
 
 class StoppedError(Exception):
     """No law can be claimed, and why."""
+
+
+class RefitError(Exception):
+    """A reading was higher than the law predicts, and is written down: fit again with it."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,24 @@ class Asker:
     def left(self) -> int:
         """Requests that may still be sent."""
         return self.max_requests - len(self.asked)
+
+    @property
+    def sure_times(self) -> int:
+        """How often a low reading on which a law rests must have been asked.
+
+        So often that all of them being evictions has a chance below 1 in 500, at the rate at which asking
+        again read more, and at most four times; twice where that never happened.
+        """
+        if not self.repeated_low:
+            return 2
+        again = sum(n - 1 for n in (*self.times.values(), *self.whole_times.values()))
+        rate = (self.repeated_low + 0.5) / (max(again, self.repeated_low) + 2)
+        return min(4, max(2, math.ceil(math.log(0.002) / math.log(rate))))
+
+    @property
+    def patience(self) -> int:
+        """How often a reading that is too low is asked before it counts against a law."""
+        return 3 if not self.repeated_low or self.left < 10 else 6
 
     @property
     def specs(self) -> dict[int, PromptSpec]:

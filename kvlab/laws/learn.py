@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from kvlab.laws.along_shared import along_shared, find_reuse
 from kvlab.laws.along_tail import along_tail
-from kvlab.laws.asking import Asked, Asker, StoppedError
+from kvlab.laws.asking import Asked, Asker, RefitError, StoppedError
 from kvlab.laws.law import CacheLaw
 from kvlab.laws.probe import Probe
 from kvlab.laws.study import GROWTH, Study
@@ -132,9 +132,13 @@ def _learn(study: Study) -> CacheLaw:
     """
     find_reuse(study)
     while True:
-        grain, y = along_shared(study)
-        law = find_cap(study, find_minimum(study, along_tail(study, grain, y)))
-        if held_out(study, law):
+        try:
+            grain, y = along_shared(study)
+            law = find_cap(study, find_minimum(study, along_tail(study, grain, y)))
+            held_out(study, law)
             return law
-        # More was read than predicted: fit again with that reading, and hold out new prompts.
-        study.predicted = study.held_out = 0
+        except RefitError as more:
+            # Fit again with that reading, and hold out new prompts.
+            if study.asker.left < 8:
+                raise StoppedError(str(more)) from None
+            study.predicted = study.held_out = 0

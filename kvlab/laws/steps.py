@@ -110,12 +110,30 @@ class TailSteps:
         found: Ints = np.maximum(0, served - self.off[:, None] * self.grain)
         return found
 
+    def predict_tight(self, lengths: Sequence[int], reach: Sequence[int]) -> Ints:
+        """Return the readings of prompts so long that share something.
 
-def tail_steps(readings: Sequence[tuple[int, int]], grain: int, y: int, overhead: int) -> TailSteps:
-    """Return the hypotheses that explain prompts repeated whole.
+        Args:
+            lengths: Tokens of the prompts.
+            reach: Own tokens that each shares plus y (`SharedSteps`).
+        """
+        shared = np.asarray(reach)[None, :] // self.grain * self.grain
+        found: Ints = np.minimum(self.predict(lengths), np.maximum(0, shared))
+        return found
+
+
+def tail_steps(
+    readings: Sequence[tuple[int, int]],
+    grain: int,
+    y: int,
+    overhead: int,
+    tight: Sequence[tuple[int, int, int]] = (),
+) -> TailSteps:
+    """Return the hypotheses that explain prompts repeated whole, or just longer than what they share.
 
     Args:
-        readings: ``(prompt tokens, cached tokens)``; readings of 0 are left out.
+        readings: ``(prompt tokens, cached tokens)`` of repeats; readings of 0 are left out.
+        tight: ``(prompt tokens, shared own tokens, cached tokens)`` of the others.
         grain: Tokens.
         y: Shared start less units off, in tokens (`SharedSteps`); it says which units off are possible.
         overhead: As in `shared_steps`.
@@ -141,6 +159,8 @@ def tail_steps(readings: Sequence[tuple[int, int]], grain: int, y: int, overhead
             if seen:
                 lengths, cached = zip(*seen, strict=True)
                 keep = (steps.predict(lengths) == np.asarray(cached)[None, :]).all(axis=1)
+            for length, shared, read in tight:
+                keep &= steps.predict_tight([length], [shared + y])[:, 0] == read
             parts.append((steps.tail_grain[keep], computed[keep], steps.off[keep], steps.weight[keep]))
     if not parts:
         nothing = np.empty(0, dtype=np.int64)
@@ -156,13 +176,14 @@ def _tail_weight(computed: Ints, tail: int, grain: int, off: int) -> Floats:
     return np.asarray(weight * (1.0 if tail == grain else 0.05) / (1 + off), dtype=np.float64)
 
 
-def most_telling(predicted: Ints, weight: Floats, cost: Floats) -> int | None:
+def most_telling(predicted: Ints, weight: Floats, cost: Floats, requests: Floats | None = None) -> int | None:
     """Return the column whose answer is expected to say most; ``None`` where no answer would say anything.
 
     Args:
         predicted: Readings by hypothesis and candidate probe, shape (hypotheses, candidates).
         weight: Of each hypothesis.
         cost: Of each candidate in bits, taken off what it says.
+        requests: That each candidate takes; what it says is divided by it. Default: 1 each.
     """
     best, best_score = None, -math.inf
     for column in range(predicted.shape[1]):
@@ -171,7 +192,7 @@ def most_telling(predicted: Ints, weight: Floats, cost: Floats) -> int | None:
         if len(share) < 2:
             continue
         share = share[share > 0] / share.sum()
-        bits = float(-(share * np.log2(share)).sum())
+        bits = float(-(share * np.log2(share)).sum()) / (1.0 if requests is None else requests[column])
         if bits - cost[column] > best_score:
             best, best_score = column, bits - cost[column]
     return best

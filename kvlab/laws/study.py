@@ -23,7 +23,9 @@ class Study:
         known_start: The shared start, where it is known.
         random: Chooses probes.
         base_tokens: How much of the base was sent: the most that a probe can share.
-        tail_most: The tail is at most so long, in tokens.
+        tight: Largest reading of prompts that end just after what they share, by ``(L, P)``: where the
+            tail is long enough it binds there, and one request tells what a repeat takes two for.
+        tight_times: How often each was asked.
         cap: The most tokens that are served, once a plateau was seen.
         predicted: Held-out prompts that were predicted exactly.
         held_out: All held-out prompts.
@@ -36,7 +38,8 @@ class Study:
     known_start: int | None
     random: random.Random
     base_tokens: int = 0
-    tail_most: int = 1
+    tight: dict[tuple[int, int], int] = field(default_factory=dict)
+    tight_times: dict[tuple[int, int], int] = field(default_factory=dict)
     cap: int | None = None
     predicted: int = 0
     held_out: int = 0
@@ -46,6 +49,11 @@ class Study:
     def longest_own(self) -> int:
         """The longest content that may be sent."""
         return self.asker.max_prompt_tokens - self.asker.overhead
+
+    @property
+    def tail_most(self) -> int:
+        """The tail is at most so long, in tokens: what the repeats left to compute."""
+        return min((n - c for n, c in self.asker.whole.items() if c), default=1)
 
     def own(self, shared: int) -> int:
         """Return a content length at which the tail does not bind."""

@@ -7,10 +7,13 @@ share nothing at all, or are as long as the law shall hold.
 
 from dataclasses import replace
 
-from kvlab.laws.asking import StoppedError
+from kvlab.laws.asking import RefitError, StoppedError
 from kvlab.laws.law import CacheLaw
 from kvlab.laws.probe import PromptSpec
-from kvlab.laws.study import ASKED_AT_MOST, Study
+from kvlab.laws.study import Study
+
+#: What hosted APIs document, in tokens.
+COMMON_MINIMUMS = (1024, 2048, 4096)
 
 
 def find_minimum(study: Study, law: CacheLaw) -> CacheLaw:
@@ -25,7 +28,7 @@ def find_minimum(study: Study, law: CacheLaw) -> CacheLaw:
         return asker.along(max(0, unit * grain - y), own, "minimum") // grain
 
     while high - zeros[-1] > 1:
-        unit = first if zeros == [first - 1] else (high + zeros[-1]) // 2
+        unit = first if zeros == [first - 1] else _between(zeros[-1], high, grain)
         read = ask(unit)
         if read > unit:
             raise StoppedError(f"{read * grain} tokens were served where {unit * grain} were shared")
@@ -36,13 +39,20 @@ def find_minimum(study: Study, law: CacheLaw) -> CacheLaw:
             zeros.append(unit)
         if high - zeros[-1] == 1 and zeros[-1] >= first:
             # Were the last zero an eviction, the minimum would be too high: ask it again.
-            for _ in range(ASKED_AT_MOST - 1):
+            for _ in range(asker.sure_times + 1 if asker.repeated_low else 1):
                 if ask(zeros[-1]):
                     high = zeros.pop()
                     break
-                if asker.repeated_low == 0:
-                    break
     return replace(law, minimum_tokens=high * grain if high > first else 0)
+
+
+def _between(zero: int, served: int, grain: int) -> int:
+    """Return the unit to ask next: around a minimum that is common, or in the middle."""
+    for minimum in COMMON_MINIMUMS:
+        unit = -(-minimum // grain)
+        if zero < unit <= served and (unit < served or unit - 1 > zero):
+            return unit if unit < served else unit - 1
+    return (zero + served) // 2
 
 
 def find_cap(study: Study, law: CacheLaw) -> CacheLaw:
@@ -59,7 +69,7 @@ def find_cap(study: Study, law: CacheLaw) -> CacheLaw:
     asker.send(spec, "cap", predicted=expected)
     expected = law.full_hit(length)
     read = 0
-    for _ in range(ASKED_AT_MOST):
+    for _ in range(asker.patience):
         read = max(read, asker.again(spec, "cap", predicted=expected))
         if read >= expected:
             break
@@ -75,11 +85,12 @@ def find_cap(study: Study, law: CacheLaw) -> CacheLaw:
     return replace(law, cap_tokens=read)
 
 
-def held_out(study: Study, law: CacheLaw) -> bool:
-    """Whether the law predicts every held-out prompt; counts them.
+def held_out(study: Study, law: CacheLaw) -> None:
+    """Ask the held-out prompts, and count them.
 
     Raises:
-        StoppedError: It does not, and no request is left to find out why.
+        StoppedError: The law is wrong: less was read than it predicts, as often as it was asked.
+        RefitError: More was read than it predicts.
     """
     asker = study.asker
     for spec, whole in _planned(study, law):
@@ -92,26 +103,27 @@ def held_out(study: Study, law: CacheLaw) -> bool:
             continue
         what = f"{length:,} tokens, " + ("repeated" if whole else f"{spec.shared_tokens:,} of them shared")
         said = f"a prompt of {what}: {read:,} cached, {expected:,} predicted by {law.formula} ({tries} times)"
-        if read < expected or whole or asker.left < 12:
+        if read < expected:
             raise StoppedError(said)
-        asker.shared[spec.shared_tokens] = read
-        return False
-    return True
+        if not whole and read > asker.shared.get(spec.shared_tokens, 0):
+            asker.shared[spec.shared_tokens] = read
+        raise RefitError(said)
 
 
 def _ask(study: Study, spec: PromptSpec, whole: bool, expected: int) -> tuple[int, int]:
     """Return the largest reading, asked again while it is too low, and how often it was asked."""
-    asker, read = study.asker, 0
-    for tries in range(1, ASKED_AT_MOST + 1):
+    asker, read, tries = study.asker, 0, 0
+    # Where nothing is to be served, an eviction would agree: ask again if there are any.
+    least = 3 if not expected and spec.shared_tokens and asker.repeated_low else 1
+    while tries < least or (tries < asker.patience and read < expected):
+        tries += 1
         if whole:
             cached = asker.again(spec, "held out", predicted=expected)
         else:
             one = spec if tries == 1 else asker.fresh(spec.own_tokens, spec.shared_tokens)
             cached = asker.send(one, "held out", predicted=expected)
-        asker.repeated_low += tries > 1 and cached > read
+            asker.repeated_low += tries > 1 and cached > read
         read = max(read, cached)
-        if read >= expected:
-            break
     return read, tries
 
 
@@ -122,6 +134,8 @@ def _planned(study: Study, law: CacheLaw) -> list[tuple[PromptSpec, bool]]:
     least = max(1, law.minimum_tokens // grain, y // grain)
     least += least * grain - y < 0  # no prompt shares less than nothing of its own
     room = min(study.base_tokens - 1, study.longest_own - law.always_computed_tokens - grain - tail)
+    if law.cap_tokens is not None:  # all but one of them below it, or the tail would never show
+        room = min(room, law.cap_tokens - 2 * grain - tail - law.always_computed_tokens - y)
     most = max(least, (room + y) // grain)
 
     def point(unit: int, before: int = 0) -> int:
