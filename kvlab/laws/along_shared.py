@@ -1,10 +1,11 @@
 """The grain and the offset: prompts that grow until something is reused, then prompts that share a chosen part."""
 
 import random
+from functools import partial
 
 import numpy as np
 
-from kvlab.laws.asking import StoppedError
+from kvlab.laws.asking import StoppedError, patiently
 from kvlab.laws.probe import PromptSpec
 from kvlab.laws.steps import SharedSteps, most_telling, shared_steps
 from kvlab.laws.study import ASKED_AT_MOST, GROWTH, Study
@@ -60,14 +61,14 @@ def along_shared(study: Study) -> tuple[int, int]:
         turn += 1
         point = _telling_point(study, steps)
         if point is None:
+            if len(steps) > 1 and _room_was_hidden(study):
+                continue
             if _lowest_is_confirmed(study):
                 break
             continue
         least = int(steps.predict([point]).min())
         own = _landing(study, point, steps, turn)
-        for _ in range(study.asker.patience):
-            if study.asker.along(point, own, "grain") >= least:
-                break
+        patiently(partial(study.asker.along, point, own, "grain"), least, study.asker.patience)
     if len(steps) > 1:
         grains = ", ".join(f"{g:,}" for g in steps.grains[:8])
         raise StoppedError(f"grains still possible: {grains} tokens")
@@ -101,6 +102,17 @@ def _landing(study: Study, shared: int, steps: SharedSteps, turn: int) -> int:
     return own + up if own + up <= study.longest_own else own
 
 
+def _room_was_hidden(study: Study) -> bool:
+    """Repeat the longest prompt: had it been evicted, its tail looked long, and points out of reach."""
+    asker = study.asker
+    length = study.base_tokens + asker.overhead
+    if asker.whole_times.get(length, ASKED_AT_MOST) >= ASKED_AT_MOST:
+        return False
+    before = study.tail_most
+    asker.again(PromptSpec(study.base_tokens, study.base_tokens, asker.first_base), "length, again")
+    return study.tail_most < before
+
+
 def _lowest_is_confirmed(study: Study) -> bool:
     """Ask the reading again that bounds the offset from above: were it an eviction, the law would be wrong."""
     points = study.served()
@@ -113,9 +125,15 @@ def _lowest_is_confirmed(study: Study) -> bool:
 def _repair(study: Study) -> None:
     """No grain explains all readings: ask the lowest one again, it may be an eviction; else see a plateau."""
     asker, points = study.asker, study.served()
-    unsure = [p for p in points if asker.times.get(p, 0) < ASKED_AT_MOST]
+    unsure = [p for p in points if asker.times.get(p, 0) < asker.patience]
+    top = max(points.values())
+    at_top = sorted(p for p, c in points.items() if c == top)
     if study.cap is None and _looks_capped(study, points):
-        study.cap = max(points.values())
+        study.cap = top
+    elif study.cap is None and len(at_top) == 1 and asker.times.get(at_top[0], 0) >= 2:
+        # The only one of its height, and lower than it should be: is there a plateau?
+        below = max((p for p in points if p < at_top[0]), default=0)
+        asker.along(at_top[0] - max(1, (at_top[0] - below) // 4), study.own(at_top[0]), "plateau")
     elif unsure:
         lowest = min(unsure, key=lambda p: points[p] - p)
         asker.along(lowest, study.own(lowest), "grain, again")

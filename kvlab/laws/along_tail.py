@@ -5,11 +5,14 @@ from functools import partial
 
 import numpy as np
 
-from kvlab.laws.asking import StoppedError
+from kvlab.laws.asking import StoppedError, patiently
 from kvlab.laws.law import CacheLaw
 from kvlab.laws.probe import PromptSpec
 from kvlab.laws.steps import TailSteps, most_telling, tail_steps
 from kvlab.laws.study import Study
+
+#: Tails longer than this, in tokens, are asked again at once.
+RARE = 64
 
 
 def along_tail(study: Study, grain: int, y: int) -> CacheLaw:
@@ -28,6 +31,8 @@ def along_tail(study: Study, grain: int, y: int) -> CacheLaw:
         if not len(steps):
             _repair(study, grain, y)
             continue
+        if steps.computed.min() > RARE and not _lowest_is_confirmed(study, 2):
+            continue  # a long tail is rare, and an eviction looks like one
         chosen = _telling(study, steps, y)
         if chosen is None:
             if _lowest_is_confirmed(study):
@@ -45,9 +50,7 @@ def along_tail(study: Study, grain: int, y: int) -> CacheLaw:
             ask = partial(study.asker.again, spec, "tail")
         if study.cap is not None:
             least = min(least, study.cap)
-        for _ in range(study.asker.patience):
-            if ask() >= least:
-                break
+        patiently(ask, least, study.asker.patience)
 
 
 def _ask_tight(study: Study, length: int, shared: int) -> int:
@@ -110,8 +113,9 @@ def _seeded(study: Study, length: int) -> PromptSpec:
     return spec
 
 
-def _lowest_is_confirmed(study: Study) -> bool:
+def _lowest_is_confirmed(study: Study, sure_times: int | None = None) -> bool:
     """Ask the reading again that makes the tail longest: it may be an eviction."""
+    sure = study.asker.sure_times if sure_times is None else sure_times
     readings = _readings(study)
     longest_tails: list[tuple[int, int, int, int | None]] = [
         (n - c, study.asker.whole_times[n], n, None) for n, c in readings.items()
@@ -120,7 +124,7 @@ def _lowest_is_confirmed(study: Study) -> bool:
     if not longest_tails:
         return True
     _, times, length, shared = max(longest_tails, key=lambda one: one[0])
-    if times >= study.asker.sure_times:
+    if times >= sure:
         return True
     if shared is not None:
         return _ask_tight(study, length, shared) == study.tight[length, shared]
@@ -130,8 +134,8 @@ def _lowest_is_confirmed(study: Study) -> bool:
 def _repair(study: Study, grain: int, y: int) -> None:
     """No tail explains all readings: ask the lowest one again, it may be an eviction; else see a plateau."""
     asker, readings = study.asker, _readings(study)
-    unsure = [n for n in readings if asker.whole_times[n] < 2]
-    unsure_tight = [key for key in study.tight if study.tight_times[key] < 2]
+    unsure = [n for n in readings if asker.whole_times[n] < asker.patience]
+    unsure_tight = [key for key in study.tight if study.tight_times[key] < asker.patience]
     if unsure:
         lowest = max(unsure, key=lambda n: n - readings[n])
         asker.again(asker.specs[lowest], "tail, again")

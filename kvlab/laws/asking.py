@@ -6,7 +6,7 @@ asked again: each probe stores its own prefix, so the next one with the same pre
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -86,7 +86,7 @@ class Asker:
         if not self.repeated_low:
             return 2
         again = sum(n - 1 for n in (*self.times.values(), *self.whole_times.values()))
-        rate = (self.repeated_low + 0.5) / (max(again, self.repeated_low) + 2)
+        rate = (self.repeated_low + 0.5) / (max(again, self.repeated_low) + 4)
         return min(4, max(2, math.ceil(math.log(0.002) / math.log(rate))))
 
     @property
@@ -152,6 +152,16 @@ class Asker:
         self.whole_times[length] = self.whole_times.get(length, 0) + 1
         self.whole[length] = max(cached, before or 0)
         return self.whole[length]
+
+
+def patiently(ask: Callable[[], int], least: int, times: int) -> int:
+    """Ask until at least ``least`` tokens are read, three times the same were read, or ``times`` is reached."""
+    readings: list[int] = []
+    while len(readings) < times:
+        readings.append(ask())
+        if readings[-1] >= least or (readings[-1] and readings[-3:] == [readings[-1]] * 3):
+            break
+    return readings[-1]
 
 
 def _checked(answer: Answer) -> tuple[int, int]:

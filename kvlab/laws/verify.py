@@ -34,14 +34,15 @@ def find_minimum(study: Study, law: CacheLaw) -> CacheLaw:
             raise StoppedError(f"{read * grain} tokens were served where {unit * grain} were shared")
         if read:
             high = read
-            zeros = [z for z in zeros if z < high]
+            zeros = [z for z in zeros if z < high] or [high - 1]
         else:
             zeros.append(unit)
         if high - zeros[-1] == 1 and zeros[-1] >= first:
             # Were the last zero an eviction, the minimum would be too high: ask it again.
-            for _ in range(asker.sure_times + 1 if asker.repeated_low else 1):
+            for _ in range(asker.sure_times - 1):
                 if ask(zeros[-1]):
                     high = zeros.pop()
+                    zeros = zeros or [first - 1]
                     break
     return replace(law, minimum_tokens=high * grain if high > first else 0)
 
@@ -50,8 +51,10 @@ def _between(zero: int, served: int, grain: int) -> int:
     """Return the unit to ask next: around a minimum that is common, or in the middle."""
     for minimum in COMMON_MINIMUMS:
         unit = -(-minimum // grain)
-        if zero < unit <= served and (unit < served or unit - 1 > zero):
-            return unit if unit < served else unit - 1
+        if zero < unit - 1 < served:
+            return unit - 1
+        if zero == unit - 1 and unit < served:
+            return unit
     return (zero + served) // 2
 
 
@@ -74,9 +77,8 @@ def find_cap(study: Study, law: CacheLaw) -> CacheLaw:
         if read >= expected:
             break
     if read > expected:
-        raise StoppedError(
-            f"{read} of {length} tokens were served, more than the {expected} that was predicted"
-        )
+        more = f"{read:,} of {length:,} tokens were served, more than the {expected:,} that was predicted"
+        raise RefitError(more)
     if read == expected:
         return law
     if study.cap is not None or read < max(asker.shared.values(), default=0):
@@ -112,7 +114,7 @@ def held_out(study: Study, law: CacheLaw) -> None:
 
 def _ask(study: Study, spec: PromptSpec, whole: bool, expected: int) -> tuple[int, int]:
     """Return the largest reading, asked again while it is too low, and how often it was asked."""
-    asker, read, tries = study.asker, 0, 0
+    asker, read, tries, same = study.asker, 0, 0, 0
     # Where nothing is to be served, an eviction would agree: ask again if there are any.
     least = 3 if not expected and spec.shared_tokens and asker.repeated_low else 1
     while tries < least or (tries < asker.patience and read < expected):
@@ -123,7 +125,10 @@ def _ask(study: Study, spec: PromptSpec, whole: bool, expected: int) -> tuple[in
             one = spec if tries == 1 else asker.fresh(spec.own_tokens, spec.shared_tokens)
             cached = asker.send(one, "held out", predicted=expected)
             asker.repeated_low += tries > 1 and cached > read
+        same = same + 1 if cached == read and read else 0
         read = max(read, cached)
+        if same == 2:  # three times the same is no eviction
+            break
     return read, tries
 
 
