@@ -70,6 +70,7 @@ def find_cap(study: Study, law: CacheLaw) -> CacheLaw:
     length = own + asker.overhead
     expected = law.predict(length, law.shared_start_tokens + study.base_tokens)
     asker.send(spec, "cap", predicted=expected)
+    study.base_tokens = own  # so that held-out prompts can share as much
     expected = law.full_hit(length)
     read = 0
     for _ in range(asker.patience):
@@ -84,6 +85,15 @@ def find_cap(study: Study, law: CacheLaw) -> CacheLaw:
     if study.cap is not None or read < max(asker.shared.values(), default=0):
         raise StoppedError(f"{read} of {length} tokens were served, where {expected} were predicted")
     study.cap = read
+    # A grain that grows with length looks like a cap just above it: twice as long tells.
+    own = min(study.longest_own, 2 * read)
+    if own + asker.overhead > length:
+        spec = PromptSpec(own, own, asker.first_base)
+        asker.send(spec, "cap")
+        if (twice := asker.again(spec, "cap", predicted=read)) != read:
+            raise StoppedError(
+                f"a prompt of {own + asker.overhead:,} tokens read {twice:,}, another one {read:,}"
+            )
     return replace(law, cap_tokens=read)
 
 
@@ -152,9 +162,13 @@ def _planned(study: Study, law: CacheLaw) -> list[tuple[PromptSpec, bool]]:
         length += (a + residue - length) % tail
         return max(shared + 1, min(length - asker.overhead, study.longest_own))
 
-    before, at = point(draw.randint(least, most), 1), point(draw.randint(least, most))
+    def any_unit() -> int:
+        """Low and high ones alike: a law may hold for short prompts only."""
+        return round(least * (most / least) ** draw.random())
+
+    before, at = point(most - draw.randint(0, (most - least) // 4), 1), point(any_unit())
     edge, below = asker.fresh(own(before, 0), before), asker.fresh(own(at, tail - 1), at)
-    bound = point(draw.randint(least, most))
+    bound = point(any_unit())
     tight = asker.fresh(min(study.longest_own, bound + draw.randint(1, max(1, tail))), bound)
     small = point(least)
     short = asker.fresh(min(study.longest_own, small + max(1, a)), small)
