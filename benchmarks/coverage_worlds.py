@@ -73,7 +73,7 @@ def means() -> Iterator[Case]:
             ) -> tuple[Interval, float]:
                 return mean_interval([[value] for value in d(rng, n)], seed=1), m
 
-            yield Case("mean over cycles", world, n, one)
+            yield Case("mean over cycles", world, n, one, 0.5)
     for world in ("normal", "log-normal, sigma 1", "a tenth five times as large", "alike, r = 0.5"):
         draw = VALUES[world][0]
         for n in (7, 18):
