@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kvlab.laws.capacity import learn_capacity
 from kvlab.laws.law import CacheLaw
 from kvlab.laws.learn import LearnedLaw, learn_law
-from kvlab.laws.simulate import SimulatedCache
+from kvlab.laws.simulate import POLICIES, SimulatedCache
 from kvlab.laws.simulated_server import SimulatedServer
 
 GRAINS = (1, 1, 16, 16, 32, 64, 128, 256, 272, 400, 528, 544, 800, 1056, 2144, 4160, 8320)
@@ -140,7 +141,11 @@ def is_right(world: World, found: LearnedLaw, points: int = 4000) -> bool:
 
 def reuse(worlds: int = 200, outside: int = 40) -> list[dict[str, Any]]:
     """Return a row for quiet servers, for busy ones, and for those outside the family."""
-    kinds: dict[str, list[dict[str, Any]]] = {"quiet": [], "traffic or losses": [], "no law of the family": []}
+    kinds: dict[str, list[dict[str, Any]]] = {
+        "quiet": [],
+        "traffic or losses": [],
+        "no law of the family": [],
+    }
     for seed in range(worlds):
         world = draw_world(seed)
         busy = bool(world.foreign_rate or world.loss_rate)
@@ -156,7 +161,13 @@ def _one(world: World) -> dict[str, Any]:
     found = learn_law(world.server(), max_prompt_tokens=world.max_prompt_tokens, seed=world.seed)
     claimed = found.law is not None
     right = is_right(world, found)
-    return {"world": world, "found": found, "claimed": claimed, "wrong": claimed and not right, "right": right}
+    return {
+        "world": world,
+        "found": found,
+        "claimed": claimed,
+        "wrong": claimed and not right,
+        "right": right,
+    }
 
 
 def _row(kind: str, ones: list[dict[str, Any]]) -> dict[str, Any]:
@@ -171,3 +182,45 @@ def _row(kind: str, ones: list[dict[str, Any]]) -> dict[str, Any]:
         "requests_max": requests[-1],
         "evictions_seen": sum(one["found"].evicted for one in ones),
     }
+
+
+def capacity(worlds: int = 60) -> list[dict[str, Any]]:
+    """Return a row a policy: capacity and policy found, in caches of 20 to 200 units; a third of them with traffic."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(worlds):
+        rng = random.Random(seed)
+        policy = POLICIES[seed % len(POLICIES)]
+        busy = rng.random() < 0.33
+        units, grain = rng.randint(20, 200), rng.choice((16, 32, 128))
+        start = rng.choice((0, 0, rng.randint(0, 40)))
+        cache = SimulatedCache(CacheLaw(grain), units, policy, seed=seed)
+        rate, size = (0.05, rng.randint(1, 10)) if busy else (0.0, 0)
+        server = SimulatedServer(
+            [cache], start, 4 if start else 0, foreign_rate=rate, foreign_units=size, seed=seed
+        )
+        law = CacheLaw(grain, shared_start_tokens=start)
+        found = learn_capacity(
+            server, law, overhead_tokens=start + (4 if start else 0), max_tokens=40 * units * grain, seed=seed
+        )
+        high = found.tokens_high
+        one = {
+            "exact": found.tokens_low == high == units * grain,
+            "holds": found.tokens_low <= units * grain and (high is None or units * grain <= high),
+            "right": found.policy == policy,
+            "unknown": found.policy is None,
+            "tokens": found.prompt_tokens / (units * grain),
+        }
+        rows.setdefault(policy + (", others' traffic" if busy else ""), []).append(one)
+    return [
+        {
+            "policy": name,
+            "n": len(ones),
+            "policy_right": sum(one["right"] for one in ones),
+            "policy_unknown": sum(one["unknown"] for one in ones),
+            "policy_wrong": sum(not one["right"] and not one["unknown"] for one in ones),
+            "capacity_exact": sum(one["exact"] for one in ones),
+            "range_holds": sum(one["holds"] for one in ones),
+            "tokens_by_capacity_p50": sorted(one["tokens"] for one in ones)[len(ones) // 2],
+        }
+        for name, ones in sorted(rows.items())
+    ]
