@@ -9,11 +9,13 @@ servers follow no law of the family that is searched: there the right answer is 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kvlab.laws.capacity import learn_capacity
 from kvlab.laws.law import CacheLaw
 from kvlab.laws.learn import LearnedLaw, learn_law
+from kvlab.laws.lifetime import learn_lifetime
 from kvlab.laws.simulate import POLICIES, SimulatedCache
 from kvlab.laws.simulated_server import SimulatedServer
 
@@ -223,4 +225,37 @@ def capacity(worlds: int = 60) -> list[dict[str, Any]]:
             "tokens_by_capacity_p50": sorted(one["tokens"] for one in ones)[len(ones) // 2],
         }
         for name, ones in sorted(rows.items())
+    ]
+
+
+def lifetime(worlds: int = 200) -> list[dict[str, Any]]:
+    """Return a row for servers whose entries expire, with and without losses, and for those that keep them."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(worlds):
+        rng = random.Random(seed)
+        ttl = None if seed % 8 == 0 else rng.uniform(5, 1800)
+        loss = rng.choice((0.0, 0.02))
+        renewed = rng.random() < 0.7
+        cache = SimulatedCache(CacheLaw(64), None, "lru", ttl, renewed, seed)
+        server = SimulatedServer([cache], loss_rate=loss, seed=seed)
+        found = learn_lifetime(
+            server, CacheLaw(64), prompt_tokens=257, limit_s=3600, now=partial(getattr, server, "now_s"), sleep=server.sleep
+        )
+        high = found.ttl_s_high
+        one = {
+            "inside": (high is None) if ttl is None else high is not None and found.ttl_s_low <= ttl <= high,
+            "renewed": ttl is None or found.renewed_by_use in (renewed, None),
+            "requests": found.requests,
+        }
+        kind = ("no expiry" if ttl is None else "expiry") + (", losses" if loss else "")
+        rows.setdefault(kind, []).append(one)
+    return [
+        {
+            "servers": kind,
+            "n": len(ones),
+            "inside": sum(one["inside"] for one in ones),
+            "renewal_right_or_unknown": sum(one["renewed"] for one in ones),
+            "requests_p50": sorted(one["requests"] for one in ones)[len(ones) // 2],
+        }
+        for kind, ones in sorted(rows.items())
     ]
