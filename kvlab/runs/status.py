@@ -53,7 +53,13 @@ def end(folder: Path, status: Status, *, exit_code: int | None = None, reason: s
     path = folder / FILE_NAME
     before = read_json(path)
     kept: dict[str, Any] = {key: before[key] for key in ("owner", "started_utc") if key in before}
-    content: dict[str, Any] = {"status": status, **kept, "ended_utc": utc_now(), "exit_code": exit_code, "reason": reason}
+    content: dict[str, Any] = {
+        "status": status,
+        **kept,
+        "ended_utc": utc_now(),
+        "exit_code": exit_code,
+        "reason": reason,
+    }
     try:
         write_json(path, content)
     except OSError as error:
