@@ -51,6 +51,11 @@ def markdown(text: object) -> str:
     return _MARKUP.sub(_literal, line(text))
 
 
+def markdown_alt(text: object) -> str:
+    """Return a text for the square brackets of a picture or link: one bracket too many would end them."""
+    return re.sub(r"(?<!\\)[\[\]]", r"\\\g<0>", markdown(text))
+
+
 def markdown_prose(text: object) -> str:
     """Return a sentence of kvlab's own that quotes from outside: its code and emphasis count, links and HTML do not."""
     return _ACTIVE.sub(_literal, line(text))
