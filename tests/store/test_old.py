@@ -59,6 +59,12 @@ def test_an_old_database_is_read_and_gone_on_with(tmp_path, source, version):
     assert schema_of(path) == schema_of(source)
 
 
+def test_an_old_database_can_be_closed_at_once(tmp_path, source):
+    path = of_schema(tmp_path / "run.sqlite", 6, source)
+    Database(path).close()
+    assert schema_of(path) == schema_of(source)
+
+
 def test_an_old_archive_is_read_where_nothing_can_be_written(tmp_path, source, monkeypatch):
     path = of_schema(tmp_path / "run.sqlite", 6, source)
     before = path.read_bytes()
