@@ -217,9 +217,10 @@ class Session(Generic[P]):
             except StopIteration as end:
                 return _Attempt(rows, end.value or f"{len(rows)} requests", None)
             rows.append(row)
-            if row.measurement.failure is not None and not row.expected:
+            unusable = row.measurement.unusable
+            if unusable is not None and not (row.expected and row.measurement.failure is not None):
                 measuring.close()
-                return _Attempt(rows, "", row.measurement.failure)
+                return _Attempt(rows, "", unusable)
 
     def _measure_each(self, trial: Trial) -> list[Recorded]:
         """Measure a trial whose requests are stored one by one; a stop or a kill leaves it to be resumed."""

@@ -254,6 +254,17 @@ class Database:
             final=None if row.final is None else int(row.final),
         )
         self._insert_telemetry(row)
+        for name, value, text in row.measurement.notes:
+            self.insert(
+                "observations",
+                session_id=self._session,
+                trial_id=trial_id,
+                request_id=row.request_id,
+                t_ns=row.measurement.stamps.sent_ns,
+                name=name,
+                value=value,
+                text=text,
+            )
         if row.kv is not None:
             kept = {**asdict(row.kv), "n_kept_json": to_json(list(row.kv.n_kept))}
             del kept["n_kept"]
