@@ -87,7 +87,7 @@ def unreadable(path: Path, error: object) -> InputError:
 
 def is_full(error: sqlite3.Error) -> bool:
     """Whether an error says that the disk is full, which is no fault of the database."""
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or "disk is full" in str(error)
 
 
 def is_read_only(path: Path) -> bool:
