@@ -40,13 +40,15 @@ class Steps:
         else:
             print(terminal(f"    {line}"), flush=True)
 
-    def step(self, line: str) -> None:
-        """Say that one more is done."""
+    def step(self, line: str, *, keep: bool = False) -> None:
+        """Say that one more is done; beside a bar only the last line is shown, but for those to ``keep``."""
         self.done += 1
         left = (time.monotonic() - self._start) / self.done * (self.total - self.done)
         text = terminal(f"[{self.done}/{self.total}] {line}")
         if self._bar is not None:
-            self._bar.write(text)
+            if keep:
+                self._bar.write(text)
+            self._bar.set_postfix_str(line, refresh=False)
             self._bar.update()
         else:
             rest = f" · {left:.0f} s left" if self.done < self.total else ""

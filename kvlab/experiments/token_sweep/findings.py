@@ -1,46 +1,23 @@
 """From the requests of a token sweep to its verdict."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from kvlab.endpoints.connect import Identity
 from kvlab.evidence import CacheState
-from kvlab.findings import Check, Figure, Summary, Table, Verdict
-from kvlab.records import Trial
-from kvlab.stats.intervals import Interval, bootstrap_median
-
-if TYPE_CHECKING:
-    from kvlab.experiments.token_sweep.params import TokenSweepParams
+from kvlab.experiments.token_sweep import pictures
+from kvlab.experiments.token_sweep.control import Control
+from kvlab.experiments.token_sweep.params import TokenSweepParams
+from kvlab.findings import Check, Findings, Table, Verdict, judge
+from kvlab.runs.data import RunData
+from kvlab.stats import Interval, decide
+from kvlab.stats.medians import least_n, median_interval
 
 _VALUES = (
     "prompt_tokens", "cached_tokens", "predicted_cached_tokens", "cache_state", "ttft_ms", "latency_ms",
     "server_queue_ms", "server_prefill_ms", "cache_reason", "shared_tokens",
 )  # fmt: skip
-
-FIGURES = [
-    Figure(
-        name="ttft_vs_tokens",
-        title="TTFT against prompt length",
-        caption="Each dot is one request; lines join the medians. Crosses are pairs whose cache state is not proven.",
-    ),
-    Figure(
-        name="latency_vs_tokens",
-        title="Latency against prompt length",
-        caption="Sent to the last byte, generated tokens included.",
-    ),
-    Figure(
-        name="ttft_reduction_vs_tokens",
-        title="TTFT saved by the cache",
-        caption="Per pair: 1 - TTFT(hit) / TTFT(cold). The dashed line is the margin of the verdict.",
-    ),
-    Figure(
-        name="ttft_split",
-        title="Where the first token's time goes",
-        caption="Medians: the server's own queue and prefill times, and the rest (network, HTTP, tokenizer).",
-    ),
-]
 
 
 def pairs(frame: pd.DataFrame) -> pd.DataFrame:
@@ -67,39 +44,29 @@ def pairs(frame: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def summarize(
-    frame: pd.DataFrame,
-    params: "TokenSweepParams",
-    plan: Sequence[Trial],
-    profile: str,
-    identity: Identity | None,
-) -> Summary:
-    """Judge a sweep: the scenario's two criteria, the interval, and before them the cache states."""
-    table = pairs(frame)
+def findings(data: RunData, params: TokenSweepParams) -> Findings:
+    """Judge a sweep: the cache states first, then the scenario's two criteria, then the interval."""
+    table = pairs(data.requests)
     valid = table[table["valid"]]
-    reduction = bootstrap_median(
-        valid["ttft_reduction"].astype(float).tolist(), seed=params.seed, confidence=params.confidence
-    )
-    results = _results(frame, table, valid, reduction, len(plan))
-    checks = _checks(results, reduction, params)
-    verdict, reasons = _verdict(checks, results, table, params)
-    return Summary(
-        experiment="token_sweep",
-        profile=profile,
-        verdict=verdict,
-        headline=_headline(verdict, results, reduction),
-        reasons=reasons,
+    reduction = _reduction(valid, params)
+    controls = int(sum(bool(planned.get("control")) for planned in data.trials["planned"]))
+    control = Control.of(data.requests, valid, controls, params)
+    results = _results(data.requests, table, valid, reduction, len(data.trials) - controls)
+    results |= control.results()
+    checks = [*_checks(results, reduction, params), control.check(params)]
+    return Findings(
+        headline=_headline(results, reduction, checks),
         checks=checks,
         results=results,
         tables=[_by_target(table, params), *_split_table(valid), _by_pair(table)],
-        figures=[item for item in FIGURES if item.name != "ttft_split" or has_split(table)],
-        limitations=_limitations(params, results, identity),
+        pictures=pictures.pictures(table, params),
+        remarks=_left_out(table, results),
+        limitations=_limitations(params, results),
     )
 
 
-def has_split(table: pd.DataFrame) -> bool:
-    """Whether the server told its queue and prefill times."""
-    return bool(table["cold_server_prefill_ms"].notna().any())
+def _reduction(valid: pd.DataFrame, params: TokenSweepParams) -> Interval:
+    return median_interval(valid["ttft_reduction"].astype(float).tolist(), confidence=params.confidence)
 
 
 def _median(values: "pd.Series[Any]") -> float | None:
@@ -125,6 +92,7 @@ def _results(
         "median_ttft_reduction_high": _round(reduction.high),
         "interval_confidence": reduction.confidence,
         "interval_reason": reduction.reason,
+        "interval_method": reduction.made_by,
         "unverified_median_ttft_reduction": _round(_median(table["ttft_reduction"])),
         "max_prompt_tokens_off_target": int(off.max()) if len(off) else None,
         "cache_states": {
@@ -141,34 +109,46 @@ def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _checks(results: dict[str, Any], reduction: Interval, params: "TokenSweepParams") -> list[Check]:
+def _checks(results: dict[str, Any], reduction: Interval, params: TokenSweepParams) -> list[Check]:
     cold, hit = results["median_ttft_cold_ms"], results["median_ttft_hit_ms"]
     margin, known = params.ttft_min_reduction_fraction, reduction.estimate is not None
+    # A FAIL has an error rate, as a PASS has: it takes an interval that lies below, not a median that does.
+    saves, enough = decide(reduction, 0.0), decide(reduction, margin)
     share = results["pairs_valid"] / results["pairs_planned"]
+    asks = f"at least {params.min_valid_fraction:.0%} of the planned pairs are proven cold, then a full hit"
+    seen = f"{results['pairs_valid']} of {results['pairs_planned']}"
+    times = results["unverified_median_ttft_reduction"]
+    alone = "" if times is None else f"; the times alone say {times:.1%}, which proves nothing"
     return [
         Check(
             name="cache_states_proven",
-            asks=f"at least {params.min_valid_fraction:.0%} of the planned pairs are proven cold, then a full hit",
-            seen=f"{results['pairs_valid']} of {results['pairs_planned']}",
+            asks=asks,
+            seen=seen,
             holds=share >= params.min_valid_fraction,
+            role="proof",
+            reason=f"{asks}: {seen}{alone}",
         ),
         Check(
             name="median_hit_below_cold",
             asks="median TTFT(hit) < median TTFT(cold)",
             seen=f"{hit:.1f} ms against {cold:.1f} ms" if known else "no valid pair",
-            holds=hit < cold if known else None,
+            holds=None if saves == "undecided" else saves == "above",
+            optional=True,  # undecided is what the check of the interval says, with what to do
         ),
         Check(
             name="median_reduction",
             asks=f"median TTFT reduction ≥ {margin:.0%}",
             seen=f"{reduction.estimate:.1%}" if reduction.estimate is not None else "no valid pair",
-            holds=reduction.estimate >= margin if reduction.estimate is not None else None,
+            holds=None if enough == "undecided" else enough == "above",
+            optional=True,
         ),
         Check(
             name="interval_clears_margin",
-            asks=f"the {params.confidence:.0%} interval of that reduction lies above {margin:.0%}",
+            asks=f"the interval of that reduction lies above {margin:.0%}",
             seen=_interval(reduction),
-            holds=reduction.low >= margin if reduction.low is not None else None,
+            holds=None if reduction.low is None else enough == "above",
+            role="power",
+            advice="raise repeats",
         ),
     ]
 
@@ -176,41 +156,24 @@ def _checks(results: dict[str, Any], reduction: Interval, params: "TokenSweepPar
 def _interval(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
         return f"no interval: {interval.reason}"
-    return f"{interval.low:.1%} to {interval.high:.1%}, n = {interval.n} pairs"
+    return f"{interval.low:.1%} to {interval.high:.1%} ({interval.made_by})"
 
 
-def _verdict(
-    checks: list[Check], results: dict[str, Any], table: pd.DataFrame, params: "TokenSweepParams"
-) -> tuple[Verdict, list[str]]:
-    states, *criteria = checks
-    reasons = _invalid_pairs(table)
-    missing = results["pairs_planned"] - results["pairs_complete"]
-    if missing:
-        reasons.append(f"{missing} of {results['pairs_planned']} planned pairs have no complete measurement")
-    if not states.holds:
-        shown = results["unverified_median_ttft_reduction"]
-        seen = f"; the times alone say {shown:.1%}, which proves nothing" if shown is not None else ""
-        return Verdict.INVALID, [f"{states.asks}: {states.seen}{seen}", *reasons]
-    *points, interval = criteria
-    if failed := [check for check in points if not check.holds]:
-        return Verdict.FAIL, [f"not met: {check.asks}: {check.seen}" for check in failed] + reasons
-    if not interval.holds:
-        return Verdict.INVALID, [f"underpowered: {interval.asks}: {interval.seen}; raise repeats", *reasons]
-    return Verdict.PASS, [f"{check.asks}: {check.seen}" for check in checks] + reasons
-
-
-def _invalid_pairs(table: pd.DataFrame) -> list[str]:
+def _left_out(table: pd.DataFrame, results: dict[str, Any]) -> list[str]:
     bad = table[~table["valid"]]
     lines = [
         f"{row.trial_id} is left out: cold is {row.cold_cache_state} ({row.cold_cache_reason}), "
         f"hit is {row.hit_cache_state} ({row.hit_cache_reason})"
         for row in bad.itertuples()
     ]
-    return lines[:5] + ([f"and {len(lines) - 5} more pairs"] if len(lines) > 5 else [])
+    lines = lines[:5] + ([f"and {len(lines) - 5} more pairs"] if len(lines) > 5 else [])
+    if missing := results["pairs_planned"] - results["pairs_complete"]:
+        lines.append(f"{missing} of {results['pairs_planned']} planned pairs have no complete measurement")
+    return lines
 
 
-def _headline(verdict: Verdict, results: dict[str, Any], reduction: Interval) -> str:
-    if verdict is Verdict.INVALID or reduction.estimate is None:
+def _headline(results: dict[str, Any], reduction: Interval, checks: Sequence[Check]) -> str:
+    if judge(checks)[0] is Verdict.INVALID or reduction.estimate is None:
         return (
             f"no answer from {results['pairs_valid']} pairs with proven cache states, of "
             f"{results['pairs_planned']} planned"
@@ -224,60 +187,59 @@ def _headline(verdict: Verdict, results: dict[str, Any], reduction: Interval) ->
     )
 
 
-def _by_target(table: pd.DataFrame, params: "TokenSweepParams") -> Table:
+def _by_target(table: pd.DataFrame, params: TokenSweepParams) -> Table:
     rows = []
     for target in params.token_targets:
         every = table[table["target_tokens"] == target]
         group = every[every["valid"]]
-        reduction = bootstrap_median(
-            group["ttft_reduction"].astype(float).tolist(), seed=params.seed, confidence=params.confidence
-        )
-        cold, hit = _median(group["cold_ttft_ms"]), _median(group["hit_ttft_ms"])
-        slow, fast = _median(group["cold_latency_ms"]), _median(group["hit_latency_ms"])
-        rows.append(
-            [
-                target,
-                _whole(_median(every["cold_prompt_tokens"])),
-                f"{len(group)}/{params.repeats}",
-                cold,
-                hit,
-                _difference(cold, hit),
-                _percent(reduction.estimate),
-                _percent(reduction.low),
-                _percent(reduction.high),
-                slow,
-                fast,
-                _difference(slow, fast),
-            ]
-        )
+        reduction = _reduction(group, params)
+        row = {
+            "target_tokens": target,
+            "axis_tokens": _whole(_median(every["cold_prompt_tokens"])),
+            "valid_pairs": f"{len(group)}/{params.repeats}",
+        }
+        for name in ("ttft", "latency"):
+            cold, hit = _median(group[f"cold_{name}_ms"]), _median(group[f"hit_{name}_ms"])
+            row |= {
+                f"{name}_cold_ms": cold,
+                f"{name}_hit_ms": hit,
+                f"{name}_delta_ms": _difference(cold, hit),
+            }
+            if name == "ttft":
+                row |= {
+                    "ttft_reduction_pct": _percent(reduction.estimate),
+                    "reduction_low_pct": _percent(reduction.low),
+                    "reduction_high_pct": _percent(reduction.high),
+                }
+        rows.append(row)
     return Table(
         name="token_sweep",
         title="By prompt length (medians over valid pairs)",
-        columns=[
-            "target_tokens", "axis_tokens", "valid_pairs", "ttft_cold_ms", "ttft_hit_ms", "ttft_delta_ms",
-            "ttft_reduction_pct", "reduction_low_pct", "reduction_high_pct",
-            "latency_cold_ms", "latency_hit_ms", "latency_delta_ms",
-        ],
         rows=rows,
-        note="axis_tokens is what the server counted. An interval needs 5 pairs at that length.",
-    )  # fmt: skip
+        note=f"axis_tokens is what the server counted. An interval needs {least_n(params.confidence)} pairs at that length.",
+    )
 
 
 def _split_table(valid: pd.DataFrame) -> list[Table]:
     """TTFT = queue + prefill + rest, where the server tells the first two."""
-    if not has_split(valid):
+    if not pictures.has_split(valid):
         return []
     rows = []
     for target, group in valid.groupby("target_tokens"):
         for arm in ("cold", "hit"):
-            queue, prefill = group[f"{arm}_server_queue_ms"], group[f"{arm}_server_prefill_ms"]
-            rest = group[f"{arm}_ttft_ms"] - queue - prefill
-            rows.append([target, arm, *map(_median, (group[f"{arm}_ttft_ms"], queue, prefill, rest))])
+            ttft, queue = group[f"{arm}_ttft_ms"], group[f"{arm}_server_queue_ms"]
+            prefill = group[f"{arm}_server_prefill_ms"]
+            row = {
+                "ttft_ms": ttft,
+                "queue_ms": queue,
+                "prefill_ms": prefill,
+                "rest_ms": ttft - queue - prefill,
+            }
+            rows.append({"target_tokens": target, "arm": arm, **{k: _median(v) for k, v in row.items()}})
     return [
         Table(
             name="ttft_split",
             title="TTFT in parts (medians over valid pairs)",
-            columns=["target_tokens", "arm", "ttft_ms", "queue_ms", "prefill_ms", "rest_ms"],
             rows=rows,
             note="Queue and prefill are differences of the server's own histograms over one request each.",
         )
@@ -305,24 +267,18 @@ def _by_pair(table: pd.DataFrame) -> Table:
     return Table(
         name="pairs",
         title="Every pair, with its evidence",
-        columns=columns,
-        rows=[[_cell(value) for value in row] for row in table[columns].itertuples(index=False)],
+        rows=table[columns],
+        digits=dict.fromkeys(columns, 4),
         note="cached_tokens is the server's figure; predicted is floor((prompt_tokens - 1) / block) * block.",
     )
 
 
-def _cell(value: Any) -> Any:  # noqa: ANN401 - a cell
-    if pd.isna(value):
-        return None
-    return round(float(value), 4) if isinstance(value, float) else value
-
-
-def _limitations(params: "TokenSweepParams", results: dict[str, Any], identity: Identity | None) -> list[str]:
+def _limitations(params: TokenSweepParams, results: dict[str, Any]) -> list[str]:
     lines = [
         "One request at a time: what a cache saves under load, where requests queue and evict, is another question.",
         "A full hit straight after its cold request is the best case: nothing had time to be evicted.",
     ]
-    if params.repeats < 5:
+    if params.repeats < least_n(params.confidence):
         lines.append(f"{params.repeats} pair(s) at each length: the interval is over all lengths together.")
     off = results["max_prompt_tokens_off_target"]
     if off is None:
@@ -331,7 +287,4 @@ def _limitations(params: "TokenSweepParams", results: dict[str, Any], identity: 
         lines.append(
             f"Prompts were up to {off} tokens off their target; axis_tokens is what the server counted."
         )
-    for name, fact in (identity.facts if identity else {}).items():
-        if fact.holds is not True:
-            lines.append(f"Not proven on this server: {name} ({fact.why}).")
     return lines
