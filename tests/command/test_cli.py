@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from kvlab.command import cli, runner, show
+from kvlab.command import cli, headless, runner, show
 from kvlab.report import build
 from kvlab.runs import lock, status
 from kvlab.runs.status import Status
@@ -61,6 +61,19 @@ def test_a_list_moves_no_cursor(monkeypatch, capsys, tmp_path):
 def test_lines_of_a_kernel_lose_their_colours_and_keep_their_words(capsys):
     show.say("\x1b[0;31mError\x1b[0m: a\x1b[2Jb\nc\td\x07")
     assert capsys.readouterr().out == "Error: a\\x1b[2Jb\nc\td\\x07\n"
+
+
+def test_no_line_and_no_error_file_holds_a_key(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://h/v1")
+    monkeypatch.setenv("OPENAI_MODEL", "m")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-CANARY-0123456789abcdef")
+    show._redactor.cache_clear()
+    try:
+        show.say("it says sk-CANARY-0123456789abcdef and sk-CANARY-01…")
+        headless._failed(tmp_path, "ServerError", "Bearer sk-CANARY-0123456789abcdef")
+    finally:
+        show._redactor.cache_clear()
+    assert "sk-C" not in capsys.readouterr().out + (tmp_path / headless.ERROR).read_text()
 
 
 def test_a_pipe_of_ascii_and_a_reader_that_goes(tmp_path):
@@ -140,7 +153,7 @@ def test_going_on_is_proposed_where_it_would_work(monkeypatch, capsys, tmp_path,
         with Database(folder / "run.sqlite", create=True) as database:
             if what == "run":
                 fill(database)
-                database.record_attempt("r", "t0", 1, [recorded("a")], "done")
+                database.record_attempt("r", "t0", [recorded("a")], "done")
     outcome = runner.Outcome(folder, 1, Status.FAILED, "it died")
     monkeypatch.setattr(runner, "run", lambda *_: outcome)
     assert run(monkeypatch, "run", "token_sweep") == 1
