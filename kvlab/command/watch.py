@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from kvlab.command.show import shown
+
 #: Lines of the kernel's that tell a person nothing.
 _NOISE = (
     "Passed unknown parameter",  # known to the experiment, which has checked them all
