@@ -46,6 +46,10 @@ def open_database(path: Path, *, create: bool = False) -> sqlite3.Connection:
         if isinstance(error, sqlite3.Error) and is_full(error):
             raise
         raise unreadable(path, error) from None
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        raise
     connection.row_factory = sqlite3.Row
     return connection
 
