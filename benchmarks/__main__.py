@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import client_error, detector, kv_sweep, load_generator, scale
+from benchmarks import anatomy, client_error, detector, kv_sweep, load_generator, scale
 from kvlab.runs import contract as manifest
 from kvlab.runs.files import write_json
 from kvlab.runs.status import utc_now
@@ -80,7 +80,18 @@ def _scale(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def _anatomy(quick: bool) -> list[dict[str, Any]]:
+    print("anatomy: what measuring one pair and finishing a run pass", flush=True)
+    rows: list[dict[str, Any]] = anatomy.run()["rows"]
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console(width=120).print(table)
+    return rows
+
+
 PARTS = {
+    "anatomy": _anatomy,
     "client_error": _client_error,
     "load_generator": _load_generator,
     "detector": _detector,

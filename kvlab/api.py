@@ -14,12 +14,14 @@ from kvlab.errors import InputError
 
 if TYPE_CHECKING:
     from kvlab.endpoints.server import Server
+    from kvlab.notebook import NotebookSession
     from kvlab.params import Params
     from kvlab.runs.loaded import LoadedRun
+    from kvlab.scoring.metrics import AnswerMode, Score
     from kvlab.session import Session
 
 #: The sessions that this process has opened without a runner, by run folder.
-_open_here: "dict[Path, Session[Any]]" = {}
+_open_here: "dict[Path, NotebookSession[Any]]" = {}
 
 
 def connect(base_url: str | None = None, *, model: str | None = None, api_key: str | None = None) -> "Server":
@@ -57,16 +59,22 @@ def load(folder: str | Path) -> "LoadedRun":
 
 
 def score(
-    answer: str, gold: Sequence[str], *, metric: str = "qa_f1", classes: Sequence[str] = ()
-) -> float | None:
-    """Return how right an answer is, from 0 to 1, by a metric of LongBench or RULER; ``None``: not defined.
+    answer: str, gold: Sequence[str], *, language: str = "en", answer_mode: "AnswerMode" = "any"
+) -> "Score":
+    """Score one answer against gold answers: ``em``, ``f1`` and ``contains``, each from 0 to 1.
+
+    Args:
+        answer: What the model wrote.
+        gold: The right answers.
+        language: ``en`` or ``zh``.
+        answer_mode: ``any``: one gold answer suffices; ``all``: the answer must hold all of them.
 
     Raises:
-        InputError: There is no such metric.
+        InputError: There is no gold answer, or no such language.
     """
     from kvlab.scoring import metrics
 
-    return metrics.score(metric, answer, list(gold), classes=list(classes))
+    return metrics.score(answer, list(gold), language, answer_mode=answer_mode)
 
 
 def open(

@@ -179,7 +179,7 @@ class Session(Generic[P]):
             if made.failure.error_type is ErrorType.REFUSED_INPUT:
                 raise KvlabError(f"{trial.trial_id}: {_words(made)}")
             if pause is None:
-                self._say(f"{trial.trial_id} failed: {_words(made)}")
+                self._say(f"{trial.trial_id} failed: {_words(made)}", failed=True)
                 return []
             if pause > 2:
                 self.note(f"{trial.trial_id}: {_words(made)}; again in {pause:.0f} s")
@@ -214,23 +214,23 @@ class Session(Generic[P]):
         except UnfinishedError as end:
             done, line = False, str(end)
         self.database.set_trial(trial.trial_id, "done" if done else "failed")
-        self._say(f"{trial.trial_id} {'done' if done else 'failed'}: {line}")
+        self._say(f"{trial.trial_id} {'done' if done else 'failed'}: {line}", failed=not done)
         return rows
 
     def _pause(self, failure: Failure, tries: int, began: float) -> float | None:
         """Return how long to wait before another attempt; ``None``: there is none."""
         if failure.error_type not in RETRYABLE:
             return None
-        wait = min(_LONGEST_PAUSE_S, 0.25 * 2**tries) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+        wait: float = min(_LONGEST_PAUSE_S, 0.25 * 2**tries) * random.uniform(0.5, 1)  # noqa: S311 - jitter
         wait = max(wait, failure.retry_after_s or 0.0)
         waited = time.monotonic() - began
         if failure.is_outage and waited + wait <= self.params.outage_s:
             return wait
         return wait if tries < self.params.max_attempts and wait <= _LONGEST_PAUSE_S else None
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: str, *, failed: bool = False) -> None:
         if self._steps is not None:
-            self._steps.step(line)
+            self._steps.step(line, keep=failed)
 
     # Reading --------------------------------------------------------------------------------------------
 
@@ -285,9 +285,7 @@ class Session(Generic[P]):
             KvlabError: Not a single trial could be measured. The report says so too.
         """
         if self.closed:
-            summary = build.rebuild(self.folder, self.experiment)
-            print(f"{summary.verdict}: {summary.headline}")
-            return summary
+            return build.rebuild(self.folder, self.experiment).written_in(self.folder)
         data = self.data()
         summary = build.write(data, self.experiment)
         measured = data.done
@@ -297,7 +295,7 @@ class Session(Generic[P]):
         self.on_finish()
         day.write_index(self.folder.parent)
         print(f"{summary.verdict}: {summary.headline}")
-        return summary
+        return summary.written_in(self.folder)
 
     def on_finish(self) -> None:
         """Say that the run is complete; the runner does so itself, so this does nothing (`kvlab.api`)."""

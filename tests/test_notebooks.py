@@ -12,7 +12,7 @@ import pytest
 
 from kvlab import experiments
 from tests.command.tool import folders, status
-from tests.conftest import IN_PROCESS, ROOT
+from tests.conftest import ROOT, in_process
 from tests.fakes.process import FakeServer
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -119,7 +119,7 @@ def test_a_mistake_in_a_notebook_is_one_line_and_writes_nothing(server, outputs,
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 def test_nbval_on_the_real_engine(path, outputs, request):
     """Labels, counts and verdicts must come out as they are committed; times may not be compared."""
-    request.getfixturevalue("alone" if path.stem in IN_PROCESS else "engine")
+    request.getfixturevalue("alone" if path.stem in in_process() else "engine")
     command = [
         "pytest",
         "-q",

@@ -47,7 +47,7 @@ def test_precedence_profile_environment_set(monkeypatch):
         ("order=null", "order"),
         ("token_targets=[1", "not YAML"),
         ("isolation_id='a b'", "isolation_id"),
-        ("token_targets=&a [*a]", "a value that contains itself"),
+        ("token_targets=&a [*a]", "one that contains itself"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_it(override, says):

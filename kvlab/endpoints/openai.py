@@ -75,7 +75,7 @@ class OpenAICompat:
         before = metrics.scrape() if metrics else None
         sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
         measurement = self.connection.client.measure(path, body, call.request_id)
-        measurement = measurement.redacted(self.connection.settings.redact)
+        measurement = measurement.redacted(self.connection.settings.redactor)
         server = ServerView(reason="the server has no vLLM metrics")
         if metrics and measurement.failure is None:
             usage_tokens, _ = usage_evidence(measurement.usage)
@@ -125,7 +125,10 @@ def open_engine(settings: Settings, check: Callable[[int | None], None]) -> Open
         identity = probe.probe(connection, identity)
         counter = probe.counter(connection, identity)
         facts = {**identity.facts, "prompt_lengths": _lengths(counter)}
-        return OpenAICompat(connection, identity.model_copy(update={"facts": facts}), counter)
+        identity = identity.model_copy(update={"facts": facts})
+        # What a server says of itself goes into the manifest and the report: without a key that it echoes.
+        identity = Identity.model_validate(settings.redactor.value(identity.model_dump()))
+        return OpenAICompat(connection, identity, counter)
     except BaseException:
         connection.close()
         raise

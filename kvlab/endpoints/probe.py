@@ -208,12 +208,12 @@ def counter(connection: Connection, identity: Identity) -> Counter:
     asker = Asker(connection)
     sample = _chat(_text(4))
     if identity.can("tokenizer"):
-        found = ServerCounter(connection.http, f"{connection.root}/tokenize", connection.model)
+        found = _tokenize(connection)
         said = asker.usage(sample)[0]
         off = 0 if said is None else said - found(sample)
         return found if abs(off) > _TEMPLATE_TOKENS else _with_offset(found, off)
     url = f"{connection.target.base_url}/chat/completions/input_tokens"
-    counts = InputTokensCounter(connection.http, url, connection.model)
+    counts = InputTokensCounter(connection.http, url, connection.model, redact=connection.settings.redact)
     try:
         if identity.kind == "llama.cpp" and counts(sample) == asker.usage(sample)[0]:
             return counts
@@ -250,12 +250,16 @@ def _chat(text: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}]}
 
 
+def _tokenize(connection: Connection) -> ServerCounter:
+    url, redact = f"{connection.root}/tokenize", connection.settings.redact
+    return ServerCounter(connection.http, url, connection.model, redact=redact)
+
+
 def _tokenizer(connection: Connection) -> Fact:
-    url = f"{connection.root}/tokenize"
     try:
-        count = ServerCounter(connection.http, url, connection.model)(_chat("one two three"))
+        count = _tokenize(connection)(_chat("one two three"))
     except ServerError as error:
-        why = connection.settings.redact(str(error).partition(": ")[2])[:120]
+        why = str(error).partition(": ")[2]
         return Fact(holds=False, why=f"/tokenize does not answer ({why})")
     if not count:  # llama.cpp's, which takes a text as `content` and leaves the chat template out
         return Fact(holds=False, why="/tokenize counts 0 tokens for a chat of three words: it takes no chats")
@@ -323,10 +327,9 @@ def _token_ids(asker: Asker, tokenizer: Fact) -> Fact:
         return Fact(why="not found out: no tokenizer")
     connection = asker.connection
     try:
-        url = f"{connection.root}/tokenize"
-        ids = ServerCounter(connection.http, url, connection.model).tokens({"prompt": "one two three four"})
+        ids = _tokenize(connection).tokens({"prompt": "one two three four"})
     except ServerError as error:
-        return Fact(holds=False, why=connection.settings.redact(str(error))[:160])
+        return Fact(holds=False, why=str(error))
     measured = asker.ask({"prompt": ids})
     if not answered(measured):
         return Fact(holds=False, why=_failed(measured))

@@ -28,6 +28,7 @@ from kvlab.load.generator import Finished, measurement
 from kvlab.load.inbox import Inbox
 from kvlab.load.job import HEADER, Job, Progress, read_exactly
 from kvlab.records import Recorded
+from kvlab.redact import Redactor
 from kvlab.store.database import Database
 from kvlab.timing.clock import Anchor
 
@@ -40,14 +41,14 @@ class Rows:
 
     def __init__(self, job: Job, base_sha256: str) -> None:
         self.job, self._base = job, base_sha256
+        self._redact = Redactor(job.secrets)
         self._anchor = Anchor.take()
 
     def row(self, done: Finished) -> Recorded:
         """Return one exchange as it is stored."""
         job, labels = self.job, self.job.labels
         measured = measurement(job, done)
-        if measured.failure is not None:
-            measured = measured.redacted(self._redact)
+        measured = measured.redacted(self._redact)
         evidence = Evidence()
         if measured.generation is not None:
             evidence = labels.judged(
@@ -73,11 +74,6 @@ class Rows:
             final=done.final,
             due_ns=done.due_ns,
         )
-
-    def _redact(self, message: str) -> str:
-        for secret in self.job.secrets:
-            message = message.replace(secret, "[redacted]")
-        return message
 
 
 class Recorder:

@@ -41,7 +41,7 @@ def write_results(data: RunData, experiment: Experiment[Any]) -> Summary:
     found = experiment.findings(data, params)
     summary = summarize(found, data, experiment)
     for table in found.tables:
-        write_atomic(folder / f"{table.name}.csv", table.frame().to_csv(index=False))
+        write_atomic(folder / f"{table.name}.csv", requests_csv.text(table.frame()))
     _write_plots(folder, found)
     for name, content in found.files.items():
         write_atomic(folder / name, content)

@@ -37,8 +37,9 @@ def headers(table: StoredTable) -> list[str]:
 
 
 def readable(table: Table) -> "pd.DataFrame":
-    """Return a table for people: its frame under readable headers."""
+    """Return a table for people: readable headers, a dash where a value is missing."""
     stored = table.stored()
     import pandas as pd  # takes a while
 
-    return pd.DataFrame(stored.rows, columns=headers(stored))
+    rows = [["–" if value is None else value for value in row] for row in stored.rows]
+    return pd.DataFrame(rows, columns=headers(stored))

@@ -85,6 +85,10 @@ class RunData:
         self._requests = None
         return frame
 
+    def replace_requests(self, requests: "pd.DataFrame") -> None:
+        """Let these stand for the stored requests: to see what follows from a change (`kvlab.runs.loaded`)."""
+        self._requests = requests
+
     @cached_property
     def trials(self) -> "pd.DataFrame":
         """The plan and how far it is: trial_id, ordinal, point, repeat, planned (a mapping), status, attempts."""

@@ -1,5 +1,6 @@
 """Opening a run's database: durable, of the present schema, foreign keys on; to read, from wherever it lies."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -47,7 +48,37 @@ def open_database(path: Path, *, create: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def unreadable(path: Path, error: Exception) -> InputError:
+def damage(path: Path) -> str | None:
+    """Return what is wrong with a database file, or with the JSON in it; ``None``: nothing is found.
+
+    Takes as long as reading all of it: ask when something else has gone wrong.
+    """
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    except sqlite3.Error as error:
+        return str(error)
+    try:
+        found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if found != "ok":
+            return found
+        tables = [
+            str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        for table in tables:
+            columns = [str(row[1]) for row in connection.execute(f'PRAGMA table_info("{table}")')]
+            for column in columns:
+                values = connection.execute(f'SELECT "{column}" FROM "{table}"')  # noqa: S608 - names of its own schema
+                for (value,) in values:
+                    if column.endswith("_json") and value is not None:
+                        json.loads(value)
+    except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
+        return str(error)
+    finally:
+        connection.close()
+    return None
+
+
+def unreadable(path: Path, error: object) -> InputError:
     """Return the one line about a database that is damaged, or is none of kvlab's."""
     return InputError("run folder", str(path), f"is not a kvlab database, or damaged ({error}); name another")
 

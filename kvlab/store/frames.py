@@ -1,5 +1,6 @@
 """Reading a run's database into pandas, with the derived times."""
 
+import re
 import sqlite3
 from typing import Any
 
@@ -38,6 +39,30 @@ LEFT JOIN failures f USING (request_id)
 WHERE r.measured = 1
 ORDER BY m.sent_ns + s.anchor_unix_ns - s.anchor_perf_ns
 """
+
+#: How a column that the database does not hold is made of those that it does.
+_DERIVED = {
+    "ttft_ms": "(telemetry.first_token_ns - telemetry.sent_ns) / 1e6",
+    "latency_ms": "(telemetry.done_ns - telemetry.sent_ns) / 1e6",
+    "tpot_ms": "(telemetry.last_token_ns - telemetry.first_token_ns) / 1e6 / (responses.completion_tokens - 1)",
+    "send_lag_ms": "(telemetry.sent_ns - telemetry.due_ns) / 1e6",
+    "used": "trials.status is done and trials.attempts = requests.attempt; of many items: requests.final",
+    "status": "ok where responses has the request, failed where failures has it",
+    "error_message": "failures.message",
+    "events": "length of telemetry.token_ns_json",
+    "cache_reset": "responses.evidence_json, reset",
+    "completion_token_ids": "responses.usage_json, completion_token_ids",
+}
+_TABLES = {"r": "requests", "t": "trials", "f": "failures", "p": "responses", "m": "telemetry"}
+
+
+def stored_as(column: str) -> str:
+    """Return where the database holds a column of `requests`, or how it is derived."""
+    if column in _DERIVED:
+        return _DERIVED[column]
+    found = re.search(rf"\b([rtfpm])\.{column}\b", _QUERY)
+    return f"{_TABLES[found[1]]}.{column}" if found else column
+
 
 _INTEGERS = frozenset((
     "prompt_tokens", "completion_tokens", "cached_tokens", "predicted_cached_tokens", "shared_tokens", "item",

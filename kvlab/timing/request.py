@@ -7,16 +7,21 @@ stopped. How the bytes travel is in `kvlab.timing.client` (one at a time) and
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from kvlab.escape import header
+from kvlab.redact import Redactor
 from kvlab.taxonomy import ErrorType, from_http_status
 from kvlab.timing.response import ResponseReader
 from kvlab.timing.sse import events
 from kvlab.timing.stamps import Stamps
 from kvlab.timing.stream import Generation, parse, read_stream
+
+#: How much of a server's own words is kept with a failure, and how much is searched for secrets before that.
+MAX_MESSAGE, _MOST_OF_A_MESSAGE = 500, 100_000
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,8 @@ class Target:
             **extra,
             "Content-Length": str(len(payload)),
         }
-        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        return f"POST {self.url.path}{path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + payload
+        head = "".join(f"{name}: {header(value)}\r\n" for name, value in fields.items())
+        return f"POST {header(self.url.path)}{path} HTTP/1.1\r\n{head}\r\n".encode("ascii") + payload
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,26 @@ class Measurement:
     http_status: int | None = None
     usage: Mapping[str, Any] | None = None
 
-    def redacted(self, redact: Callable[[str], str]) -> "Measurement":
-        """Return it with a cleaned message: servers echo keys, which must not reach a database."""
-        if self.failure is None:
-            return self
-        return replace(self, failure=replace(self.failure, message=redact(self.failure.message)))
+    def redacted(self, redact: Redactor) -> "Measurement":
+        """Return it without secrets, and its message cut: servers echo keys, which must not reach a database.
+
+        In this order: a key that is cut first leaves a piece that is no key any more.
+        """
+        failure, generation = self.failure, self.generation
+        if failure is not None:
+            failure = replace(failure, message=redact(failure.message)[:MAX_MESSAGE])
+        if generation is not None:
+            generation = replace(
+                generation,
+                text=redact(generation.text),
+                reasoning=redact(generation.reasoning),
+                usage=redact.value(generation.usage),
+                finish_reason=redact.value(generation.finish_reason),
+                field_value=redact.value(generation.field_value),
+                kept_value=redact.value(generation.kept_value),
+                model=redact.value(generation.model),
+            )
+        return replace(self, failure=failure, generation=generation, usage=redact.value(self.usage))
 
 
 def interpret(target: Target, sent_ns: int, reader: ResponseReader, failure: Failure | None) -> Measurement:
@@ -149,4 +169,4 @@ def _error_message(body: bytes) -> str:
         content = parse(text)
         error = content.get("error", content) if isinstance(content, dict) else content
         text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
-    return text[:500] or "an empty answer"
+    return text[:_MOST_OF_A_MESSAGE] or "an empty answer"

@@ -11,13 +11,11 @@ from importlib.util import find_spec
 import pytest
 
 from kvlab import experiments, paths
-from kvlab.figures import png
 from kvlab.params import profiles, resolve
 from kvlab.report import build
-from kvlab.run import identity_of, stored_experiment
-from kvlab.store import frames
-from kvlab.store.database import Database
-from tests.command import kvlab
+from kvlab.report.figures import png
+from kvlab.runs.data import RunData
+from tests.command.tool import kvlab
 from tests.conftest import ROOT
 from tests.golden import stored
 
@@ -31,23 +29,14 @@ OPENED = {
 }  # fmt: skip
 #: The same after ``kvlab kv prepare``: no engine has been opened.
 PREPARED = OPENED - {"runs", "sessions", "trials"}
-NO_METRIC = "with no answer it cannot choose its metric: InputError, exit code 2"
 
 
-def cases(*states, broken=()):
-    """Return every experiment, in each of the states, as parameters; what is broken is expected to fail.
-
-    Args:
-        states: ``measured``, ``empty``; none: the experiment alone is the parameter.
-        broken: By the case's id, what is wrong.
-    """
+def cases(*states):
+    """Return every experiment, in each of the states (``measured``, ``empty``; none: alone), as parameters."""
     found = [(name, state) for name in NAMES for state in states] or [(name,) for name in NAMES]
-    ids = ["-".join(case) for case in found]
-    assert set(broken) <= set(ids)
-    marks = [[pytest.mark.xfail(strict=True, reason=broken[i])] if i in broken else [] for i in ids]
-    names = ("name", "state")[: len(found[0])]
-    rows = [pytest.param(*case, id=i, marks=m) for case, i, m in zip(found, ids, marks, strict=True)]
-    return pytest.mark.parametrize(names, rows)
+    return pytest.mark.parametrize(
+        ("name", "state")[: len(found[0])], found, ids=["-".join(c) for c in found]
+    )
 
 
 def emptied(name, folder, kept=OPENED):
@@ -70,19 +59,15 @@ class Read:
     """A run as its experiment reads it, anew for each object: nothing that one computes is seen by another."""
 
     def __init__(self, name, folder):
-        self.experiment, row = experiments.get(name), stored_experiment(folder)
-        self.params, self.profile = self.experiment.Params.check(row["params"]), row["profile"]
-        self.identity = identity_of(folder)
-        with Database(folder / "run.sqlite") as database:
-            self.experiment.derive(database, self.params)
-            self.frame = self.experiment.load(database.sql, frames.requests(database.sql), self.params)
+        self.experiment, self.data = experiments.get(name), RunData.open(folder)
+        self.params = self.experiment.Params.check(self.data.stored["params"])
+        self.findings = self.experiment.findings(self.data, self.params)
 
     def summary(self):
-        return self.experiment.summarize(self.frame, self.params, self.profile, self.identity)
+        return build.summarize(self.findings, self.data, self.experiment)
 
-    def pictures(self, summary):
-        drawn = self.experiment.draw(self.frame, summary, self.params)
-        return {name: png(figure) for name, figure in drawn.items()}
+    def pictures(self):
+        return {picture.name: png(picture.draw()) for picture in self.findings.pictures}
 
 
 def test_every_experiment_has_profiles():
@@ -105,21 +90,19 @@ def test_the_plan_of_a_profile_is_the_same_every_time(name, profile, tmp_path, m
         (tmp_path / cache / "models").symlink_to(models)
         monkeypatch.setenv("KVLAB_CACHE_DIR", str(tmp_path / cache))
         params = resolve(experiment.Params, name, profile=profile).params
-        plans.append(experiment.plan(params))
-        assert experiment.plan(params) == plans[-1]
+        plans.append(experiment.plan(params, None))
+        assert experiment.plan(params, None) == plans[-1]
     assert plans[0] == plans[1]
-    assert plans[0], "there is something to measure"
-    assert len({trial.trial_id for trial in plans[0]}) == len(plans[0])
-    assert [trial.ordinal for trial in plans[0]] == list(range(len(plans[0])))
-    json.dumps([trial.planned for trial in plans[0]])
+    trials = plans[0].trials
+    assert trials, "there is something to measure"
+    assert len({trial.trial_id for trial in trials}) == len(trials)
+    json.dumps([trial.planned for trial in trials])
+    json.dumps(dict(plans[0].contract))
+    assert plans[0].contract["prompt_template_hash"]
+    assert plans[0].costs, "what it costs is shown before it is spent"
 
 
-@cases(
-    broken={
-        "batch_benchmark": "says FAIL of a run in which nothing was measured",
-        "kv_budget_transition": NO_METRIC,
-    }
-)
+@cases()
 def test_nothing_measured_is_invalid_and_reported(name, tmp_path):
     folder = emptied(name, tmp_path / name)
     result = kvlab("report", str(folder))
@@ -129,7 +112,6 @@ def test_nothing_measured_is_invalid_and_reported(name, tmp_path):
     assert (folder / "report.html").is_file()
 
 
-@pytest.mark.xfail(strict=True, reason="`kvlab kv prepare`, then `kvlab report`: exit code 2")
 def test_a_run_that_was_only_prepared_is_invalid_and_reported(tmp_path):
     folder = emptied("kv_budget_transition", tmp_path / "prepared", PREPARED)
     (folder / "manifest.json").unlink()
@@ -139,14 +121,7 @@ def test_a_run_that_was_only_prepared_is_invalid_and_reported(tmp_path):
     assert "**INVALID**" in (folder / "report.md").read_text()
 
 
-@cases(
-    "measured",
-    "empty",
-    broken={
-        "token_sweep-measured": "its tables hold numpy.int64",
-        "kv_budget_transition-empty": NO_METRIC,
-    },
-)
+@cases("measured", "empty")
 def test_a_summary_is_plain_data(name, state, tmp_path):
     summary = Read(name, folder_of(name, state, tmp_path / name)).summary()
     json.dumps(summary.as_json(), allow_nan=False)
@@ -155,23 +130,22 @@ def test_a_summary_is_plain_data(name, state, tmp_path):
     assert type(summary).model_validate_json(summary.model_dump_json()) == summary
 
 
-@cases("measured", "empty", broken={"kv_budget_transition-empty": NO_METRIC})
+@cases("measured", "empty")
 def test_the_drawn_figures_are_the_announced_ones(name, state, tmp_path):
     folder = folder_of(name, state, tmp_path / name)
     read = Read(name, folder)
-    summary = read.summary()
-    announced = [figure.name for figure in summary.figures]
-    assert list(read.pictures(summary)) == announced
-    build.write_results(folder, read.experiment)
+    announced = [figure.name for figure in read.summary().figures]
+    assert list(read.pictures()) == announced
+    build.write_results(read.data, read.experiment)
     assert sorted(path.stem for path in (folder / "plots").iterdir()) == sorted(announced)
 
 
-@cases(broken={"batch_benchmark": "drawn alone, it does not know what answered: other `strategies`"})
+@cases()
 def test_drawing_and_summing_up_do_not_see_each_other(name, tmp_path):
     folder = stored.copy(name, tmp_path / name)
     first, second = Read(name, folder), Read(name, folder)
-    summary = first.summary()
-    after = first.pictures(summary)
-    assert second.pictures(summary) == after, "drawn without having been summed up"
-    assert first.pictures(summary) == after, "drawn twice"
-    assert second.summary().as_json() == summary.as_json(), "summed up after drawing"
+    summary = first.summary().as_json()
+    after = first.pictures()
+    assert second.pictures() == after, "drawn without having been summed up"
+    assert first.pictures() == after, "drawn twice"
+    assert second.summary().as_json() == summary, "summed up after drawing"

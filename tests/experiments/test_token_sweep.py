@@ -5,10 +5,12 @@ from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.facts import Fact
 from kvlab.errors import InputError
 from kvlab.evidence import full_hit_tokens
+from kvlab.experiment import EngineFacts
 from kvlab.experiments import get
-from kvlab.experiments.token_sweep.analysis import pairs
+from kvlab.experiments.token_sweep.findings import pairs
 from kvlab.experiments.token_sweep.params import TokenSweepParams
 from kvlab.store.frames import REQUEST_COLUMNS
+from tests.experiments.stored import run_data, summary
 
 SWEEP = get("token_sweep")
 
@@ -20,7 +22,7 @@ def params(**changes):
 def frame(params, cold_ms=100.0, hit_ms=10.0, change=None):
     """A sweep in which every cold takes `cold_ms`, every hit `hit_ms`, but for what `change(row)` does."""
     rows = []
-    for trial in SWEEP.plan(params):
+    for trial in SWEEP.plan(params, None).trials:
         target = trial.planned["target_tokens"]
         for arm, ttft, cached in (("cold", cold_ms, 0), ("hit", hit_ms, full_hit_tokens(target, 16))):
             row = dict.fromkeys(REQUEST_COLUMNS)
@@ -37,13 +39,14 @@ def frame(params, cold_ms=100.0, hit_ms=10.0, change=None):
 
 def judge(chosen=None, identity=None, **kwargs):
     chosen = chosen or params()
-    return SWEEP.summarize(frame(chosen, **kwargs), chosen, "test", identity)
+    found = run_data(frame(chosen, **kwargs), SWEEP.plan(chosen, None), identity=identity)
+    return summary(SWEEP, found, chosen)
 
 
 def test_the_plan_is_the_same_every_time_and_each_repeat_has_every_length():
     chosen = params(order="random", token_targets=list(range(100, 1100, 100)), repeats=3)
-    plan = SWEEP.plan(chosen)
-    assert plan == SWEEP.plan(chosen)
+    plan = SWEEP.plan(chosen, None).trials
+    assert plan == SWEEP.plan(chosen, None).trials
     assert [t.planned["target_tokens"] for t in plan] != sorted(t.planned["target_tokens"] for t in plan)
     for repeat in (1, 2, 3):
         assert sorted(t.planned["target_tokens"] for t in plan if t.repeat == repeat) == chosen.token_targets
@@ -51,29 +54,29 @@ def test_the_plan_is_the_same_every_time_and_each_repeat_has_every_length():
 
 
 def test_the_scenarios_order_is_ascending():
-    plan = SWEEP.plan(params(token_targets=[900, 300, 600], repeats=1, order="ascending"))
+    plan = SWEEP.plan(params(token_targets=[900, 300, 600], repeats=1, order="ascending"), None).trials
     assert [t.planned["target_tokens"] for t in plan] == [300, 600, 900]
 
 
 def test_a_length_beyond_the_context_is_refused_with_the_longest_that_fits():
     with pytest.raises(InputError, match="longest target that fits is 936"):
-        SWEEP.check(params(token_targets=[1000], max_tokens=64), 1000)
-    SWEEP.check(params(token_targets=[936], max_tokens=64), 1000)
-    SWEEP.check(params(token_targets=[10**6]), None)
+        SWEEP.check(params(token_targets=[1000], max_tokens=64), None, EngineFacts(1000))
+    SWEEP.check(params(token_targets=[936], max_tokens=64), None, EngineFacts(1000))
+    SWEEP.check(params(token_targets=[10**6]), None, EngineFacts(None))
 
 
 def test_pass_has_the_reduction_within_the_pair():
-    summary = judge()
-    assert summary.verdict == "PASS"
-    assert summary.results["median_ttft_reduction"] == 0.9
-    assert (summary.results["pairs_valid"], summary.results["pairs_planned"]) == (10, 10)
-    assert all(check.holds for check in summary.checks)
+    found = judge()
+    assert found.verdict == "PASS"
+    assert found.results["median_ttft_reduction"] == 0.9
+    assert (found.results["pairs_valid"], found.results["pairs_planned"]) == (10, 10)
+    assert all(check.holds for check in found.checks)
 
 
 def test_too_small_a_saving_fails():
-    summary = judge(hit_ms=95.0)
-    assert summary.verdict == "FAIL"
-    assert "median TTFT reduction" in summary.reasons[0]
+    found = judge(hit_ms=95.0)
+    assert found.verdict == "FAIL"
+    assert "median TTFT reduction" in found.reasons[0]
 
 
 def test_a_slower_hit_fails():
@@ -81,28 +84,28 @@ def test_a_slower_hit_fails():
 
 
 def test_too_few_pairs_are_underpowered_and_no_pass():
-    summary = judge(params(repeats=2))
-    assert summary.verdict == "INVALID"
-    assert "underpowered" in summary.reasons[0]
+    found = judge(params(repeats=2))
+    assert found.verdict == "INVALID"
+    assert "underpowered" in found.reasons[0]
 
 
 def test_an_interval_across_the_margin_is_underpowered():
     slow = {1: 99.0, 2: 99.0}
-    summary = judge(
+    found = judge(
         change=lambda row: {**row, "ttft_ms": slow.get(row["repeat"], 60.0) if row["arm"] == "hit" else 100.0}
     )
-    assert summary.results["median_ttft_reduction"] == 0.4
-    assert summary.verdict == "INVALID"
+    assert found.results["median_ttft_reduction"] == 0.4
+    assert found.verdict == "INVALID"
 
 
 @pytest.mark.parametrize(
     ("arm", "state"), [("cold", "hit"), ("cold", "partial"), ("hit", "cold"), ("hit", "unverified")]
 )
 def test_unproven_states_give_no_verdict_however_good_the_times(arm, state):
-    summary = judge(change=lambda row: {**row, "cache_state": state} if row["arm"] == arm else row)
-    assert summary.verdict == "INVALID"
-    assert summary.results["median_ttft_reduction"] is None
-    assert summary.results["unverified_median_ttft_reduction"] == 0.9
+    found = judge(change=lambda row: {**row, "cache_state": state} if row["arm"] == arm else row)
+    assert found.verdict == "INVALID"
+    assert found.results["median_ttft_reduction"] is None
+    assert found.results["unverified_median_ttft_reduction"] == 0.9
 
 
 def test_one_contaminated_pair_is_left_out_and_named():
@@ -113,10 +116,10 @@ def test_one_contaminated_pair_is_left_out_and_named():
             else row
         )
 
-    summary = judge(change=contaminate)
-    assert (summary.verdict, summary.results["pairs_valid"]) == ("PASS", 9)
-    assert any("000300-r02 is left out" in reason for reason in summary.reasons)
-    assert summary.results["median_ttft_cold_ms"] == 100.0
+    found = judge(change=contaminate)
+    assert (found.verdict, found.results["pairs_valid"]) == ("PASS", 9)
+    assert any("000300-r02 is left out" in reason for reason in found.reasons)
+    assert found.results["median_ttft_cold_ms"] == 100.0
 
 
 def test_a_failed_pair_counts_against_the_plan():
@@ -124,10 +127,10 @@ def test_a_failed_pair_counts_against_the_plan():
         lost = row["repeat"] <= 2 and row["arm"] == "hit"
         return {**row, "status": "failed", "ttft_ms": None, "used": False} if lost else row
 
-    summary = judge(change=fail)
-    assert summary.verdict == "INVALID"
-    assert summary.results["pairs_complete"] == 6
-    assert any("4 of 10 planned pairs" in reason for reason in summary.reasons)
+    found = judge(change=fail)
+    assert found.verdict == "INVALID"
+    assert found.results["pairs_complete"] == 6
+    assert any("4 of 10 planned pairs" in reason for reason in found.reasons)
 
 
 def test_earlier_attempts_are_not_results():
@@ -139,10 +142,11 @@ def test_earlier_attempts_are_not_results():
 
 def test_nothing_measured_is_no_answer_and_no_crash():
     chosen = params()
-    summary = SWEEP.summarize(frame(chosen).iloc[:0], chosen, "test", None)
-    assert summary.verdict == "INVALID"
-    assert summary.results["pairs_complete"] == 0
-    assert SWEEP.draw(frame(chosen).iloc[:0], summary, chosen)
+    data = run_data(frame(chosen).iloc[:0], SWEEP.plan(chosen, None))
+    found = SWEEP.findings(data, chosen)
+    assert found.verdict == "INVALID"
+    assert found.results["pairs_complete"] == 0
+    assert [picture.draw() for picture in found.pictures]
 
 
 def test_what_is_not_proven_is_a_limitation():

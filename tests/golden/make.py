@@ -19,9 +19,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from kvlab.experiments.lab import open_lab
+
 from kvlab import engines
 from kvlab.experiments.context_limit_probe import material
-from kvlab.experiments.lab import open_lab
 from kvlab.experiments.prefix_hit_miss import procedures
 from tests.fakes.offline import FakeLLM, FakeOffline
 from tests.fakes.process import FakeServer

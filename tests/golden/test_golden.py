@@ -6,6 +6,7 @@ import pytest
 
 from kvlab import experiments
 from kvlab.report import build
+from kvlab.runs.data import RunData
 from tests.golden import stored
 
 NAMES = stored.names()
@@ -34,7 +35,8 @@ def test_a_stored_run_gives_its_results_and_the_same_again(name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_plots_are_the_announced_figures(name, tmp_path):
-    summary = build.write_results(stored.copy(name, tmp_path / name), experiments.get(name))
+    with RunData.open(stored.copy(name, tmp_path / name)) as data:
+        summary = build.write_results(data, experiments.get(name))
     drawn = stored.expected(name)[stored.PLOTS].decode().split()
     assert sorted(f"{figure.name}.png" for figure in summary.figures) == drawn
 

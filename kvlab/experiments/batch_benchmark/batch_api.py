@@ -60,7 +60,7 @@ def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Stre
         last = [_wait(lab, trial, batch, name) for name in state["batch_ids"]]
         done = _store(lab, job, batch, last, state)
     except (httpx.HTTPError, ValueError) as error:
-        why = redact(f"{type(error).__name__}: {error}")
+        why = redact(f"{type(error).__name__}: {error}")[:500]
         stretch.end(database, number, why)
         return Streamed(False, f"the batch API failed: {why}")
     except BaseException as error:
@@ -69,7 +69,7 @@ def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Stre
     after = stretch.settled(connection, lab.identity, before, done)
     stretch.end(database, number, "done", after)
     ends = ", ".join(
-        f"{name} ({end['status']}{': ' + said if (said := redact(said_of(end))) else ''})"
+        f"{name} ({end['status']}{': ' + said if (said := redact(said_of(end))[:500]) else ''})"
         for name, end in zip(state["batch_ids"], last, strict=True)
     )
     return Streamed(True, f"{done:,} requests stored of batch {ends}")
@@ -130,32 +130,35 @@ def _store(
     open_ = set(range(job.items)) - control.progress(database, job).final
     answered, rows = 0, list[Recorded]()
 
+    redactor = lab.engine.connection.settings.redactor
+
     def keep(item: int, answer: Generation | Failure) -> None:
         nonlocal answered
         answered += isinstance(answer, Generation)
-        rows.append(_row(job, item, base, _measurement(answer, last[-1]["seen_ns"], state), state))
+        measured = _measurement(answer, last[-1]["seen_ns"], state).redacted(redactor)
+        rows.append(_row(job, item, base, measured, state))
         open_.discard(item)
         if len(rows) >= _COMMIT_ROWS:
             database.record_items(job.run_id, job.trial_id, rows)
             rows.clear()
 
-    connection = lab.engine.connection
+    field_path = lab.engine.connection.target.field_path
     for end in last:
         for file_id in (end.get("output_file_id"), end.get("error_file_id")):
             for line in batch.lines(file_id if isinstance(file_id, str) else None):
                 item = _item(line)
                 if item in open_:
-                    keep(item, _read(line, connection.settings.redact, connection.target.field_path))
-    missing = _missing(last, connection.settings.redact)
+                    keep(item, _read(line, field_path))
+    missing = _missing(last)
     for item in sorted(open_):
         keep(item, missing)
     database.record_items(job.run_id, job.trial_id, rows)
     return answered
 
 
-def _missing(last: list[dict[str, Any]], redact: Callable[[str], str]) -> Failure:
+def _missing(last: list[dict[str, Any]]) -> Failure:
     """Return why a request has no line: what the server says of the batch, or how it ended."""
-    said = "; ".join(filter(None, (redact(said_of(end)) for end in last)))
+    said = "; ".join(filter(None, (said_of(end) for end in last)))
     statuses = sorted({end["status"] for end in last})
     how = f"the batch ended as {', '.join(statuses)} without it" + (f": {said}" if said else "")
     late = not said and any(status not in OVER or status == "expired" for status in statuses)
@@ -168,9 +171,7 @@ def _item(line: Any) -> int:  # noqa: ANN401 - JSON
     return int(name) if isinstance(name, str) and name.isascii() and name.isdecimal() else -1
 
 
-def _read(
-    line: dict[str, Any], redact: Callable[[str], str], field_path: str | None = None
-) -> Generation | Failure:
+def _read(line: dict[str, Any], field_path: str | None = None) -> Generation | Failure:
     """Return what a line says; ``field_path``: where the server's own cache evidence stands in a body."""
     status = None
     try:
@@ -180,7 +181,7 @@ def _read(
             error = line.get("error") or (response.get("body") or {}).get("error") or {}
             message = error.get("message", error) if isinstance(error, dict) else error
             kind = from_http_status(int(status)) if status else ErrorType.ENGINE_ERROR
-            return Failure(kind, redact(str(message)[:500]), status or None)
+            return Failure(kind, str(message), status or None)
         body = response["body"]
         if not body.get("choices"):
             return Failure(ErrorType.EMPTY_OUTPUT, "the answer has no choice", status)
@@ -190,7 +191,7 @@ def _read(
         if not (isinstance(text, str) and isinstance(finish, str | None) and isinstance(usage, dict | None)):
             raise TypeError("content, finish_reason or usage is of a wrong kind")
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        why = redact(f"the line is malformed: {error}")
+        why = f"the line is malformed: {error}"
         return Failure(ErrorType.ENGINE_ERROR, why, status if isinstance(status, int) else None)
     field_value = dig(body, field_path) if field_path else None
     model = body.get("model") if isinstance(body.get("model"), str) else None

@@ -124,7 +124,7 @@ def job(
             tuple(sorted(connection.aliases)),
         ),
         max_connections=params.max_connections,
-        secrets=tuple(text for text in connection.settings.secrets() if len(text) >= 8),
+        secrets=tuple(connection.settings.secrets()),
     )
 
 

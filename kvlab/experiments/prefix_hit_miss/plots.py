@@ -7,7 +7,6 @@ name and with the reason.
 """
 
 import argparse
-import json
 import math
 import re
 import sys
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kvlab.bounded import json_value
 from kvlab.errors import EXIT_BAD_INPUT, EXIT_OK
 from kvlab.report import figures
 
@@ -90,8 +90,8 @@ def _read(path: Path, match: "re.Match[str] | None") -> Result | str:
     if match is None:
         return "its name does not say phase, A and B"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = json_value(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         return f"cannot be read: {type(error).__name__}"
     if not isinstance(content, dict):
         return "holds no JSON object"

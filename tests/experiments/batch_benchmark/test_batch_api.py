@@ -121,10 +121,10 @@ def test_statuses_in_capitals_are_over_and_the_servers_own_words_are_kept():
         (200, {"status": " FAILED", "errors": {"data": [{"message": "Enqueued token limit"}]}})
     ).look("b")
     assert found["status"] == "failed"
-    missing = batch_api._missing([found], str)
+    missing = batch_api._missing([found])
     assert "Enqueued token limit" in missing.message
     assert missing.error_type != "TIMEOUT"
-    assert batch_api._missing([{"status": "expired"}], str).error_type == "TIMEOUT"
+    assert batch_api._missing([{"status": "expired"}]).error_type == "TIMEOUT"
 
 
 @pytest.mark.parametrize(
@@ -155,4 +155,4 @@ def test_more_requests_than_a_file_may_hold_go_in_several(monkeypatch):
 def test_the_configured_field_is_read_from_a_line():
     answer = {**line(choices=[{"message": {"content": "A"}}]), "custom_id": "000001"}
     answer["response"]["body"]["usage"] = {"prompt_cache_hit_tokens": 64}
-    assert batch_api._read(answer, str, "usage.prompt_cache_hit_tokens").field_value == 64
+    assert batch_api._read(answer, "usage.prompt_cache_hit_tokens").field_value == 64
