@@ -54,7 +54,7 @@ def _load_generator(quick: bool) -> list[dict[str, Any]]:
 
 
 def _detector(quick: bool) -> dict[str, list[dict[str, Any]]]:
-    plan = {"simulations": 50, "cliff_simulations": 10, "resamples": 100} if quick else {}
+    plan = {"simulations": 50, "cliff_simulations": 10, "draws": 500} if quick else {}
     print("detector: false alarms, power and coverage on answers whose truth is known", flush=True)
     found = detector.run(**plan)
     for table in detector.tables(found):

@@ -22,9 +22,15 @@ def params(**changes):
 def frame(params, cold_ms=100.0, hit_ms=10.0, change=None):
     """A sweep in which every cold takes `cold_ms`, every hit `hit_ms`, but for what `change(row)` does."""
     rows = []
-    for trial in SWEEP.plan(params, None).trials:
+    plan = SWEEP.plan(params, None).trials
+    for k, trial in enumerate(plan):
         target = trial.planned["target_tokens"]
-        for arm, ttft, cached in (("cold", cold_ms, 0), ("hit", hit_ms, full_hit_tokens(target, 16))):
+        # Times that are all equal have no interval; these differ by less than any figure shows, in no order.
+        jitter_ms = 1e-4 * ((7 * k) % len(plan) - (len(plan) - 1) / 2)
+        for arm, ttft, cached in (
+            ("cold", cold_ms, 0),
+            ("hit", hit_ms + jitter_ms, full_hit_tokens(target, 16)),
+        ):
             row = dict.fromkeys(REQUEST_COLUMNS)
             row |= {"request_id": f"{trial.trial_id}/{arm}", "trial_id": trial.trial_id, "arm": arm, "point": trial.point,
                     "repeat": trial.repeat, "prompt_tokens": target, "target_tokens": target, "cached_tokens": cached,
@@ -81,6 +87,15 @@ def test_too_small_a_saving_fails():
 
 def test_a_slower_hit_fails():
     assert judge(hit_ms=120.0).verdict == "FAIL"
+
+
+def test_a_median_below_the_margin_alone_is_undecided():
+    slow = {1: 70.0, 2: 70.0}
+    found = judge(
+        change=lambda row: {**row, "ttft_ms": slow.get(row["repeat"], 85.0) if row["arm"] == "hit" else 100.0}
+    )
+    assert found.results["median_ttft_reduction"] == 0.15
+    assert found.verdict == "INVALID"
 
 
 def test_too_few_pairs_are_underpowered_and_no_pass():
