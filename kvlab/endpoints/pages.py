@@ -135,7 +135,7 @@ def _once(
         request.headers["Accept-Encoding"] = "identity"  # a small answer may be a large page
         answer = http.send(request, stream=True)
         try:
-            for piece in answer.iter_bytes(65_536):
+            for piece in answer.iter_bytes():  # as they arrive: a chunk size would wait for more
                 data += piece
                 if len(data) > max_bytes:
                     return Page(answer.status_code, "", f"its answer is above {max_bytes:,} bytes"), None

@@ -219,7 +219,12 @@ def counter(connection: Connection, identity: Identity) -> Counter:
             return counts
     except ServerError:
         pass
-    return CalibratedCounter.fit((_chat(_text(10)), _chat(_text(40))), asker.usage)
+    try:
+        return CalibratedCounter.fit((_chat(_text(10)), _chat(_text(40))), asker.usage)
+    except ServerError:
+        if identity.can("usage"):  # then the longer one did not fit
+            return CalibratedCounter.fit((_chat(_text(2)), _chat(_text(8))), asker.usage)
+        raise
 
 
 #: A generation prompt has fewer tokens; a larger difference is no template's.
