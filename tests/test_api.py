@@ -11,7 +11,9 @@ from kvlab.errors import InputError
 from tests.command.tool import status
 from tests.fakes.process import FakeServer
 
-SMALL = {"token_targets": [300, 600], "repeats": 2, "max_tokens": 3, "manual_sections": 40}
+SMALL = {
+    "token_targets": [300, 600], "repeats": 2, "position_controls": 0, "max_tokens": 3, "manual_sections": 40,
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def test_work_of_our_own_is_not_foreign_and_shares_are_shares():
 def test_what_belongs_to_the_server_is_told_from_what_does_not():
     # The shell ends at once, so its child is nobody's here, like a server that somebody else has started.
     shell = f"{sys.executable} -c '{BURN.replace('0.5', '1.5')}' >/dev/null 2>&1 & echo $!"
-    server = int(subprocess.check_output(["/bin/sh", "-c", shell], stdin=subprocess.DEVNULL))  # noqa: S603
+    server = int(subprocess.check_output(["/bin/sh", "-c", shell], stdin=subprocess.DEVNULL))
     time.sleep(0.1)
     with LoadWatch([server]) as ours, LoadWatch() as theirs:
         time.sleep(0.5)

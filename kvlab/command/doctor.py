@@ -15,6 +15,7 @@ from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.identify import identify
 from kvlab.endpoints.proof import lacking
 from kvlab.errors import KvlabError
+from kvlab.params import resolve
 from kvlab.runs import contract as manifest
 from kvlab.serving import embedded
 from kvlab.serving.model import model_is_prepared
@@ -34,7 +35,7 @@ class Finding:
 def examine() -> int:
     """Print the findings. Returns 0, or 2 if nothing can be run until something is mended."""
     findings = [_python(), _engine(), _model(), _gpu()]
-    identity, settings = None, Settings.model_construct()
+    identity = settings = None
     try:
         settings = load_settings()
         found, identity = _endpoint(settings)
@@ -45,7 +46,8 @@ def examine() -> int:
     words = {True: "ok", False: "NO", None: "–"}
     rows = ([words[item.well], item.what, item.seen, item.fix] for item in findings)
     console.print(show.table("", "what", "seen", "fix", rows=rows))
-    console.print(_experiments(identity, settings))
+    if settings is not None:
+        console.print(_experiments(identity, settings))
     return errors.EXIT_OK if _can_run(findings) else errors.EXIT_BAD_INPUT
 
 
@@ -102,7 +104,8 @@ def _experiments(identity: Identity | None, settings: Settings) -> Table:
     """What each experiment can prove: known of a remote endpoint, which was asked just now."""
     rows = []
     for name, experiment in sorted(experiments.registry().items()):
-        package = experiment.open(experiment.Params(), settings).in_process
+        params = resolve(experiment.Params, name, profile="smoke").params
+        package = experiment.open(params, settings).in_process
         if package is not None:
             here = importlib.util.find_spec(package) is not None
             inside = f"{experiment.proves}; {package} is loaded into the notebook's process"

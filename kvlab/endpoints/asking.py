@@ -104,5 +104,4 @@ def _pause_s(failure: Failure, tries: int) -> float | None:
     waits = _BUSY_S if busy else _FAILED_S if failure.error_type is ErrorType.ENGINE_ERROR else ()
     if tries >= len(waits):
         return None
-    said = getattr(failure, "retry_after_s", None)
-    return max(waits[tries], float(said)) if said is not None else waits[tries]
+    return max(waits[tries], failure.retry_after_s or 0.0)

@@ -124,8 +124,9 @@ def open_engine(settings: Settings, check: Callable[[int | None], None]) -> Open
         check(identity.max_model_len)
         identity = probe.probe(connection, identity)
         counter = probe.counter(connection, identity)
-        facts = {**identity.facts, "prompt_lengths": _lengths(counter)}
-        identity = identity.model_copy(update={"facts": facts})
+        identity = identity.model_copy(
+            update={"facts": {**identity.facts, "prompt_lengths": _lengths(counter)}}
+        )
         # What a server says of itself goes into the manifest and the report: without a key that it echoes.
         identity = Identity.model_validate(settings.redactor.value(identity.model_dump()))
         return OpenAICompat(connection, identity, counter)

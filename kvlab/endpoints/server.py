@@ -167,8 +167,10 @@ class Server:
                 counter,
                 _NAMES,
             )
-        body = exact.fit(build, text, tokens, counter, _NAMES).prompt
-        return ServerPrompt(body, counter(body), counter.exact, f"counted by {counter.source}", mark)
+        found = exact.fit(build, text, tokens, counter, _NAMES)
+        return ServerPrompt(
+            found.prompt, tokens + found.off_tokens, found.exact, f"counted by {counter.source}", mark
+        )
 
     def ask(self, prompt: ServerPrompt, *, max_tokens: int = 16) -> Answer:
         """Ask once, greedily, and label the answer by the server's evidence.

@@ -1,12 +1,11 @@
 """Pages within bounds, whatever stands on them."""
 
 import time
-from datetime import UTC, datetime
 
 import httpx
 import pytest
 
-from kvlab.endpoints.pages import error_message, fetch, retry_after_s
+from kvlab.endpoints.pages import error_message, fetch
 
 
 def client(*answers):
@@ -90,21 +89,3 @@ def test_an_address_that_cannot_be_asked_is_an_answer_too(url):
 )
 def test_what_a_server_says_is_found_in_the_usual_shapes(content, said):
     assert error_message(content, "as it  came") == said
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None),
-        ("3", 3.0),
-        (" 12 ", 12.0),
-        ("Sat, 21 Nov 2026 10:00:30 GMT", 30.0),
-        ("Sat, 21 Nov 2026 09:00:00 GMT", 0.0),
-        ("soon", None),
-        ("-1", None),
-        ("²", None),
-        ("", None),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(value, seconds):
-    assert retry_after_s(value, datetime(2026, 11, 21, 10, tzinfo=UTC)) == seconds

@@ -7,6 +7,7 @@ import pandas as pd
 
 from kvlab.evidence import CacheState
 from kvlab.experiments.token_sweep import pictures
+from kvlab.experiments.token_sweep.control import Control
 from kvlab.experiments.token_sweep.params import TokenSweepParams
 from kvlab.findings import Check, Findings, Table, Verdict, judge
 from kvlab.runs.data import RunData
@@ -48,9 +49,13 @@ def findings(data: RunData, params: TokenSweepParams) -> Findings:
     table = pairs(data.requests)
     valid = table[table["valid"]]
     reduction = _reduction(valid, params)
-    results = _results(data.requests, table, valid, reduction, len(data.trials))
+    controls = int(sum(bool(planned.get("control")) for planned in data.trials["planned"]))
+    control = Control.of(data.requests, valid, controls, params)
+    results = _results(data.requests, table, valid, reduction, len(data.trials) - controls)
+    results |= control.results()
+    checks = [*_checks(results, reduction, params), control.check(params)]
     return Findings(
-        headline=_headline(results, reduction, checks := _checks(results, reduction, params)),
+        headline=_headline(results, reduction, checks),
         checks=checks,
         results=results,
         tables=[_by_target(table, params), *_split_table(valid), _by_pair(table)],
