@@ -125,6 +125,8 @@ class _Probe:
         if (words := self.connection.dialect.words) is not None:
             facts["request_form"] = Fact(holds=True, why=f"requests are written {words}")
         law = self._law(text, again[-1], fresh)
+        if law is None and self.identity.law is not None and _read(again[-1]):
+            facts["law"] = self._stated_law(self.identity.law, text, again[-1])
         identity = self.identity.model_copy(update={"facts": facts, "learned_law": law})
         facts[proof.CACHE_STATES] = proof.proves(identity)
         return identity
@@ -185,6 +187,26 @@ class _Probe:
         if not _all_but_one(other) or other.prompt_tokens == again.prompt_tokens:
             return None
         return CacheLaw.by_token(_read(fresh) or 0)
+
+    def _stated_law(self, law: CacheLaw, text: str, again: _Seen) -> Fact:
+        """Hold a stated block size against what repeats read: at the first length, and just below a whole block.
+
+        There, a smaller grain reads more, and a larger one less, than the stated one would.
+        """
+        short = 0 if again.prompt_tokens is None else -again.prompt_tokens % law.grain_tokens
+        longer = text + " x" * short
+        self.see(longer)
+        for seen in (again, *(self.see(longer) for _ in range(2))):
+            read, n = _read(seen), seen.prompt_tokens
+            if read is None or n is None:
+                return Fact(why="a repeat was answered without a count")
+            wanted = law.full_hit(n)
+            if read > wanted or read % law.grain_tokens:
+                break
+            if read == wanted and seen is not again:
+                return Fact(holds=True, why=f"a repeat of {n} tokens read {read}, as {law.words} predicts")
+        why = f"a repeat of {n} tokens read {read}, where {law.words} predicts {wanted}"
+        return Fact(holds=False, why=f"{why}: the block size is not {law.grain_tokens}")
 
 
 def probe(connection: Connection, identity: Identity) -> Identity:

