@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from kvlab.experiments.batch_benchmark.plan import Planned
+from kvlab.experiments.batch_benchmark.trials import Planned
 from kvlab.load.stretch import FINISHED
 from kvlab.taxonomy import ErrorType
 

@@ -25,7 +25,7 @@ def pairs(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: trial_id, target_tokens, repeat, then ``cold_…`` and ``hit_…`` of the request columns,
     and ``ttft_reduction`` and ``latency_reduction`` (1 - hit / cold), ``valid`` (the cold one is
-    proven cold, the hit a full hit, on the same number of tokens).
+    proven cold, the hit a full hit, on the same number of tokens, and both have a TTFT).
     """
     used = frame[frame["used"] & (frame["status"] == "ok")]
     keys = ["trial_id", "target_tokens", "repeat"]
@@ -40,6 +40,8 @@ def pairs(frame: pd.DataFrame) -> pd.DataFrame:
         (table["cold_cache_state"] == CacheState.COLD)
         & (table["hit_cache_state"] == CacheState.HIT)
         & (table["cold_prompt_tokens"] == table["hit_prompt_tokens"]).fillna(False)
+        & table["cold_ttft_ms"].notna()
+        & table["hit_ttft_ms"].notna()
     ).astype(bool)
     return table
 
