@@ -69,13 +69,10 @@ class Fidelity:
 
 def difference(cold: Continuation, other: Continuation, near_tie_nats: float = 0.1) -> Difference:
     """Return where two answers part; one that is the start of the other differs at its end."""
-    for place, (a, b) in enumerate(zip(cold.tokens, other.tokens, strict=False)):
-        if a != b:
-            break
-    else:
-        if len(cold.tokens) == len(other.tokens):
-            return Difference(None, None, None)
-        place = min(len(cold.tokens), len(other.tokens))
+    shorter = min(len(cold.tokens), len(other.tokens))
+    place = next((i for i in range(shorter) if cold.tokens[i] != other.tokens[i]), shorter)
+    if place == len(cold.tokens) == len(other.tokens):
+        return Difference(None, None, None)
     margins = cold.margins
     margin = margins[place] if margins is not None and place < len(margins) else None
     return Difference(place, margin, None if margin is None else margin <= near_tie_nats)
