@@ -28,7 +28,7 @@ from kvlab.laws.probe import Probe
 #: So many pairs of policy and capacity are simulated at most.
 MOST_CANDIDATES = 2_000
 #: The limit is asked so often again before it is claimed.
-LIMIT_AGAIN = 4
+LIMIT_AGAIN = 5
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def learn_capacity(
         law: Its law of reuse (`kvlab.laws.learn.learn_law`).
         overhead_tokens: What the template adds to a prompt.
         prompt_units: Length of a prompt in units; more for a large cache.
-        max_tokens: Of all prompts together; about 20 times the capacity is enough.
+        max_tokens: Of all prompts together; about 30 times the capacity is enough.
         first_text: Texts from this number on are used.
         held_out: Prompts that what was found must predict.
         seed: Of choices.
@@ -97,7 +97,7 @@ def learn_capacity(
         n = _hold_out(pool, units, held_out, draw) if pool.candidates else 0
     except OverBudgetError:
         n = 0
-    return _told(pool, units, low, high, n, held_out)
+    return _told(pool, units, low, high, n, held_out, draw)
 
 
 def _survives(pool: Pool, units: int, between: int) -> bool:
@@ -110,13 +110,16 @@ def _survives(pool: Pool, units: int, between: int) -> bool:
 
 
 def _others(pool: Pool, units: int, total: int, exact: bool = False) -> Iterator[Visit]:
-    """Return new prompts that store so many units; those of the template's start are there already."""
+    """Return new prompts that store so many units, or a few more where a prompt can't be that short.
+
+    Those of the template's start are there already.
+    """
     shared = pool.law.shared_start_tokens // pool.law.grain_tokens
-    own = units - shared
-    while total > 0:
-        part = min(own, total)
+    least = (pool.overhead_tokens + 1) // pool.law.grain_tokens + 1 - shared
+    count = -(-total // (units - shared))
+    for number in range(count):
+        part = max(least, total // count + (number < total % count))
         yield Visit(pool.text(), pool.length(part + shared, exact))
-        total -= part
 
 
 def _bracket(pool: Pool, units: int) -> tuple[int, int]:
@@ -177,22 +180,30 @@ def _menu(pool: Pool, units: int, draw: random.Random) -> Iterator[list[Visit]]:
                 yield [first, *_others(pool, units, between, exact), first]
         if size > 2 * units:  # used in between: does it get younger?
             pool.first_text = start
-            first = Visit(pool.text(), pool.length(units))
-            before, after = (list(_others(pool, units, n)) for n in (size // 2, size - units - 2))
-            yield [first, *before, first, *after, first]
+            yield _used_between(pool, units, size)
+
+
+def _used_between(pool: Pool, units: int, size: int) -> list[Visit]:
+    """Return an episode after which a prompt is there only if to be used has made it younger."""
+    first = Visit(pool.text(), pool.length(units))
+    before, after = (list(_others(pool, units, n)) for n in (size // 2, size - units - 2))
+    return [first, *before, first, *after, first]
 
 
 def _hold_out(pool: Pool, units: int, count: int, draw: random.Random) -> int:
     """Ask what must be predicted, and return how many prompts that were sent before were predicted.
 
-    First the limit, four times: had others' prompts taken room, what was lost there once would be there
-    another time. Then half as many texts again as fit, in random order.
+    First the limit, five times: had others' prompts taken room, what was lost there once would be there
+    another time. Then twice a prompt that is used in between. Then half as many texts again as fit, in
+    random order.
     """
     size = max(size for _, size in pool.pairs)
     held: list[Visit] = []
     for _ in range(LIMIT_AGAIN):
         first = Visit(pool.text(), pool.length(units))
         held += [first, *_others(pool, units, max(1, size - units + 1)), first]
+    for _ in range(2 if size > 2 * units else 0):
+        held += _used_between(pool, units, size)
     texts = [Visit(pool.text(), pool.length(units)) for _ in range(max(3, round(1.5 * size / units)))]
     held += [*texts, *(draw.choice(texts) for _ in range(max(count, len(texts))))]
     for visit in held:
@@ -202,7 +213,9 @@ def _hold_out(pool: Pool, units: int, count: int, draw: random.Random) -> int:
     return LIMIT_AGAIN + max(count, len(texts))  # those whose answer was open
 
 
-def _told(pool: Pool, units: int, low: int, high: int, predicted: int, held_out: int) -> LearnedCapacity:
+def _told(
+    pool: Pool, units: int, low: int, high: int, predicted: int, held_out: int, draw: random.Random
+) -> LearnedCapacity:
     grain, reason, policy = pool.law.grain_tokens, None, None
     names = tuple(sorted({name for name, _ in pool.pairs}))
     tokens_high: int | None = high * grain if high else None
@@ -217,7 +230,7 @@ def _told(pool: Pool, units: int, low: int, high: int, predicted: int, held_out:
         reason = f"{pool.max_tokens:,} tokens did not suffice to find the limit"
         tokens_low, tokens_high = max(tokens_low, 0), None
     else:
-        verdict = _random_or_unknown(pool, units)
+        verdict = _random_or_unknown(pool, units, draw)
         policy, reason = verdict.policy, verdict.reason
         tokens_low = verdict.low_units * grain if policy else tokens_low
         tokens_high = verdict.high_units * grain if verdict.high_units else None
@@ -254,7 +267,7 @@ class _Verdict:
     high_units: int | None = None
 
 
-def _random_or_unknown(pool: Pool, units: int) -> _Verdict:
+def _random_or_unknown(pool: Pool, units: int, draw: random.Random) -> _Verdict:
     """Tell random eviction from others' traffic, by age.
 
     Whatever goes by age leaves the youngest: of texts stored one after the other, those that are still
@@ -265,7 +278,7 @@ def _random_or_unknown(pool: Pool, units: int) -> _Verdict:
     """
     unknown = _Verdict(None, "no policy predicts all readings: others use the cache, or it has another rule")
     try:
-        found = _by_age(pool, units)
+        found = _by_age(pool, units, draw)
     except OverBudgetError:
         return unknown
     there, n = sum(found.held), len(found.held)
@@ -285,8 +298,8 @@ def _random_or_unknown(pool: Pool, units: int) -> _Verdict:
     return _Verdict("random", reason, low, high)
 
 
-def _by_age(pool: Pool, units: int) -> _Ages:
-    """Store 16 texts, then others, then ask for the 16 from the youngest; until half of them stay, then twice more."""
+def _by_age(pool: Pool, units: int, draw: random.Random) -> _Ages:
+    """Store 16 texts, then others, then ask for the 16; until half of them stay, then twice more."""
     shared = pool.law.shared_start_tokens // pool.law.grain_tokens
     least = max(shared + 1, -(-pool.law.minimum_tokens // pool.law.grain_tokens)) + pool.law.grains_off
     length, own = pool.length(least), least - shared
@@ -297,7 +310,9 @@ def _by_age(pool: Pool, units: int) -> _Ages:
             pool.send(visit)
         for visit in _others(pool, units, between):
             pool.send(visit)
-        held = [pool.send(visit) >= pool.law.full_hit(length) for visit in reversed(texts)]
+        # In random order: what is gone is stored again as it is asked for, and pushes out others.
+        order = draw.sample(range(16), 16)
+        held = [pool.send(texts[age]) >= pool.law.full_hit(length) for age in order]
         if not found.held and sum(held) > 10:
             between *= 2
             continue
@@ -305,6 +320,6 @@ def _by_age(pool: Pool, units: int) -> _Ages:
             between //= 2
             continue
         found.held += held
-        found.ages += range(16)
+        found.ages += order
         found.least_between, found.most_between = between, between + 32 * own
     return found
