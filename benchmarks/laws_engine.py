@@ -52,7 +52,8 @@ def run(block_size: int, blocks: int) -> dict[str, Any]:
     from kvlab.serving.model import resolve_model
 
     os.environ.update(ENVIRONMENT)
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    # On a busy machine, threads that spin at barriers slow each other down many times over.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
     from vllm import LLM
 
     model = resolve_model(None, cache_dir=paths.cache_dir(), say=print)
@@ -93,6 +94,7 @@ def _learn(probe: EngineProbe, block_size: int, blocks: int) -> dict[str, Any]:
         "law_requests": law.requests,
         "law_tokens": law.prompt_tokens,
     }
+    print(row, flush=True)
     room = learn_capacity(
         probe,
         whole_blocks(block_size),

@@ -27,6 +27,8 @@ from kvlab.laws.probe import Probe
 
 #: So many pairs of policy and capacity are simulated at most.
 MOST_CANDIDATES = 2_000
+#: And so many units are stored in all of them together.
+MOST_SIMULATED = 12_000_000
 #: The limit is asked so often again before it is claimed.
 LIMIT_AGAIN = 5
 
@@ -88,16 +90,16 @@ def learn_capacity(
     units = max(prompt_units, least + law.grains_off + 2)
     pool = Pool(probe, law, overhead_tokens, max_tokens, first_text)
     draw = random.Random(seed)  # noqa: S311 - a choice of probes
-    low = high = 0
+    n = 0
     try:
-        low, high = _bracket(pool, units)
-        low, high = _narrow(pool, units, low, high)
-        pool.begin(range(max(1, low - 1), high + units + 2))
+        _bracket(pool, units)
+        _narrow(pool, units)
+        pool.begin(range(max(1, pool.low - 1), pool.high + units + 2))
         _split(pool, units, draw)
         n = _hold_out(pool, units, held_out, draw) if pool.candidates else 0
     except OverBudgetError:
         n = 0
-    return _told(pool, units, low, high, n, held_out, draw)
+    return _told(pool, units, n, held_out, draw)
 
 
 def _survives(pool: Pool, units: int, between: int) -> bool:
@@ -122,28 +124,27 @@ def _others(pool: Pool, units: int, total: int, exact: bool = False) -> Iterator
         yield Visit(pool.text(), pool.length(part + shared, exact))
 
 
-def _bracket(pool: Pool, units: int) -> tuple[int, int]:
-    """Return two numbers of units: so many were held together, so many were not."""
-    low, between = units, units
+def _bracket(pool: Pool, units: int) -> None:
+    """Double what comes between until a prompt is lost."""
+    between = units
     while _survives(pool, units, between):
-        low = units + between
+        pool.low = units + between
         between *= 2
-    return low, units + between
+    pool.high = units + between
 
 
-def _narrow(pool: Pool, units: int, low: int, high: int) -> tuple[int, int]:
+def _narrow(pool: Pool, units: int) -> None:
     """Halve the bracket until its pairs with a policy can all be simulated."""
-    stored = sum(visit.prompt_tokens for visit, _ in pool.history) // pool.law.grain_tokens
-    while high - low > units and (
-        (high - low) * len(DETERMINISTIC) > MOST_CANDIDATES or (high - low) * stored > 3_000_000
-    ):
-        middle = (low + high) // 2
+    while pool.high - pool.low > units:
+        pairs = (pool.high - pool.low) * len(DETERMINISTIC)
+        stored = pool.spent // pool.law.grain_tokens
+        if pairs <= MOST_CANDIDATES and pairs * stored <= MOST_SIMULATED:
+            break
+        middle = (pool.low + pool.high) // 2
         if _survives(pool, units, middle - units):
-            low = middle
+            pool.low = middle
         else:
-            high = middle
-        stored = sum(visit.prompt_tokens for visit, _ in pool.history) // pool.law.grain_tokens
-    return low, high
+            pool.high = middle
 
 
 def _split(pool: Pool, units: int, draw: random.Random) -> None:
@@ -213,37 +214,28 @@ def _hold_out(pool: Pool, units: int, count: int, draw: random.Random) -> int:
     return LIMIT_AGAIN + max(count, len(texts))  # those whose answer was open
 
 
-def _told(
-    pool: Pool, units: int, low: int, high: int, predicted: int, held_out: int, draw: random.Random
-) -> LearnedCapacity:
-    grain, reason, policy = pool.law.grain_tokens, None, None
+def _told(pool: Pool, units: int, predicted: int, held_out: int, draw: random.Random) -> LearnedCapacity:
+    grain = pool.law.grain_tokens
     names = tuple(sorted({name for name, _ in pool.pairs}))
-    tokens_high: int | None = high * grain if high else None
-    tokens_low = low * grain
-    if pool.candidates:
+    # Without a policy that predicts, only what was served is certain.
+    if pool.candidates and predicted:
         sizes = [size for _, size in pool.pairs]
-        tokens_low, tokens_high = min(sizes) * grain, max(sizes) * grain
-        policy = names[0] if len(names) == 1 and predicted else None
-        if policy is None:
-            reason = f"{', '.join(names)} predict the same" if predicted else "nothing could be held out"
-    elif pool.candidates is None:
-        reason = f"{pool.max_tokens:,} tokens did not suffice to find the limit"
-        tokens_low, tokens_high = max(tokens_low, 0), None
+        policy = names[0] if len(names) == 1 else None
+        reason = None if policy else f"{', '.join(names)} predict the same"
+        verdict = _Verdict(policy, reason, min(sizes), max(sizes))
+    elif pool.candidates is None or pool.candidates:
+        verdict = _Verdict(None, f"{pool.max_tokens:,} tokens did not suffice", pool.low, None)
     else:
         verdict = _random_or_unknown(pool, units, draw)
-        policy, reason = verdict.policy, verdict.reason
-        tokens_low = verdict.low_units * grain if policy else tokens_low
-        tokens_high = verdict.high_units * grain if verdict.high_units else None
-    n = predicted if pool.candidates else 0
     return LearnedCapacity(
-        tokens_low=tokens_low,
-        tokens_high=tokens_high,
-        policy=policy,
+        tokens_low=verdict.low_units * grain,
+        tokens_high=None if verdict.high_units is None else verdict.high_units * grain,
+        policy=verdict.policy,
         possible_policies=names,
         predicted=predicted,
-        held_out=n or held_out,
-        wrong_at_most=1 - 0.05 ** (1 / n) if n else None,
-        reason=reason,
+        held_out=predicted or held_out,
+        wrong_at_most=1 - 0.05 ** (1 / predicted) if predicted else None,
+        reason=verdict.reason,
         requests=len(pool.history),
         prompt_tokens=pool.spent,
     )
@@ -262,9 +254,9 @@ class _Ages:
 @dataclass(frozen=True)
 class _Verdict:
     policy: str | None
-    reason: str
-    low_units: int = 0
-    high_units: int | None = None
+    reason: str | None
+    low_units: int
+    high_units: int | None
 
 
 def _random_or_unknown(pool: Pool, units: int, draw: random.Random) -> _Verdict:
@@ -276,7 +268,8 @@ def _random_or_unknown(pool: Pool, units: int, draw: random.Random) -> _Verdict:
     and Whitney, p > 0.05; were age the rule, p would be below 1e-6), in a cache that no rule by age explains.
     Its size follows from the share s that is left after D units: ``s = (1 - 1 / C) ** D``.
     """
-    unknown = _Verdict(None, "no policy predicts all readings: others use the cache, or it has another rule")
+    reason = "no policy predicts all readings: others use the cache, or it has another rule"
+    unknown = _Verdict(None, reason, pool.low, None)
     try:
         found = _by_age(pool, units, draw)
     except OverBudgetError:

