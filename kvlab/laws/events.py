@@ -98,11 +98,13 @@ class Witness:
     gaps: list[tuple[int, int]] = field(default_factory=list)
     complete: bool = True
     _blocks: dict[Hashable, _Block] = field(default_factory=dict)
+    _copies: dict[Hashable, int] = field(default_factory=dict)
     _children: dict[tuple[Hashable, tuple[int, ...], Hashable], Hashable] = field(default_factory=dict)
     _next: int | None = None
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        """Return the blocks that are taken by cached prefixes, copies included."""
+        return sum(self._copies.values())
 
     def read(self, messages: Iterable[Message], *, from_start: bool = False) -> None:
         """Take messages in, in order.
@@ -147,6 +149,7 @@ class Witness:
         kind = event["type"]
         if kind == "AllBlocksCleared":
             self._blocks.clear()
+            self._copies.clear()
             self._children.clear()
             self.complete = True
         elif kind == "BlockRemoved" and _on_device(event):
@@ -154,7 +157,7 @@ class Witness:
                 self._remove(number)
         elif kind == "BlockStored" and _on_device(event):
             self._store(event)
-        self.most_blocks = max(self.most_blocks, len(self._blocks))
+        self.most_blocks = max(self.most_blocks, len(self))
 
     def _store(self, event: Mapping[str, Any]) -> None:
         size, parent = int(event["block_size"]), event.get("parent_block_hash")
@@ -162,17 +165,23 @@ class Witness:
         for place, number in enumerate(event["block_hashes"]):
             tokens = tuple(event["token_ids"][place * size : (place + 1) * size])
             extra = _salt(extras[place]) if extras else None
+            # Two blocks may hold the same: a prompt that was computed to its end though all was cached.
+            self._copies[number] = self._copies.get(number, 0) + 1
             self._blocks[number] = _Block(parent, tokens, extra)
             self._children[parent, tokens, extra] = number
             self.stored += 1
             parent = number
 
     def _remove(self, number: Hashable) -> None:
-        block = self._blocks.pop(number, None)
+        block = self._blocks.get(number)
         if block is None:
             self.complete = False  # its storing was not seen
             return
         self.removed += 1
+        self._copies[number] -= 1
+        if self._copies[number]:
+            return
+        del self._blocks[number], self._copies[number]
         key = (block.parent, block.tokens, block.extra)
         if self._children.get(key) == number:
             del self._children[key]
