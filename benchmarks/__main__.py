@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import client_error, detector, kv_sweep, load_generator, scale
+from benchmarks import client_error, detector, kv_sweep, laws, load_generator, scale
 from kvlab.runs import contract as manifest
 from kvlab.runs.files import write_json
 from kvlab.runs.status import utc_now
@@ -85,6 +85,7 @@ PARTS = {
     "load_generator": _load_generator,
     "detector": _detector,
     "kv_sweep": kv_sweep.part,
+    "laws": laws.part,
     "scale": _scale,
 }
 APART = {"scale"}

@@ -100,11 +100,13 @@ class Witness:
     _blocks: dict[Hashable, _Block] = field(default_factory=dict)
     _copies: dict[Hashable, int] = field(default_factory=dict)
     _children: dict[tuple[Hashable, tuple[int, ...], Hashable], Hashable] = field(default_factory=dict)
+    _sizes: set[int] = field(default_factory=set)
+    _taken: int = 0
     _next: int | None = None
 
     def __len__(self) -> int:
         """Return the blocks that are taken by cached prefixes, copies included."""
-        return sum(self._copies.values())
+        return self._taken
 
     def read(self, messages: Iterable[Message], *, from_start: bool = False) -> None:
         """Take messages in, in order.
@@ -134,7 +136,7 @@ class Witness:
         """
         parent: Hashable = None
         found = 0
-        sizes = sorted({len(block.tokens) for block in self._blocks.values()})
+        sizes = sorted(self._sizes)
         while True:
             key = ("salt", extra) if found == 0 and extra is not None else None
             for size in sizes:
@@ -150,6 +152,7 @@ class Witness:
         if kind == "AllBlocksCleared":
             self._blocks.clear()
             self._copies.clear()
+            self._taken = 0
             self._children.clear()
             self.complete = True
         elif kind == "BlockRemoved" and _on_device(event):
@@ -169,7 +172,9 @@ class Witness:
             self._copies[number] = self._copies.get(number, 0) + 1
             self._blocks[number] = _Block(parent, tokens, extra)
             self._children[parent, tokens, extra] = number
+            self._sizes.add(size)
             self.stored += 1
+            self._taken += 1
             parent = number
 
     def _remove(self, number: Hashable) -> None:
@@ -178,6 +183,7 @@ class Witness:
             self.complete = False  # its storing was not seen
             return
         self.removed += 1
+        self._taken -= 1
         self._copies[number] -= 1
         if self._copies[number]:
             return

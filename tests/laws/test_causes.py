@@ -7,7 +7,7 @@ from kvlab.laws.law import CacheLaw
 
 KNOWN = Knowledge(
     law=CacheLaw(16, shared_start_tokens=4), cache_on=True, capacity_low=1000, capacity_high=1100,
-    ttl_low_s=55, ttl_high_s=65, tenants_share=False, others=False,
+    ttl_low_s=55, ttl_high_s=65, tenants_share=False, others=False, by_use=True, renewed_by_use=True,
 )  # fmt: skip
 TEMPLATE = [1, 2, 3, 4]
 TEXT = TEMPLATE + list(range(100, 300))
@@ -83,7 +83,7 @@ def test_evicted_and_by_what():
     found = cause(request(9, sent=9), history)
     assert found.cause == MissCause.EVICTED
     assert found.why.startswith(
-        "6 prompts, 1,404 tokens together with it, came after r1, the first of them r2"
+        "6 prompts, 1,344 tokens together with it, came after r1, the first of them r2"
     )
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from kvlab.stats.intervals import (
     MIN_BOOTSTRAP_N,
     bootstrap_increase,

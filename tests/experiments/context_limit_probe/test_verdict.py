@@ -5,7 +5,6 @@ import json
 import httpx
 import pandas as pd
 import pytest
-from kvlab.stats.intervals import Interval
 
 from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.metrics import Scrape
@@ -15,6 +14,7 @@ from kvlab.experiments.context_limit_probe.in_process import theory
 from kvlab.experiments.context_limit_probe.ledger import Ledger
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+from kvlab.stats.intervals import Interval
 from kvlab.store import frames
 from kvlab.store.database import Database
 from kvlab.vram.cache_usage import CacheUsage, capacity
