@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import laws as hidden
+from kvlab.laws.causes import common_prefix
 from kvlab.laws.law import CacheLaw
 from kvlab.laws.learn import learn_law, price
-from kvlab.laws.probe import Answer
+from kvlab.laws.probe import Answer, token_ids
 from kvlab.laws.simulate import SimulatedCache
 from kvlab.laws.simulated_server import SimulatedServer
 
@@ -124,3 +125,26 @@ def test_evictions_are_asked_again_and_counted():
     assert found.law == CacheLaw(32, shared_start_tokens=5)
     assert found.evicted > 0
     assert server.losses > 0
+
+
+class Slots:
+    """A server that keeps the last prompts only, as llama.cpp does: one in each slot."""
+
+    def __init__(self, law, slots):
+        self.law, self.count, self.slots = law, slots, []
+
+    def __call__(self, spec):
+        tokens = [*range(-24, 0), *token_ids(spec), *range(-40, -32)]
+        best = max(self.slots, key=lambda kept: common_prefix(tokens, kept), default=())
+        shared = common_prefix(tokens, best)
+        if shared >= 0.1 * len(tokens):
+            self.slots.remove(best)
+        self.slots = [*self.slots, tokens][-self.count :]
+        return Answer(len(tokens), self.law.predict(len(tokens), shared))
+
+
+@pytest.mark.parametrize("grain", [1, 16])
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_a_server_that_keeps_the_last_prompts_only_has_a_law_too(grain, slots):
+    found = learn_law(Slots(CacheLaw(grain), slots), max_prompt_tokens=8192)
+    assert found.law == CacheLaw(grain, shared_start_tokens=24), found.reason
