@@ -4,13 +4,16 @@ The learner sees prompts and cached tokens alone. The events are read beside it:
 which of its blocks are cached, and the law must turn that into the number that the engine then reports.
 """
 
+import json
 import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 from kvlab.laws.capacity import learn_capacity
 from kvlab.laws.events import EventReader, Witness
-from kvlab.laws.law import CacheLaw, whole_blocks
+from kvlab.laws.law import CacheLaw
 from kvlab.laws.learn import learn_law
 from kvlab.laws.probe import Answer, PromptSpec, token_ids
 
@@ -71,7 +74,7 @@ def run(block_size: int, blocks: int) -> dict[str, Any]:
             seed=0,
         )
         try:
-            return _learn(EngineProbe(llm, reader, whole_blocks(block_size)), block_size, blocks)
+            return _learn(EngineProbe(llm, reader, CacheLaw.whole_blocks(block_size)), block_size, blocks)
         finally:
             llm.llm_engine.engine_core.shutdown()
 
@@ -89,15 +92,14 @@ def _learn(probe: EngineProbe, block_size: int, blocks: int) -> dict[str, Any]:
         "blocks": blocks,
         "law": None if law.law is None else law.law.formula,
         "law_reason": law.reason,
-        "law_right": law.law == whole_blocks(block_size),
+        "law_right": law.law == CacheLaw.whole_blocks(block_size),
         "law_held_out": f"{law.predicted} of {law.held_out}",
         "law_requests": law.requests,
         "law_tokens": law.prompt_tokens,
     }
-    print(row, flush=True)
     room = learn_capacity(
         probe,
-        whole_blocks(block_size),
+        CacheLaw.whole_blocks(block_size),
         prompt_units=max(3, blocks // 20),
         max_tokens=60 * blocks * block_size,
         first_text=100,
@@ -121,3 +123,34 @@ def _learn(probe: EngineProbe, block_size: int, blocks: int) -> dict[str, Any]:
         "stored": probe.witness.stored,
         "removed": probe.witness.removed,
     }
+
+
+#: Block size in tokens, and blocks.
+ENGINES = ((32, 40), (128, 40), (32, 120), (32, 200))
+
+
+def part(quick: bool = False) -> list[dict[str, Any]]:
+    """Learn from engines of several sizes, each in a process of its own, and print what was found."""
+    rows = []
+    for size, blocks in ENGINES[:1] if quick else ENGINES:
+        command = [sys.executable, "-m", "benchmarks.laws_engine", str(size), str(blocks)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr[-500:]}")
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        shown = (
+            "law_right",
+            "law_held_out",
+            "policy",
+            "capacity_blocks",
+            "capacity_held_out",
+            "events_agree",
+        )
+        print(
+            f"blocks of {size}, {blocks} of them: { ({name: rows[-1][name] for name in shown}) }", flush=True
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(int(sys.argv[1]), int(sys.argv[2]))), flush=True)

@@ -1,14 +1,14 @@
 import pytest
 
-from kvlab.laws.law import CacheLaw, whole_blocks
+from kvlab.laws.law import CacheLaw
 
 
 @pytest.mark.parametrize(
     ("law", "length", "shared", "cached"),
     [
-        (whole_blocks(16), 65, 65, 64),
-        (whole_blocks(16), 64, 64, 48),
-        (whole_blocks(16), 64, 40, 32),
+        (CacheLaw.whole_blocks(16), 65, 65, 64),
+        (CacheLaw.whole_blocks(16), 64, 64, 48),
+        (CacheLaw.whole_blocks(16), 64, 40, 32),
         (CacheLaw(1), 100, 100, 99),
         (CacheLaw(1), 100, 40, 40),
         (CacheLaw(128, 1024, 0), 1024, 1024, 1024),
@@ -56,3 +56,12 @@ def test_a_law_can_be_read(law, formula):
 def test_a_law_without_sense_is_refused(wrong):
     with pytest.raises(ValueError):
         CacheLaw(**wrong)
+
+
+def test_a_law_in_words():
+    assert CacheLaw.by_token().words == "by the token, the last 1 always computed"
+    law = CacheLaw(256, 1024, cap_tokens=4096, tail_grain_tokens=16)
+    assert law.words == (
+        "in steps of 256 tokens, from 1024 tokens on, at most 4096 tokens, the last 1 always computed,"
+        " cut off in steps of 16"
+    )
