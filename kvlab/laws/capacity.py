@@ -17,12 +17,11 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from scipy.stats import binomtest, mannwhitneyu
-
+from kvlab.laws.by_age import look_by_age
 from kvlab.laws.law import CacheLaw
-from kvlab.laws.pool import DETERMINISTIC, OverBudgetError, Pool, Visit
+from kvlab.laws.pool import DETERMINISTIC, OverBudgetError, Pool, Visit, others
 from kvlab.laws.probe import Probe
 
 #: So many pairs of policy and capacity are simulated at most.
@@ -106,22 +105,9 @@ def _survives(pool: Pool, units: int, between: int) -> bool:
     """Whether a new prompt is served whole after so many units of others."""
     first = Visit(pool.text(), pool.length(units))
     pool.send(first)
-    for visit in _others(pool, units, between):
+    for visit in others(pool, units, between):
         pool.send(visit)
     return pool.send(first) == pool.law.full_hit(first.prompt_tokens)
-
-
-def _others(pool: Pool, units: int, total: int, exact: bool = False) -> Iterator[Visit]:
-    """Return new prompts that store so many units, or a few more where a prompt can't be that short.
-
-    Those of the template's start are there already.
-    """
-    shared = pool.law.shared_start_tokens // pool.law.grain_tokens
-    least = (pool.overhead_tokens + 1) // pool.law.grain_tokens + 1 - shared
-    count = -(-total // (units - shared))
-    for number in range(count):
-        part = max(least, total // count + (number < total % count))
-        yield Visit(pool.text(), pool.length(part + shared, exact))
 
 
 def _bracket(pool: Pool, units: int) -> None:
@@ -178,7 +164,7 @@ def _menu(pool: Pool, units: int, draw: random.Random) -> Iterator[list[Visit]]:
             for exact in (False, True):  # whether the others' ends fill a block
                 pool.first_text = start
                 first = Visit(pool.text(), pool.length(units))
-                yield [first, *_others(pool, units, between, exact), first]
+                yield [first, *others(pool, units, between, exact), first]
         if size > 2 * units:  # used in between: does it get younger?
             pool.first_text = start
             yield _used_between(pool, units, size)
@@ -187,7 +173,7 @@ def _menu(pool: Pool, units: int, draw: random.Random) -> Iterator[list[Visit]]:
 def _used_between(pool: Pool, units: int, size: int) -> list[Visit]:
     """Return an episode after which a prompt is there only if to be used has made it younger."""
     first = Visit(pool.text(), pool.length(units))
-    before, after = (list(_others(pool, units, n)) for n in (size // 2, size - units - 2))
+    before, after = (list(others(pool, units, n)) for n in (size // 2, size - units - 2))
     return [first, *before, first, *after, first]
 
 
@@ -202,7 +188,7 @@ def _hold_out(pool: Pool, units: int, count: int, draw: random.Random) -> int:
     held: list[Visit] = []
     for _ in range(LIMIT_AGAIN):
         first = Visit(pool.text(), pool.length(units))
-        held += [first, *_others(pool, units, max(1, size - units + 1)), first]
+        held += [first, *others(pool, units, max(1, size - units + 1)), first]
     for _ in range(2 if size > 2 * units else 0):
         held += _used_between(pool, units, size)
     texts = [Visit(pool.text(), pool.length(units)) for _ in range(max(3, round(1.5 * size / units)))]
@@ -241,16 +227,6 @@ def _told(pool: Pool, units: int, predicted: int, held_out: int, draw: random.Ra
     )
 
 
-@dataclass
-class _Ages:
-    """Texts of one age group after the other: which are there after so many units of others."""
-
-    held: list[bool] = field(default_factory=list)
-    ages: list[int] = field(default_factory=list)
-    least_between: int = 0
-    most_between: int = 0
-
-
 @dataclass(frozen=True)
 class _Verdict:
     policy: str | None
@@ -260,59 +236,14 @@ class _Verdict:
 
 
 def _random_or_unknown(pool: Pool, units: int, draw: random.Random) -> _Verdict:
-    """Tell random eviction from others' traffic, by age.
-
-    Whatever goes by age leaves the youngest: of texts stored one after the other, those that are still
-    there are the last ones, also when others' prompts came between. Random eviction leaves any. Random is
-    claimed where at least eight of 48 texts are there and eight not, in no order of age (rank test of Mann
-    and Whitney, p > 0.05; were age the rule, p would be below 1e-6), in a cache that no rule by age explains.
-    Its size follows from the share s that is left after D units: ``s = (1 - 1 / C) ** D``.
-    """
+    """No rule by age predicts all readings: is eviction random, or do others use the cache?"""
     reason = "no policy predicts all readings: others use the cache, or it has another rule"
-    unknown = _Verdict(None, reason, pool.low, None)
     try:
-        found = _by_age(pool, units, draw)
+        found = look_by_age(pool, units, draw)
     except OverBudgetError:
-        return unknown
-    there, n = sum(found.held), len(found.held)
-    if min(there, n - there) < 8:
-        return unknown
-    young = [age for age, there in zip(found.ages, found.held, strict=True) if there]
-    old = [age for age, there in zip(found.ages, found.held, strict=True) if not there]
-    p = float(mannwhitneyu(young, old, alternative="two-sided").pvalue)
-    if p <= 0.05:
-        return unknown
-    share = binomtest(there, n).proportion_ci(0.99)
-    low = round(-found.least_between / math.log(share.low))
-    high = round(-found.most_between / math.log(share.high))
-    reason = (
-        f"what stays does not depend on age (rank test, p = {p:.2f}, n = {n}); size by the share that stays"
-    )
-    return _Verdict("random", reason, low, high)
-
-
-def _by_age(pool: Pool, units: int, draw: random.Random) -> _Ages:
-    """Store 16 texts, then others, then ask for the 16; until half of them stay, then twice more."""
-    shared = pool.law.shared_start_tokens // pool.law.grain_tokens
-    least = max(shared + 1, -(-pool.law.minimum_tokens // pool.law.grain_tokens)) + pool.law.grains_off
-    length, own = pool.length(least), least - shared
-    between, found = units, _Ages()
-    while len(found.held) < 48:
-        texts = [Visit(pool.text(), length) for _ in range(16)]
-        for visit in texts:
-            pool.send(visit)
-        for visit in _others(pool, units, between):
-            pool.send(visit)
-        # In random order: what is gone is stored again as it is asked for, and pushes out others.
-        order = draw.sample(range(16), 16)
-        held = [pool.send(texts[age]) >= pool.law.full_hit(length) for age in order]
-        if not found.held and sum(held) > 10:
-            between *= 2
-            continue
-        if not found.held and sum(held) < 4 and between > 1:
-            between //= 2
-            continue
-        found.held += held
-        found.ages += order
-        found.least_between, found.most_between = between, between + 32 * own
-    return found
+        return _Verdict(None, reason, pool.low, None)
+    if not found.is_random:
+        return _Verdict(None, reason, pool.low, None)
+    counts = f"{found.out_of_order} of {found.texts} texts stayed or went against their age"
+    reason = f"{counts}; size by the share that stays (likelihood ratio, 99 %)"
+    return _Verdict("random", reason, found.low_units, found.high_units)
