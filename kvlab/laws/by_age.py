@@ -4,7 +4,8 @@ Texts are stored one after the other with other prompts between them, and then a
 age keeps the youngest: there is one age at which all is cut, also when others' prompts came between. Random
 eviction leaves older texts and loses younger ones. So the texts that would have to be otherwise for one
 cut to explain all are counted. At random, a text is there with ``s = (1 - 1 / C) ** D`` after D units
-of others, which gives the capacity C by maximum likelihood, with a likelihood-ratio interval of 99 %.
+of others, which gives the capacity C by maximum likelihood, with a likelihood-ratio interval of 99 %; what
+others store unseen makes it come out too small.
 """
 
 import math

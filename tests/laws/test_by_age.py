@@ -25,8 +25,12 @@ def test_random_eviction_is_told_from_age_under_others_traffic(policy, is_random
         server = SimulatedServer([cache], foreign_rate=0.1, foreign_units=5, seed=seed)
         found = look_by_age(Pool(server, CacheLaw(16), 0, 10**7), 6, random.Random(seed))
         assert found.is_random == is_random
-        if is_random:
-            assert found.low_units <= 60 <= found.high_units
+
+
+def test_the_size_of_a_random_cache_that_is_ours_alone():
+    server = SimulatedServer([SimulatedCache(CacheLaw(16), 60, "random", seed=1)])
+    found = look_by_age(Pool(server, CacheLaw(16), 0, 10**7), 6, random.Random(1))
+    assert found.low_units <= 60 <= found.high_units
 
 
 def test_the_interval_of_a_capacity_holds_the_truth():
