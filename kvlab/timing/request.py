@@ -17,12 +17,11 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from kvlab.errors import InputError
 from kvlab.taxonomy import ErrorType, from_http_status
+from kvlab.timing.refusals import MOST_OF_A_MESSAGE, error_message
 from kvlab.timing.response import MAX_BYTES, ResponseReader, retry_after_s
 from kvlab.timing.stamps import Stamps, came_together
 from kvlab.timing.stream import (
-    MOST_OF_A_MESSAGE,
     Generation,
-    error_message,
     events,
     parse,
     read_document,
@@ -51,7 +50,7 @@ class Target:
         field_path: Dotted path of the server's own cache evidence, if it has one.
         kept_path: Dotted path of what it says its KV cache has kept of the prompt, if it says so.
         renames: What this server calls a field of a request's body; ``None``: it takes no such field
-            (`kvlab.timing.adapt`).
+            (`kvlab.timing.refusals`).
         max_bytes: The longest answer that is taken.
     """
 
@@ -245,11 +244,20 @@ def interpret(target: Target, reader: ResponseReader, transfer: Transfer) -> Mea
 
 
 def _read(target: Target, reader: ResponseReader, budget_s: float) -> Generation:
+    complete = reader.done_ns is not None
     first = next((found for piece in reader.pieces if (found := piece.data.lstrip()[:1])), b"")
-    if reader.done_ns is not None and (first in (b"{", b"[", b"<", b"") or "json" in _content_type(reader)):
+    if complete and (first in (b"{", b"[", b"<", b"") or "json" in _content_type(reader)):
         return read_document(reader.body(), target.field_path, target.kept_path)
-    stream = events(reader.pieces, complete=reader.done_ns is not None)
-    return read_stream(stream, target.field_path, target.kept_path, budget_s=budget_s)
+    stream = events(reader.pieces, complete=complete)
+    generation = read_stream(stream, target.field_path, target.kept_path, budget_s=budget_s)
+    if (
+        complete
+        and not generation.ended
+        and generation.error is None
+        and b"data:" not in (body := reader.body())
+    ):
+        return read_document(body)
+    return generation
 
 
 def _content_type(reader: ResponseReader) -> str:
