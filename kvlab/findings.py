@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -228,6 +229,17 @@ class Summary(BaseModel):
     figures: list[StoredFigure] = []
     limitations: list[str] = []
     sections: list[Section] = []
+    _folder: Path | None = PrivateAttr(None)
+
+    def written_in(self, folder: Path) -> "Summary":
+        """Return it, knowing its run folder, so that a notebook shows links to the report."""
+        self._folder = folder
+        return self
+
+    def _repr_html_(self) -> str:
+        from kvlab.report import badge  # only where it is shown
+
+        return badge.html(self, self._folder)
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``summary.json``."""
@@ -277,7 +289,8 @@ class Findings:
         Raises:
             KeyError: There is none, in this run; the message names those there are.
         """
-        return _named(self.tables, name)
+        table: Table = _named(self.tables, name)
+        return table
 
     def picture(self, name: str) -> Picture:
         """Return a picture by its name.
@@ -285,7 +298,8 @@ class Findings:
         Raises:
             KeyError: There is none, in this run; the message names those there are.
         """
-        return _named(self.pictures, name)
+        picture: Picture = _named(self.pictures, name)
+        return picture
 
     def summary(self, experiment: str, profile: str) -> Summary:
         """Return all of it as data, with the verdict."""

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from kvlab import errors, experiments, paths
-from kvlab.command.headless import ERROR
+from kvlab.command.headless import ERROR, EXIT_NO_SPACE
 from kvlab.command.watch import done_trials, watch
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiment import EngineFacts, Experiment
@@ -155,6 +155,8 @@ def _supervise(folder: Path, job: dict[str, Any], *, trials: int, say: Callable[
         _leave_nothing(folder, before)
         raise NotebookInputError(error.get("message", "the notebook refused its input"))
     reason = f"{error['type']}: {error['message']}" if error else f"the notebook's process ended with {code}"
+    if code == EXIT_NO_SPACE or "disk is full" in reason or "No space left" in reason:
+        reason = f"no space is left on the disk of {folder}: make room; what was printed is in the database"
     status.end(folder, Status.FAILED, exit_code=errors.EXIT_FAILED, reason=reason)
     return Outcome(folder, errors.EXIT_FAILED, Status.FAILED, reason)
 
@@ -194,7 +196,9 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=env,
+            encoding="utf-8",
+            errors="replace",
+            env=env | {"PYTHONIOENCODING": "utf-8:backslashreplace"},
             start_new_session=True,
         )
         self._family: set[psutil.Process] = set()

@@ -1,12 +1,12 @@
 """What a person sees of a run in a terminal: its own lines, and a bar that counts durable trials."""
 
+import re
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +18,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
+from kvlab.escape import terminal
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 #: Lines of the kernel's that tell a person nothing.
 _NOISE = (
     "Passed unknown parameter",  # known to the experiment, which has checked them all
@@ -52,7 +56,13 @@ def watch(
             TimeRemainingColumn(),
         )
         progress = Progress(*columns, console=Console())
-        say = partial(progress.console.print, markup=False, highlight=False)  # "[1/8]" is no markup
+        console = progress.console
+
+        def say(text: str) -> None:
+            console.print(
+                Text(terminal(_COLOURS.sub("", text)))
+            )  # "[1/8]" is no markup, nor is a server's word
+
     reader = threading.Thread(target=_relay, args=(process, say), daemon=True)
     reader.start()
     if progress is None:

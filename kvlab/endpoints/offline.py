@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kvlab import paths
-from kvlab.endpoints.connect import Fact, Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.counter import TokenizerCounter
+from kvlab.endpoints.facts import Fact
 from kvlab.endpoints.metrics import Scrape, ServerView, difference
 from kvlab.errors import InputError
 from kvlab.evidence import Evidence, classify
@@ -120,7 +121,7 @@ class OfflineEngine:
             measurement=measurement,
             server=server,
             evidence=evidence,
-            label=classify(evidence, self.identity.block_size, prefix_tokens=call.prefix_tokens),
+            label=classify(evidence, self.identity.law, prefix_tokens=call.prefix_tokens),
             measured=call.measured,
         )
 

@@ -153,8 +153,10 @@ class Server:
         def build(cut: str) -> Prompt:
             return manual.build(mark, cut, api="chat", question=manual.QUESTION, marker_role="system")
 
-        body = exact.fit(build, text, tokens, counter)
-        return ServerPrompt(body, counter(body), counter.exact, f"counted by {counter.source}", mark)
+        found = exact.fit(build, text, tokens, counter, exact.Names("tokens", "tokens"))
+        return ServerPrompt(
+            found.prompt, tokens + found.off_tokens, found.exact, f"counted by {counter.source}", mark
+        )
 
     def ask(self, prompt: ServerPrompt, *, max_tokens: int = 16) -> Answer:
         """Ask once, greedily, and label the answer by the server's evidence.

@@ -9,10 +9,11 @@ import json
 import os
 import resource
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kvlab.evidence import CacheLaw, Evidence, zero_judged
 from kvlab.prompts.batch import Workload
 from kvlab.timing.arrivals import Arrivals
 from kvlab.timing.request import Target
@@ -77,15 +78,33 @@ class Labels:
     """What cache labels are made with (`kvlab.evidence.classify`).
 
     Attributes:
-        block_size: Tokens a block; ``None``: unknown.
+        law: What the server's cache reuses; ``None``: unknown.
         shared_tokens: Leading tokens that all prompts of the run share.
         prefix_tokens: Leading tokens that the prompts of this trial share; ``None``: unknown, or no
             fixed number.
+        nothing_reused: Why 0 cached tokens prove nothing on this server; ``None``: they prove a cold request.
+        model_aliases: Other names of the model that is asked for.
     """
 
-    block_size: int | None = None
+    law: CacheLaw | None = None
     shared_tokens: int = 0
     prefix_tokens: int | None = None
+    nothing_reused: str | None = None
+    model_aliases: tuple[str, ...] = ()
+
+    @property
+    def aliases(self) -> frozenset[str]:
+        """The aliases as a set."""
+        return frozenset(self.model_aliases)
+
+    def judged(self, evidence: Evidence) -> Evidence:
+        """Return the evidence with a 0 that proves nothing named so."""
+        return zero_judged(evidence, self.nothing_reused)
+
+    @classmethod
+    def of(cls, law: Mapping[str, Any] | None, **values: Any) -> "Labels":  # noqa: ANN401 - JSON
+        """Return them as `asdict` has taken them apart."""
+        return cls(None if law is None else CacheLaw(**law), **values)
 
 
 @dataclass(frozen=True)
@@ -137,12 +156,12 @@ class Job:
     def read(cls, descriptor: int) -> "Job":
         """Read it from the other end."""
         values = unpack(descriptor)
-        kinds = {
+        kinds: dict[str, Callable[..., Any]] = {
             "workload": Workload,
             "arrivals": Arrivals,
             "target": Target,
             "retries": Retries,
-            "labels": Labels,
+            "labels": Labels.of,
         }
         made = {name: kind(**values[name]) for name, kind in kinds.items()}
         return cls(**{**values, **made, "secrets": tuple(values["secrets"])})

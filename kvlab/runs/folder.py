@@ -11,6 +11,7 @@ from typing import Any
 
 from kvlab.endpoints.connect import Identity
 from kvlab.errors import InputError
+from kvlab.escape import file_name
 from kvlab.runs import contract as manifest
 from kvlab.runs.files import read_json, write_json
 from kvlab.runs.status import utc_now
@@ -42,7 +43,7 @@ def new_folder(outputs: Path, experiment: str, profile: str) -> Path:
         InputError: It cannot be created there.
     """
     now = datetime.now()
-    name = f"{now:%H%M%S}_{experiment}_{profile}"
+    name = f"{now:%H%M%S}_{experiment}_{file_name(profile)}"
     try:
         day = outputs / f"{now:%Y-%m-%d}"
         day.mkdir(parents=True, exist_ok=True)

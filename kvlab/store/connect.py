@@ -1,5 +1,6 @@
 """Opening a run's database: durable, of the present schema, foreign keys on; to read, from wherever it lies."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -37,17 +38,49 @@ def open_database(path: Path, *, create: bool = False) -> sqlite3.Connection:
         bring_up_to_date(connection)  # first: another program's database is refused as it is
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-    except sqlite3.DatabaseError as error:
+        # After tables were renamed, SQLite reads the schema anew; a checkpoint as the first statement would fail.
+        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except (sqlite3.DatabaseError, UnicodeError) as error:  # a name in it may be no text
         if connection is not None:
             connection.close()
-        if is_full(error):
+        if isinstance(error, sqlite3.Error) and is_full(error):
             raise
         raise unreadable(path, error) from None
     connection.row_factory = sqlite3.Row
     return connection
 
 
-def unreadable(path: Path, error: Exception) -> InputError:
+def damage(path: Path) -> str | None:
+    """Return what is wrong with a database file, or with the JSON in it; ``None``: nothing is found.
+
+    Takes as long as reading all of it: ask when something else has gone wrong.
+    """
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    except sqlite3.Error as error:
+        return str(error)
+    try:
+        found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if found != "ok":
+            return found
+        tables = [
+            str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        for table in tables:
+            columns = [str(row[1]) for row in connection.execute(f'PRAGMA table_info("{table}")')]
+            for column in columns:
+                values = connection.execute(f'SELECT "{column}" FROM "{table}"')  # noqa: S608 - names of its own schema
+                for (value,) in values:
+                    if column.endswith("_json") and value is not None:
+                        json.loads(value)
+    except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
+        return str(error)
+    finally:
+        connection.close()
+    return None
+
+
+def unreadable(path: Path, error: object) -> InputError:
     """Return the one line about a database that is damaged, or is none of kvlab's."""
     return InputError("run folder", str(path), f"is not a kvlab database, or damaged ({error}); name another")
 
@@ -92,7 +125,7 @@ def bring_up_to_date(connection: sqlite3.Connection) -> int:
 
 
 def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    return int(connection.execute("PRAGMA user_version").fetchall()[0][0])
 
 
 def _copied(path: Path) -> sqlite3.Connection:

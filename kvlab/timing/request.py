@@ -8,7 +8,7 @@ at once); what they mean is found out here, for both.
 import contextlib
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
 from kvlab.errors import InputError
+from kvlab.redact import Redactor
 from kvlab.taxonomy import ErrorType, from_http_status
 from kvlab.timing.refusals import MOST_OF_A_MESSAGE, error_message
 from kvlab.timing.response import MAX_BYTES, ResponseReader, retry_after_s
@@ -193,7 +194,7 @@ class Measurement:
             found.append(("usage_contradiction", None, odd))
         return found
 
-    def redacted(self, redact: Callable[[str], str]) -> "Measurement":
+    def redacted(self, redact: Redactor) -> "Measurement":
         """Return it without secrets, and its message cut: servers echo keys, which must not reach a database.
 
         In this order: a key that is cut first leaves a piece that is no key any more.
@@ -212,18 +213,10 @@ class Measurement:
                 "model",
                 "error",
             )
-            clean = {name: _clean(getattr(generation, name), redact) for name in names}
-            generation = replace(generation, **clean)
-        usage = _clean(self.usage, redact)
-        return replace(self, failure=failure, generation=generation, usage=usage)
-
-
-def _clean(value: Any, redact: Callable[[str], str]) -> Any:  # noqa: ANN401 - JSON
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {_clean(key, redact): _clean(item, redact) for key, item in value.items()}
-    return [_clean(item, redact) for item in value] if isinstance(value, list) else value
+            generation = replace(
+                generation, **{name: redact.value(getattr(generation, name)) for name in names}
+            )
+        return replace(self, failure=failure, generation=generation, usage=redact.value(self.usage))
 
 
 def interpret(target: Target, reader: ResponseReader, transfer: Transfer) -> Measurement:

@@ -7,6 +7,7 @@ import time
 
 import psutil
 
+from kvlab.evidence import CacheLaw
 from kvlab.load import control
 from kvlab.load.generator import Finished
 from kvlab.load.job import Job, Labels, Retries
@@ -49,7 +50,7 @@ class Bench:
         workload = Workload(kind, "abc", handbook(1, 3), conversations=4, trim_interval=3, keep_messages=2)
         quick = Retries(max_attempts=6, wait_s=0.02, max_wait_s=0.1, outage_limit_s=20.0)
         arrivals = arrivals or Arrivals("closed", 8)
-        values = {"retries": quick, "labels": Labels(16, 3), **changes}
+        values = {"retries": quick, "labels": Labels(CacheLaw.whole_blocks(16), 3), **changes}
         tag = f"i/{TRIAL}.s{session or self.sessions}"
         return Job(str(self.path), "r", TRIAL, session or 1, kind, tag, items, workload, arrivals,
                    Target(url, timeout_s=timeout_s), BODY, **values)  # fmt: skip

@@ -1,9 +1,10 @@
 """What a trial asks, and what the load generator is told of it."""
 
+import secrets
 from typing import TYPE_CHECKING, Any
 
-from kvlab.endpoints.counter import Counter, Prompt, shared_prefix
-from kvlab.errors import InputError
+from kvlab.endpoints.counter import CalibratedCounter, Counter, Prompt, shared_prefix
+from kvlab.endpoints.proof import nothing_reused
 from kvlab.experiments.batch_benchmark.plan import Planned, trimming
 from kvlab.load.job import Job, Labels, Retries
 from kvlab.prompts import batch, exact, manual
@@ -32,13 +33,17 @@ def handbook(params: "BatchBenchmarkParams", counter: Counter) -> str:
         return {"messages": [system, batch.question(params.seed, 0)]}
 
     text = batch.handbook(params.seed, params.handbook_sections)
-    try:
-        prompt = exact.fit(build, text, params.prompt_tokens, counter)
-    except InputError as error:
-        why = str(error).partition(f"{params.prompt_tokens} ")[2] or str(error)
-        raise InputError(
-            "prompt_tokens", params.prompt_tokens, why.replace("manual_sections", "handbook_sections")
-        ) from None
+    names = exact.Names("prompt_tokens", "handbook_sections")
+    if isinstance(counter, CalibratedCounter) and not counter.seen:
+        mark = secrets.token_hex(8)
+        exact.calibrate(
+            lambda cut: {"messages": [batch.system_message(mark, cut), batch.question(params.seed, 0)]},
+            text,
+            [params.prompt_tokens],
+            counter,
+            names,
+        )
+    prompt = exact.fit(build, text, params.prompt_tokens, counter, names).prompt
     return cuts[prompt["messages"][0]["content"]]
 
 
@@ -111,18 +116,21 @@ def job(
         retries=Retries(
             params.max_attempts, params.retry_wait_s, params.retry_max_wait_s, params.outage_limit_s
         ),
-        labels=Labels(lab.identity.block_size, lab.shared_tokens, prefixed),
+        labels=Labels(
+            lab.identity.law,
+            lab.shared_tokens,
+            prefixed,
+            nothing_reused(lab.identity),
+            tuple(sorted(connection.aliases)),
+        ),
         max_connections=params.max_connections,
-        secrets=tuple(text for text in connection.settings.secrets() if len(text) >= 8),
+        secrets=tuple(connection.settings.secrets()),
     )
 
 
 def body(lab: "Lab[BatchBenchmarkParams]") -> dict[str, Any]:
     """Return what all request bodies share."""
-    return {
-        "model": lab.engine.connection.model,
-        "max_tokens": lab.params.max_tokens,
-        "temperature": lab.params.temperature,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    connection = lab.engine.connection
+    decoding = {"max_tokens": lab.params.max_tokens, "temperature": lab.params.temperature}
+    body: dict[str, Any] = connection.dialect.body(connection.model, {}, decoding)
+    return body

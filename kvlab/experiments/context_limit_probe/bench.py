@@ -17,7 +17,7 @@ from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Ledger, settl
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.scale import Scale, scale_of
 from kvlab.prompts import manual
-from kvlab.prompts.exact import fit
+from kvlab.prompts.exact import Names, fit
 from kvlab.records import Recorded, Trial
 from kvlab.vram import Monitor, ProcessTree, for_server, server_pid, timeline
 from kvlab.vram.cache_usage import CacheUsage, capacity
@@ -167,7 +167,8 @@ class Bench:
             return {"messages": [head, {"role": "user", "content": text}]}
 
         counter = self.engine.counter
-        return dict(fit(build, filler, max(tokens, counter(build(""))), counter))
+        names = Names("the context's size", "the context")
+        return dict(fit(build, filler, max(tokens, counter(build(""))), counter, names).prompt)
 
     def conversation(self, count: int, mark: str | None = None) -> list[material.Message]:
         """Return the growing context with ``count`` exchanges and the next request."""

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from kvlab.escape import comment, env_value, python_literal
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 
 
@@ -88,9 +89,11 @@ def value(constants: list[Constant], name: str) -> int:
 
 def as_env(constants: list[Constant]) -> str:
     """Return lines for an ``.env`` file, each below its rule."""
-    return "".join(f"# {item.rule}\n{item.name}={item.value}\n" for item in constants)
+    return "".join(f"# {comment(item.rule)}\n{item.name}={env_value(item.value)}\n" for item in constants)
 
 
 def as_python(constants: list[Constant]) -> str:
     """Return lines of Python, each below its rule."""
-    return "".join(f"# {item.rule}\n{item.name} = {item.value}\n" for item in constants)
+    return "".join(
+        f"# {comment(item.rule)}\n{item.name} = {python_literal(item.value)}\n" for item in constants
+    )

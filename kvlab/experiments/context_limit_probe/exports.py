@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kvlab.endpoints.connect import Identity
+from kvlab.escape import comment
 from kvlab.experiments.context_limit_probe import analysis, constants
 from kvlab.experiments.context_limit_probe.analysis import Findings, Memory
 from kvlab.experiments.context_limit_probe.growth import Line
@@ -33,7 +34,8 @@ def exports(
     }
     if found.constants:
         model = identity.model if identity else "unknown"
-        head = f"# Measured by kvlab on {stored['created_utc']} for {model}.\n"
+        said = comment(f"Measured by kvlab on {stored['created_utc']} for {model}.")
+        head = f"# {said}\n"
         files["recommended.env"] = head + constants.as_env(found.constants)
         files["recommended.py"] = head + constants.as_python(found.constants)
     return files

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kvlab.experiments.context_limit_probe.ledger import Probe
+from kvlab.stats.slopes import slope_interval
 from kvlab.vram.kv_bytes import KvLayout
 
 #: Fewer points than this are no line worth an interval.
@@ -17,7 +18,8 @@ class Line:
     """An ordinary least-squares line, memory in bytes over context in tokens.
 
     Attributes:
-        slope: Bytes a token, with ``low`` and ``high`` from Student's t (n − 2 degrees of freedom).
+        slope: Bytes a token, with ``low`` and ``high`` from `kvlab.stats.slopes`: right where what an allocator took
+            stays in all later points.
         intercept: Bytes at 0 tokens: the loaded model.
         r_squared: Share of the variance that the line explains.
         max_residual_bytes: Largest distance of a point from the line.
@@ -65,12 +67,12 @@ def fit_line(tokens: Sequence[float], held_bytes: Sequence[float], confidence: f
 
     x, y = np.asarray(tokens, dtype=float), np.asarray(held_bytes, dtype=float)
     found = stats.linregress(x, y)
-    half = float(stats.t.ppf((1 + confidence) / 2, len(x) - 2)) * float(found.stderr)
+    interval = slope_interval(tokens, held_bytes, confidence=confidence)
     slope, intercept = float(found.slope), float(found.intercept)
     return Line(
         slope=slope,
-        low=slope - half,
-        high=slope + half,
+        low=slope if interval.low is None else interval.low,
+        high=slope if interval.high is None else interval.high,
         intercept=intercept,
         r_squared=float(found.rvalue) ** 2,
         max_residual_bytes=float(np.abs(y - intercept - slope * x).max()),

@@ -6,7 +6,8 @@ import pandas as pd
 
 from kvlab.experiments.context_limit_probe.analysis import Findings
 from kvlab.experiments.context_limit_probe.replay import TRIM, interval_of
-from kvlab.stats.intervals import bootstrap_mean, bootstrap_median
+from kvlab.stats.means import mean_interval
+from kvlab.stats.medians import median_interval
 from kvlab.taxonomy import ErrorType
 
 if TYPE_CHECKING:
@@ -47,12 +48,12 @@ def _replay(part: pd.DataFrame, interval: int, params: "ContextLimitProbeParams"
         "trims": len(trims),
         "largest_tokens": int(good["prompt_tokens"].max()) if good["prompt_tokens"].notna().any() else None,
         "turn_ttft_ms": _median(turns["ttft_ms"]),
-        "trim_ttft_ms": bootstrap_median(
-            trims["ttft_ms"].dropna().astype(float).tolist(), seed=params.seed, confidence=params.confidence
+        "trim_ttft_ms": median_interval(
+            trims["ttft_ms"].dropna().astype(float).tolist(), confidence=params.confidence, unit="trims"
         ),
         "trim_cached_tokens": _median(trims["cached_tokens"]),
         "trim_computed_tokens": _median(computed),
-        "mean_ttft_ms": bootstrap_mean(cycles, seed=params.seed, confidence=params.confidence),
+        "mean_ttft_ms": mean_interval(cycles, seed=params.seed, confidence=params.confidence, unit="cycles"),
         "states": ", ".join(
             f"{n} {state}" for state, n in trims["cache_state"].value_counts().sort_index().items()
         ),

@@ -157,7 +157,7 @@ def trims(replays: pd.DataFrame) -> Table:
         note=(
             "interval: exchanges from trim to trim, all with the same KEEP_MESSAGES. A trim moves what it keeps, so the "
             "cache knows only the system message before it. Mean TTFT: over whole cycles, each a trim and the turns up "
-            "to the next, with a bootstrap interval over cycles where there are five or more. That is what an interval costs."
+            "to the next, with an interval over cycles where there are seven or more. That is what an interval costs."
         ),
     )  # fmt: skip
 

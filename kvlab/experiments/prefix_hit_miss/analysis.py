@@ -8,7 +8,9 @@ import pandas as pd
 
 from kvlab.evidence import CacheState
 from kvlab.experiments.prefix_hit_miss import plan
-from kvlab.stats.intervals import Interval, bootstrap_increase, bootstrap_median
+from kvlab.stats.intervals import Interval
+from kvlab.stats.means import increase_interval
+from kvlab.stats.medians import median_interval
 
 if TYPE_CHECKING:
     from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
@@ -147,9 +149,7 @@ def difference_ms(
 ) -> Interval:
     """Return the median over pairs of TTFT(``other``) - TTFT(hit), in ms; positive: the hit is faster."""
     found = pairs(table, config, other)
-    return bootstrap_median(
-        (found["other"] - found["hit"]).tolist(), seed=params.seed, confidence=params.confidence
-    )
+    return median_interval((found["other"] - found["hit"]).tolist(), confidence=params.confidence)
 
 
 def degradation(
@@ -170,10 +170,11 @@ def degradation(
     else:
         hit = values(of(table, config, procedure, plan.HIT))
         miss = values(of(table, config, procedure, other))
-    return bootstrap_increase(
+    return increase_interval(
         hit,
         miss,
         seed=params.seed,
         paired=procedure == plan.VERIFIED,
         confidence=params.confidence,
+        unit="pairs" if procedure == plan.VERIFIED else "trials an arm",
     )

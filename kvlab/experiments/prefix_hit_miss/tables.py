@@ -7,7 +7,8 @@ import pandas as pd
 
 from kvlab.experiments.prefix_hit_miss import analysis, plan
 from kvlab.findings import Table
-from kvlab.stats.intervals import Interval, bootstrap_median
+from kvlab.stats.intervals import Interval
+from kvlab.stats.medians import median_interval
 
 if TYPE_CHECKING:
     from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
@@ -59,7 +60,7 @@ def conditions(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
     for config, procedure, condition, group in _groups(table, params):
         chosen = group[group["counted"]]
         times = analysis.values(group)
-        middle = bootstrap_median(times, seed=params.seed, confidence=params.confidence)
+        middle = median_interval(times, confidence=params.confidence, unit="trials")
         rows.append(
             [
                 *config,
@@ -85,7 +86,7 @@ def conditions(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
         rows=rows,
         note=(
             "Discarded trials are left out, and verified ones whose states are not proven. prompt_tokens and "
-            "cached_tokens are medians. low and high bound the median TTFT; an interval needs 5 trials."
+            "cached_tokens are medians. low and high bound the median TTFT; at 95 % an interval needs 6 trials."
         ),
     )  # fmt: skip
 

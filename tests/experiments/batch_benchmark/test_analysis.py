@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from kvlab.endpoints.connect import Fact, Identity
+from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.facts import Fact
 from kvlab.experiments.batch_benchmark import analysis, criteria, savings
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 from kvlab.experiments.batch_benchmark.plan import Planned

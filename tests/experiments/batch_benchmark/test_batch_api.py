@@ -37,7 +37,9 @@ def batch(*answers):
 
 @pytest.mark.parametrize("status", [404, 405, 501])
 def test_absent_is_not_offered(status):
-    assert batch(status).absent() == status
+    assert batch(status).absent() == f"HTTP {status}"
+    assert batch((200, b"<html>")).absent() is not None
+    assert batch((200, {"data": []})).absent() is None
 
 
 @pytest.mark.parametrize("trouble", [429, 500, 503, httpx.ConnectError("refused")])
@@ -112,3 +114,45 @@ def test_a_resume_goes_on_with_its_batch_and_asks_nothing_first(point_at, monkey
 
 def _stop(*_):
     raise KeyboardInterrupt
+
+
+def test_statuses_in_capitals_are_over_and_the_servers_own_words_are_kept():
+    found = batch(
+        (200, {"status": " FAILED", "errors": {"data": [{"message": "Enqueued token limit"}]}})
+    ).look("b")
+    assert found["status"] == "failed"
+    missing = batch_api._missing([found], str)
+    assert "Enqueued token limit" in missing.message
+    assert missing.error_type != "TIMEOUT"
+    assert batch_api._missing([{"status": "expired"}], str).error_type == "TIMEOUT"
+
+
+@pytest.mark.parametrize(
+    "answer", [(200, {"error": {"message": "no quota"}}), (400, {"error": {"message": "no quota"}})]
+)
+def test_what_the_server_says_of_an_upload_is_in_the_error(answer):
+    with pytest.raises((ValueError, httpx.HTTPError), match="no quota"):
+        batch(answer).create(["{}\n"])
+
+
+def test_more_requests_than_a_file_may_hold_go_in_several(monkeypatch):
+    monkeypatch.setattr(batch_api, "MAX_LINES", 3)
+    monkeypatch.setattr(batch_api, "_requests", lambda job, left: [f"{item}\n" for item in left])
+    sent, state = [], {}
+
+    class Sink:
+        def create(self, lines):
+            sent.append(lines)
+            return f"b{len(sent)}"
+
+    batch_api._create(Sink(), None, list(range(7)), state, lambda: None)
+    assert [len(lines) for lines in sent] == [3, 3, 1]
+    assert (state["batch_ids"], state["sent_items"]) == (["b1", "b2", "b3"], 7)
+    batch_api._create(Sink(), None, list(range(7)), state, lambda: None)
+    assert len(sent) == 3, "a resume sends nothing twice"
+
+
+def test_the_configured_field_is_read_from_a_line():
+    answer = {**line(choices=[{"message": {"content": "A"}}]), "custom_id": "000001"}
+    answer["response"]["body"]["usage"] = {"prompt_cache_hit_tokens": 64}
+    assert batch_api._read(answer, str, "usage.prompt_cache_hit_tokens").field_value == 64

@@ -20,8 +20,17 @@ def flat(size, level):
 
 def test_a_rise_that_goes_on_within_a_trial_is_a_leak():
     assert leaks.within([cell(1000, np.linspace(100, 120, 40))], PARAMS) == [
-        "process_rss by 18% within t.1000"
+        "process_rss by 8.5% within the later half of t.1000: at 170,000 requests, if it goes on, by 2878%"
     ]
+
+
+def test_a_small_rise_is_a_leak_where_the_target_is_far():
+    used = 100 + 4 * np.linspace(0, 1, 40) + 0.1 * np.random.default_rng(1).standard_normal(40)
+    near = PARAMS.model_copy(update={"target_requests": 10_000})
+    assert leaks.within([cell(10_000, used)], near) == []
+    assert "at 170,000 requests" in leaks.within([cell(10_000, used)], PARAMS)[0]
+    trials = [flat(10_000, 100 + 0.7 * k) for k in range(8)]
+    assert "over 8 trials" in leaks.over_all(trials, PARAMS)[0]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +39,7 @@ def test_a_rise_that_goes_on_within_a_trial_is_a_leak():
         100 + 20 * (1 - np.exp(-np.arange(40) / 5)),  # allocators fill up
         np.repeat([100.0, 120.0], 20),  # a new high, once
         100 + 3 * np.sin(np.arange(40)),
-        np.linspace(100, 104, 40),
+        np.linspace(100, 100.1, 40),
     ],
 )
 def test_a_server_that_warms_up_is_healthy(used):

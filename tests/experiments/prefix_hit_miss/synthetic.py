@@ -5,7 +5,7 @@ import json
 import pandas as pd
 
 from kvlab.endpoints.connect import Identity
-from kvlab.evidence import Evidence, classify
+from kvlab.evidence import CacheLaw, Evidence, classify
 from kvlab.experiments import get
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 from kvlab.experiments.prefix_hit_miss.plan import Planned
@@ -56,7 +56,7 @@ def frame(chosen, times=TTFT, change=None):
     for trial in EXPERIMENT.plan(chosen):
         item = Planned(**trial.planned)
         for kind, length, prefix, cached, ttft, latency in _requests(item, times):
-            label = classify(Evidence(length, cached), BLOCK, prefix_tokens=prefix)
+            label = classify(Evidence(length, cached), CacheLaw.whole_blocks(BLOCK), prefix_tokens=prefix)
             row = dict.fromkeys(REQUEST_COLUMNS) | {
                 "request_id": f"{trial.trial_id}/{kind}", "trial_id": trial.trial_id, "arm": f"{item.condition}/{kind}",
                 "repeat": trial.repeat, "prompt_tokens": length, "completion_tokens": 1 if kind == "ttft" else 4,
@@ -70,6 +70,18 @@ def frame(chosen, times=TTFT, change=None):
             rows.append(change(row) if change else row)
     found = pd.DataFrame(rows, columns=list(REQUEST_COLUMNS)).astype(dict.fromkeys(_INTEGERS, "Int64"))
     return found.astype({**dict.fromkeys(_FLOATS, "Float64"), "cache_reset": "boolean"})
+
+
+def scattered(row):
+    """Let a verified hit scatter a little, in no order: differences that are all equal have no interval."""
+    if "verified.hit" not in row["trial_id"] or row["ttft_ms"] is None:
+        return row
+    return {**row, "ttft_ms": row["ttft_ms"] + 0.01 * ((4 * int(row["trial_id"][-2:])) % 7 - 3.5)}
+
+
+def decided(chosen=None, **kwargs):
+    """Judge a run of six trials, the fewest that an interval can be made of, whose times scatter."""
+    return judge(chosen or params(num_trials=6), **{"change": scattered, **kwargs})
 
 
 def judge(chosen=None, identity=IDENTITY, **kwargs):
