@@ -8,11 +8,11 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
+
+from kvlab.timing.response import retry_after_s
 
 MAX_BYTES = 8 * 2**20
 PAGE_S = 15.0
@@ -151,21 +151,3 @@ def _once(
 
 def _words(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:
-    """Return how many seconds a ``Retry-After`` asks for: a number of them, or a date; ``None``: neither.
-
-    (RFC 9110, 10.2.3.)
-    """
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdecimal() and len(value) < 10:
-        return float(value)
-    try:
-        date = parsedate_to_datetime(value)
-    except (TypeError, ValueError, IndexError):
-        return None
-    date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
-    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())

@@ -132,11 +132,11 @@ def _column(name: str, parts: list[Any]) -> "pd.Series[Any]":
 
 def _tpot_ms(frame: pd.DataFrame) -> "pd.Series[float]":
     """Return `kvlab.timing.stamps.tpot_ms` of every row."""
-    tokens = frame["completion_tokens"].astype("Float64")
-    gaps = pd.Series(frame["events"], dtype="Float64") - 1
-    fewest = tokens - 1 - np.maximum(BUNDLED * (tokens - 1), (tokens > 3).astype("Float64"))  # `fewest_gaps`
-    told = (gaps >= 1) & (gaps >= fewest) & (gaps <= tokens - 1)
-    return _ms(frame, "first_token_ns", "last_token_ns") / gaps.where(told.fillna(False))
+    tokens = frame["completion_tokens"].to_numpy(dtype=float, na_value=np.nan)
+    gaps = frame["events"].to_numpy(dtype=float) - 1
+    fewest = tokens - 1 - np.maximum(BUNDLED * (tokens - 1), tokens > 3)  # `fewest_gaps`
+    told = (gaps >= 1) & (gaps >= fewest) & (gaps <= tokens - 1)  # False where a count is unknown
+    return _ms(frame, "first_token_ns", "last_token_ns") / pd.Series(gaps, frame.index, "Float64").where(told)
 
 
 def _ms(frame: pd.DataFrame, start: str, end: str) -> "pd.Series[float]":

@@ -50,8 +50,6 @@ class Target:
         timeout_s: The longest that one request may take, from sent to done.
         field_path: Dotted path of the server's own cache evidence, if it has one.
         kept_path: Dotted path of what it says its KV cache has kept of the prompt, if it says so.
-        renames: What this server calls a field of a request's body; ``None``: it takes no such field
-            (`kvlab.timing.refusals`).
         max_bytes: The longest answer that is taken.
     """
 
@@ -60,7 +58,6 @@ class Target:
     timeout_s: float = 300.0
     field_path: str | None = None
     kept_path: str | None = None
-    renames: Mapping[str, str | None] = field(default_factory=dict)
     max_bytes: int = MAX_BYTES
 
     @property
@@ -74,9 +71,6 @@ class Target:
         Raises:
             InputError: A header's value cannot be sent: a line end would begin a header of its own.
         """
-        if self.renames:
-            names = {name: self.renames.get(name, name) for name in body}
-            body = {new: body[name] for name, new in names.items() if new is not None}
         payload = json.dumps(body, ensure_ascii=False).encode("utf-8", errors="replace")
         host = self.url.netloc.rpartition("@")[2]
         fields = {

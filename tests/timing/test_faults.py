@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from kvlab.redact import Redactor
 from kvlab.timing.client import Client
 from kvlab.timing.pump import Exchange, Pump
 from kvlab.timing.request import Target, interpret
@@ -22,8 +23,7 @@ def target(url):
     return Target(url, {"Authorization": f"Bearer {KEY_TEXT}"}, TIMEOUT_S, max_bytes=2**20)
 
 
-def redact(text):
-    return text.replace(KEY_TEXT, "[redacted]")
+redact = Redactor([KEY_TEXT])
 
 
 def by_client(url, name):
