@@ -23,7 +23,7 @@ def conclude(experiment: Experiment[Any], data: "RunData", params: Params) -> Fi
     found = experiment.findings(data, params)
     return replace(
         found,
-        checks=[*found.checks, *_few_failures(data, params)],
+        checks=[*found.checks, *([] if found.judges_failures else _few_failures(data, params))],
         remarks=[*found.remarks, *_timing(data), *_load(data)],
         limitations=[*found.limitations, *_starts(data), *_unproven(data), *_unsound(data)],
     )

@@ -263,6 +263,8 @@ class Findings:
         limitations: What this cannot say.
         sections: The order of the report, where it is not "all pictures, then all tables".
         files: Further files of the run folder by name, for other programs to read.
+        judges_failures: Whether the checks say themselves what failed requests mean, as a batch's do; else a bound
+            on them is added (`kvlab.conclude`).
         derived: Rows by name of the table of the database that they replace, for those who read that.
     """
 
@@ -276,6 +278,7 @@ class Findings:
     limitations: Sequence[str] = ()
     sections: Sequence[Section] = ()
     files: Mapping[str, str | bytes] = field(default_factory=dict)
+    judges_failures: bool = False
     derived: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property

@@ -95,6 +95,13 @@ class Stamps:
         return _ms(self.sent_ns, self.first_token_ns)
 
     @property
+    def ttft_words(self) -> str:
+        """`ttft_ms` for a line of text, or why there is none."""
+        if self.ttft_ms is None:
+            return f"no time known ({self.untimed or 'no token came'})"
+        return f"{self.ttft_ms:.0f} ms"
+
+    @property
     def latency_ms(self) -> float | None:
         """End-to-end latency: sent to response complete, in milliseconds."""
         return _ms(self.sent_ns, self.done_ns)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from kvlab.experiments.batch_benchmark.plan import Planned
+from kvlab.experiments.batch_benchmark.trials import Planned
 from kvlab.load.stretch import FINISHED
 from kvlab.taxonomy import ErrorType
 
@@ -113,9 +113,10 @@ def predicted(
     numbers = table["item"].to_numpy(dtype=np.int64)
     lengths = table["prompt_tokens"].to_numpy(dtype=np.int64)
     sent = table["sent_ns"].to_numpy(dtype=np.int64)
-    known_ns = (
-        rows["first_token_ns"].fillna(rows["done_ns"]).min()
-    )  # a batch job's answers have no first token
+    # An answer without the time of its first token was there when it was done; without that, nothing is known of it.
+    known_ns = rows["first_token_ns"].fillna(rows["done_ns"]).min()
+    if pd.isna(known_ns):
+        return Expected(None, None, "no answer has a time, so which requests started together is unknown")
     reach = np.full(len(numbers), int(prefix))
     early = sent < int(known_ns)
     if item.strategy == "conversation":

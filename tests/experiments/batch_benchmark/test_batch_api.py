@@ -6,7 +6,7 @@ import httpx
 import pytest
 import stamina
 
-from kvlab import session as labs
+from kvlab import api
 from kvlab.endpoints.batch_api import Batch
 from kvlab.experiments.batch_benchmark import batch_api
 from kvlab.timing.request import Failure
@@ -98,18 +98,18 @@ def test_a_resume_goes_on_with_its_batch_and_asks_nothing_first(point_at, monkey
     with FakeServer(batch_api=True, batch_ms=300) as server:
         point_at(server)
         settings = {"profile": "t", **SMALL, "sizes": [8], "strategies": ["batch_api"]}
-        lab = labs.open_lab("batch_benchmark", settings)
-        (trial,) = lab.pending()
+        run = api.open("batch_benchmark", settings)
+        (trial,) = run.pending()
         with monkeypatch.context() as patch:
             patch.setattr(batch_api.time, "sleep", _stop)
             with pytest.raises(KeyboardInterrupt):
-                lab.measure(trial)
+                run.measure(trial)
         monkeypatch.setattr(Batch, "absent", _stop)
         monkeypatch.setattr(Batch, "create", _stop)
-        (trial,) = lab.pending()
-        lab.measure(trial)
-        assert list(lab.pending()) == []
-        lab.finish()
+        (trial,) = run.pending()
+        run.measure(trial)
+        assert list(run.pending()) == []
+        run.finish()
 
 
 def _stop(*_):
@@ -155,4 +155,4 @@ def test_more_requests_than_a_file_may_hold_go_in_several(monkeypatch):
 def test_the_configured_field_is_read_from_a_line():
     answer = {**line(choices=[{"message": {"content": "A"}}]), "custom_id": "000001"}
     answer["response"]["body"]["usage"] = {"prompt_cache_hit_tokens": 64}
-    assert batch_api._read(answer, str, "usage.prompt_cache_hit_tokens").field_value == 64
+    assert batch_api._read(answer, "usage.prompt_cache_hit_tokens").field_value == 64
