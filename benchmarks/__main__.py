@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import anatomy, client_error, detector, kv_sweep, load_generator, scale
+from benchmarks import anatomy, client_error, coverage, detector, kv_sweep, load_generator, scale
 from kvlab.runs import contract as manifest
 from kvlab.runs.files import write_json
 from kvlab.runs.status import utc_now
@@ -95,6 +95,7 @@ PARTS = {
     "client_error": _client_error,
     "load_generator": _load_generator,
     "detector": _detector,
+    "coverage": coverage.part,
     "kv_sweep": kv_sweep.part,
     "scale": _scale,
 }

@@ -9,11 +9,14 @@ servers follow no law of the family that is searched: there the right answer is 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from kvlab.laws.capacity import learn_capacity
 from kvlab.laws.law import CacheLaw
 from kvlab.laws.learn import LearnedLaw, learn_law
-from kvlab.laws.simulate import SimulatedCache
+from kvlab.laws.lifetime import learn_lifetime
+from kvlab.laws.simulate import POLICIES, SimulatedCache
 from kvlab.laws.simulated_server import SimulatedServer
 
 GRAINS = (1, 1, 16, 16, 32, 64, 128, 256, 272, 400, 528, 544, 800, 1056, 2144, 4160, 8320)
@@ -140,7 +143,11 @@ def is_right(world: World, found: LearnedLaw, points: int = 4000) -> bool:
 
 def reuse(worlds: int = 200, outside: int = 40) -> list[dict[str, Any]]:
     """Return a row for quiet servers, for busy ones, and for those outside the family."""
-    kinds: dict[str, list[dict[str, Any]]] = {"quiet": [], "traffic or losses": [], "no law of the family": []}
+    kinds: dict[str, list[dict[str, Any]]] = {
+        "quiet": [],
+        "traffic or losses": [],
+        "no law of the family": [],
+    }
     for seed in range(worlds):
         world = draw_world(seed)
         busy = bool(world.foreign_rate or world.loss_rate)
@@ -156,7 +163,13 @@ def _one(world: World) -> dict[str, Any]:
     found = learn_law(world.server(), max_prompt_tokens=world.max_prompt_tokens, seed=world.seed)
     claimed = found.law is not None
     right = is_right(world, found)
-    return {"world": world, "found": found, "claimed": claimed, "wrong": claimed and not right, "right": right}
+    return {
+        "world": world,
+        "found": found,
+        "claimed": claimed,
+        "wrong": claimed and not right,
+        "right": right,
+    }
 
 
 def _row(kind: str, ones: list[dict[str, Any]]) -> dict[str, Any]:
@@ -171,3 +184,78 @@ def _row(kind: str, ones: list[dict[str, Any]]) -> dict[str, Any]:
         "requests_max": requests[-1],
         "evictions_seen": sum(one["found"].evicted for one in ones),
     }
+
+
+def capacity(worlds: int = 60) -> list[dict[str, Any]]:
+    """Return a row a policy: capacity and policy found, in caches of 20 to 200 units; a third of them with traffic."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(worlds):
+        rng = random.Random(seed)
+        policy = POLICIES[seed % len(POLICIES)]
+        busy = rng.random() < 0.33
+        units, grain = rng.randint(20, 200), rng.choice((16, 32, 128))
+        start = rng.choice((0, 0, rng.randint(0, 40)))
+        cache = SimulatedCache(CacheLaw(grain), units, policy, seed=seed)
+        rate, size = (0.05, rng.randint(1, 10)) if busy else (0.0, 0)
+        server = SimulatedServer(
+            [cache], start, 4 if start else 0, foreign_rate=rate, foreign_units=size, seed=seed
+        )
+        law = CacheLaw(grain, shared_start_tokens=start)
+        found = learn_capacity(
+            server, law, overhead_tokens=start + (4 if start else 0), max_tokens=40 * units * grain, seed=seed
+        )
+        high = found.tokens_high
+        one = {
+            "exact": found.tokens_low == high == units * grain,
+            "holds": found.tokens_low <= units * grain and (high is None or units * grain <= high),
+            "right": found.policy == policy,
+            "unknown": found.policy is None,
+            "tokens": found.prompt_tokens / (units * grain),
+        }
+        rows.setdefault(policy + (", others' traffic" if busy else ""), []).append(one)
+    return [
+        {
+            "policy": name,
+            "n": len(ones),
+            "policy_right": sum(one["right"] for one in ones),
+            "policy_unknown": sum(one["unknown"] for one in ones),
+            "policy_wrong": sum(not one["right"] and not one["unknown"] for one in ones),
+            "capacity_exact": sum(one["exact"] for one in ones),
+            "range_holds": sum(one["holds"] for one in ones),
+            "tokens_by_capacity_p50": sorted(one["tokens"] for one in ones)[len(ones) // 2],
+        }
+        for name, ones in sorted(rows.items())
+    ]
+
+
+def lifetime(worlds: int = 200) -> list[dict[str, Any]]:
+    """Return a row for servers whose entries expire, with and without losses, and for those that keep them."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(worlds):
+        rng = random.Random(seed)
+        ttl = None if seed % 8 == 0 else rng.uniform(5, 1800)
+        loss = rng.choice((0.0, 0.02))
+        renewed = rng.random() < 0.7
+        cache = SimulatedCache(CacheLaw(64), None, "lru", ttl, renewed, seed)
+        server = SimulatedServer([cache], loss_rate=loss, seed=seed)
+        found = learn_lifetime(
+            server, CacheLaw(64), prompt_tokens=257, limit_s=3600, now=partial(getattr, server, "now_s"), sleep=server.sleep
+        )
+        high = found.ttl_s_high
+        one = {
+            "inside": (high is None) if ttl is None else high is not None and found.ttl_s_low <= ttl <= high,
+            "renewed": ttl is None or found.renewed_by_use in (renewed, None),
+            "requests": found.requests,
+        }
+        kind = ("no expiry" if ttl is None else "expiry") + (", losses" if loss else "")
+        rows.setdefault(kind, []).append(one)
+    return [
+        {
+            "servers": kind,
+            "n": len(ones),
+            "inside": sum(one["inside"] for one in ones),
+            "renewal_right_or_unknown": sum(one["renewed"] for one in ones),
+            "requests_p50": sorted(one["requests"] for one in ones)[len(ones) // 2],
+        }
+        for kind, ones in sorted(rows.items())
+    ]

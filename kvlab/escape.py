@@ -18,20 +18,19 @@ _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\
 #: What CommonMark and GitHub's tables take for markup. Brackets of an interval, underscores inside a name and a
 #: star between numbers are none, and stay as they are.
 _MARKUP = re.compile(
-    r"""\\(?=[!-/:-@\[-`{-~])      # a backslash before punctuation
+    r"""\\(?=[!-/:-@\[-`{-~]|$)    # a backslash before punctuation
     | [|`]                        # cells of a table, code
     | ~(?=~) | (?<=~)~
-    | \](?=\s*[(\[:]) | (?<=!)\[    # links, pictures, definitions of links
+    | \](?=[(\[:]) | (?<=!)\[      # links, pictures, definitions of links
     | <(?=[a-zA-Z/!?])            # HTML, addresses
     | &(?=[#a-zA-Z])              # entities
     | \*(?=\S) | (?<=\S)\*        # emphasis
-    | _(?!\w) | (?<!\w)_
-    | ^\s*(?:[#>] | [-+=]+(?=\s|$) | \d+(?=[.)](?:\s|$)))   # headings, quotes, lists, lines under headings
+    | _(?![^\W_]) | (?<![^\W_])_
     """,
     re.VERBOSE,
 )
 #: In a sentence of kvlab's own with words from outside in it: what could load, link or be HTML.
-_ACTIVE = re.compile(r"\](?=\s*[(\[:])|(?<=!)\[|<(?=[a-zA-Z/!?])|^\s*[#>]")
+_ACTIVE = re.compile(r"\](?=[(\[:])|(?<=!)\[|<(?=[a-zA-Z/!?])|^\s*[#>]")
 _FORMULA = re.compile(r"\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?%?\s*")
 
@@ -48,8 +47,13 @@ def terminal(text: object) -> str:
 
 
 def markdown(text: object) -> str:
-    """Return a text for a line, or a table's cell, of Markdown: it is shown as it is, and is no markup."""
+    """Return a text for a table's cell, or the middle of a line, of Markdown: it is shown as it is."""
     return _MARKUP.sub(_literal, line(text))
+
+
+def markdown_alt(text: object) -> str:
+    """Return a text for the square brackets of a picture or link: one bracket too many would end them."""
+    return re.sub(r"(?<!\\)[\[\]]", r"\\\g<0>", markdown(text))
 
 
 def markdown_prose(text: object) -> str:
@@ -95,12 +99,14 @@ def comment(text: object) -> str:
 def env_value(value: object) -> str:
     """Return a value for ``NAME=value`` of an env file: bare where nothing in it has a meaning, else in quotes.
 
-    In single quotes neither a shell nor python-dotenv replaces anything.
+    In single quotes neither a shell nor python-dotenv replaces anything; a backslash or a quote in it is
+    written as python-dotenv reads it. That replaces ``${NAME}`` in all quotes and has no escape for it, so
+    a space goes between the two.
     """
-    text = line(value)
+    text = line(value).replace("${", "$ {")
     if re.fullmatch(r"[\w.,:/+@%-]*", text, re.ASCII):
         return text
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'" if "'" in text else f"'{text}'"
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def header(value: object) -> str:
@@ -115,15 +121,7 @@ def file_name(text: object, limit: int = 80) -> str:
 
 
 def _literal(found: "re.Match[str]") -> str:
-    mark = found[0]
-    space, last = mark[:-1], mark[-1]
-    if last.isdigit():
-        return f"{mark}&#8203;"
-    return (
-        mark.replace("-", "\\-").replace("+", "\\+").replace("=", "\\=")
-        if last in "-+="
-        else f"{space}\\{last}"
-    )
+    return f"{found[0][:-1]}\\{found[0][-1]}"
 
 
 def _shown(found: "re.Match[str]") -> str:

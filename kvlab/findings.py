@@ -289,7 +289,8 @@ class Findings:
         Raises:
             KeyError: There is none, in this run; the message names those there are.
         """
-        return _named(self.tables, name)
+        table: Table = _named(self.tables, name)
+        return table
 
     def picture(self, name: str) -> Picture:
         """Return a picture by its name.
@@ -297,7 +298,8 @@ class Findings:
         Raises:
             KeyError: There is none, in this run; the message names those there are.
         """
-        return _named(self.pictures, name)
+        picture: Picture = _named(self.pictures, name)
+        return picture
 
     def summary(self, experiment: str, profile: str) -> Summary:
         """Return all of it as data, with the verdict."""

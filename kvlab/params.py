@@ -39,6 +39,7 @@ class Params(BaseModel):
     Attributes:
         isolation_id: Goes into every prompt's marker; ``None``: a fresh one for each run.
         max_attempts: How often a trial is started before it counts as failed.
+        max_failed_fraction: A run in which more of the requests failed for good gives no answer.
         outage_s: How long a server may be away, or say "later", before that costs attempts.
         seed: Of the order of trials and of all resampling.
     """
@@ -48,6 +49,7 @@ class Params(BaseModel):
     isolation_id: str | None = Field(default=None, pattern=r"^[\w.-]{1,64}$")
     max_attempts: int = Field(default=3, ge=1, le=20)
     outage_s: float = Field(default=60.0, ge=0, le=86_400)
+    max_failed_fraction: float = Field(default=0.05, ge=0, le=1)
     seed: int = Field(default=1337, ge=0, lt=2**32)
 
     #: Environment key → field, for the tuning keys that this experiment obeys.

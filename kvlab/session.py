@@ -8,14 +8,17 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from kvlab.conclude import conclude
 from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.counter import Counter, shared_start
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiment import EngineFacts, Experiment, Plan, UnfinishedError
 from kvlab.findings import Findings, Summary
+from kvlab.machine_load import LoadWatch, MachineLoad
 from kvlab.params import Params
 from kvlab.records import Recorded, Trial
 from kvlab.report import build, day
@@ -28,6 +31,7 @@ from kvlab.settings import Settings
 from kvlab.store.database import Database
 from kvlab.taxonomy import RETRYABLE, ErrorType
 from kvlab.timing.request import Failure
+from kvlab.vram.choose import server_pid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +48,7 @@ class _Attempt(NamedTuple):
     rows: list[Recorded]
     line: str
     failure: Failure | None
+    load: MachineLoad | None = None
 
 
 class Session(Generic[P]):
@@ -134,7 +139,7 @@ class Session(Generic[P]):
             self._warm_ups += 1
             self.attempt = self._warm_ups
             made = self._take(trial)
-            self.database.record_attempt(self.run.run_id, None, made.rows, "done")
+            self.database.record_attempt(self.run.run_id, None, made.rows, "done", made.load)
             if made.failure is None:
                 return made.rows
             pause = self._pause(made.failure, tries, began)
@@ -172,7 +177,7 @@ class Session(Generic[P]):
             made = self._take(trial)
             pause = None if made.failure is None else self._pause(made.failure, tries, began)
             state = "done" if made.failure is None else "failed" if pause is None else "planned"
-            self.database.record_attempt(self.run.run_id, trial.trial_id, made.rows, state)
+            self.database.record_attempt(self.run.run_id, trial.trial_id, made.rows, state, made.load)
             if made.failure is None:
                 self._say(f"{trial.trial_id} done: {made.line}")
                 return made.rows
@@ -187,7 +192,23 @@ class Session(Generic[P]):
         raise KvlabError(f"{trial.trial_id} failed a thousand times")
 
     def _take(self, trial: Trial) -> _Attempt:
-        """Measure a trial once; end at the first failure that it did not set out to find."""
+        """Measure a trial once, and what else the machine did meanwhile."""
+        with LoadWatch(self._server_pids) as watch:
+            made = self._requests_of(trial)
+        return made._replace(load=watch.load)
+
+    @cached_property
+    def _server_pids(self) -> list[int]:
+        """The process that serves, where it is one of this machine: its time is not foreign."""
+        connection = getattr(self.engine, "connection", None)
+        if connection is None:
+            return []
+        lease = connection.embedded
+        pid = server_pid(connection.target.base_url, None if lease is None else int(lease.pid))
+        return [] if pid is None else [pid]
+
+    def _requests_of(self, trial: Trial) -> _Attempt:
+        """Make a trial's requests; end at the first failure that it did not set out to find."""
         rows: list[Recorded] = []
         measuring = self.experiment.measure(self, trial)
         while True:
@@ -196,24 +217,26 @@ class Session(Generic[P]):
             except StopIteration as end:
                 return _Attempt(rows, end.value or f"{len(rows)} requests", None)
             rows.append(row)
-            if row.measurement.failure is not None and not row.expected:
+            unusable = row.measurement.unusable
+            if unusable is not None and not (row.expected and row.measurement.failure is not None):
                 measuring.close()
-                return _Attempt(rows, "", row.measurement.failure)
+                return _Attempt(rows, "", unusable)
 
     def _measure_each(self, trial: Trial) -> list[Recorded]:
         """Measure a trial whose requests are stored one by one; a stop or a kill leaves it to be resumed."""
         rows: list[Recorded] = []
         measuring = self.experiment.measure(self, trial)
-        try:
-            while True:
-                row = next(measuring)
-                self.database.record_items(self.run.run_id, trial.trial_id, [row])
-                rows.append(row)
-        except StopIteration as end:
-            done, line = True, end.value or f"{len(rows)} requests"
-        except UnfinishedError as end:
-            done, line = False, str(end)
-        self.database.set_trial(trial.trial_id, "done" if done else "failed")
+        with LoadWatch(self._server_pids) as watch:
+            try:
+                while True:
+                    row = next(measuring)
+                    self.database.record_items(self.run.run_id, trial.trial_id, [row])
+                    rows.append(row)
+            except StopIteration as end:
+                done, line = True, end.value or f"{len(rows)} requests"
+            except UnfinishedError as end:
+                done, line = False, str(end)
+        self.database.set_trial(trial.trial_id, "done" if done else "failed", watch.load)
         self._say(f"{trial.trial_id} {'done' if done else 'failed'}: {line}", failed=not done)
         return rows
 
@@ -252,7 +275,7 @@ class Session(Generic[P]):
         data = self.data()
         now = data.sql.total_changes, int(data.sql.execute("PRAGMA data_version").fetchone()[0])
         if self._found is None or self._found[0] != now:
-            self._found = now, self.experiment.findings(data, self.params)
+            self._found = now, conclude(self.experiment, data, self.params)
         return self._found[1]
 
     def table(self, name: str) -> "pd.DataFrame":

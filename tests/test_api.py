@@ -11,12 +11,14 @@ from kvlab.errors import InputError
 from tests.command.tool import status
 from tests.fakes.process import FakeServer
 
-SMALL = {"token_targets": [300, 600], "repeats": 2, "max_tokens": 3, "manual_sections": 40}
+SMALL = {
+    "token_targets": [300, 600], "repeats": 2, "position_controls": 0, "max_tokens": 3, "manual_sections": 40,
+}  # fmt: skip
 
 
 @pytest.fixture
 def server(point_at):
-    with FakeServer(base_ms=1, itl_ms=0, ms_per_uncached_token=0.02) as found:
+    with FakeServer(base_ms=1, itl_ms=2, ms_per_uncached_token=0.02) as found:
         point_at(found)
         yield found
 

@@ -118,12 +118,12 @@ def report(
     from kvlab.runs.folder import stored_experiment
 
     folder = folder.resolve()
-    stored = stored_experiment(folder)
-    if to is not None:
-        folder = _copied(folder, to.resolve())
-    elif not os.access(folder, os.W_OK):
-        raise InputError("run folder", str(folder), "cannot be written in; name another place with --to")
     try:
+        stored = stored_experiment(folder)
+        if to is not None:
+            folder = _copied(folder, to.resolve())
+        elif not os.access(folder, os.W_OK):
+            raise InputError("run folder", str(folder), "cannot be written in; name another place with --to")
         with lock.held_if_free(folder):
             summary = build.rebuild(folder, experiments.get(stored["name"]))
             day.write_index(folder.parent)

@@ -37,7 +37,7 @@ class Finding:
 def examine() -> int:
     """Print the findings. Returns 0, or 2 if nothing can be run until something is mended."""
     findings = [_python(), _engine(), _model(), _gpu()]
-    identity = None
+    identity = settings = None
     try:
         settings = load_settings()
         found, identity = _endpoint(settings)
@@ -48,7 +48,8 @@ def examine() -> int:
     words = {True: "ok", False: "NO", None: "–"}
     rows = ([words[item.well], item.what, item.seen, item.fix] for item in findings)
     console.print(show.table("", "what", "seen", "fix", rows=rows))
-    console.print(_experiments(identity, settings))
+    if settings is not None:
+        console.print(_experiments(identity, settings))
     return errors.EXIT_OK if _can_run(findings) else errors.EXIT_BAD_INPUT
 
 

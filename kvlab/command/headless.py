@@ -38,6 +38,7 @@ def main() -> int:
             job["output"],
             parameters=job["parameters"],
             kernel_name="python3",
+            language="python",  # both said here: a notebook may have been stripped of its metadata
             cwd=folder,
             progress_bar=False,
             stdout_file=sys.stdout,

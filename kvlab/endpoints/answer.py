@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from kvlab.endpoints.models import another
 from kvlab.evidence import Evidence, as_tokens, usage_evidence
 from kvlab.timing.request import Measurement
-from kvlab.timing.stream import Generation
+from kvlab.timing.stream import usage_contradiction
 
 if TYPE_CHECKING:
     from kvlab.endpoints.metrics import ServerView
@@ -38,16 +38,3 @@ def evidence_of(
         metrics_reason=None if server is None else server.reason,
         contradiction=another(asked, generation.model, aliases) or usage_contradiction(generation),
     )
-
-
-def usage_contradiction(generation: Generation) -> str | None:
-    """Return why an answer's usage cannot be that of its own stream; ``None``: it can.
-
-    An event carries a token or more, so there are at least as many tokens as events. Gateways cut
-    texts anew, so a few events more are let pass.
-    """
-    said = as_tokens((generation.usage or {}).get("completion_tokens"))
-    events = len(generation.token_ns)
-    if said is None or events <= 1.5 * said + 4:
-        return None
-    return f"usage contradicts the stream: {events} events with text, and {said} completion tokens"

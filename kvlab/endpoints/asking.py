@@ -77,7 +77,7 @@ class Asker:
         decoding = {"max_tokens": self.max_tokens, "temperature": 0}
         body = {**connection.dialect.body(connection.model, prompt, decoding), **extra}
         measured = connection.client.measure(path, body, f"probe-{secrets.token_hex(4)}")
-        return measured.redacted(connection.settings.redact)
+        return measured.redacted(connection.settings.redactor)
 
 
 def is_empty(failure: Failure | None) -> bool:

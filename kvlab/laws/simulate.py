@@ -15,6 +15,7 @@ Policies, each after a real one:
 - ``random``: any unit.
 """
 
+import copy
 import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -91,6 +92,13 @@ class SimulatedCache:
         """Lose these units, as foreign traffic would make them go."""
         for unit in units:
             self._units.pop(unit, None)
+
+    def copy(self) -> "SimulatedCache":
+        """Return one that goes on from the same state."""
+        other = copy.copy(self)
+        other._units = dict(self._units)
+        other._random = copy.copy(self._random)
+        return other
 
     def clear(self) -> None:
         """Lose everything."""

@@ -66,6 +66,10 @@ class SimulatedServer:
         self.log.append((spec, answer))
         return answer
 
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now_s += seconds
+
     def tokens(self, spec: PromptSpec) -> list[int]:
         """Return the whole prompt, template included."""
         start = [_TEMPLATE + i for i in range(self.start_tokens)]

@@ -164,7 +164,8 @@ def _planned(study: Study, law: CacheLaw) -> list[tuple[PromptSpec, bool]]:
 
     def any_unit() -> int:
         """Low and high ones alike: a law may hold for short prompts only."""
-        return round(least * (most / least) ** draw.random())
+        share: float = (most / least) ** draw.random()
+        return round(least * share)
 
     before, at = point(most - draw.randint(0, (most - least) // 4), 1), point(any_unit())
     edge, below = asker.fresh(own(before, 0), before), asker.fresh(own(at, tail - 1), at)

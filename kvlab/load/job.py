@@ -1,7 +1,13 @@
-"""What the load generator is told, as JSON through a pipe: it holds secrets and is never stored."""
+"""What the load generator is told, as JSON through a pipe: it holds secrets and is never stored.
 
+And how many connections it can have: each takes a file descriptor, and the system allows a process only
+so many.
+"""
+
+import contextlib
 import json
 import os
+import resource
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +18,9 @@ from kvlab.prompts.batch import Workload
 from kvlab.timing.arrivals import Arrivals
 from kvlab.timing.request import Target
 
-HEADER = struct.Struct("<I")  # before each message in a pipe: its length
+HEADER = struct.Struct("<Q")  # before each message in a pipe: its length
+_MOST_DESCRIPTORS = 65_536
+_OTHER_DESCRIPTORS = 64  # pipes, files, the database, the selector
 
 
 def pack(value: object) -> bytes:
@@ -55,7 +63,8 @@ class Retries:
         wait_s: Before the second attempt; it doubles with each, with jitter (AWS Architecture Blog
             2015, "Exponential Backoff and Jitter"), and a longer ``Retry-After`` is obeyed.
         max_wait_s: The longest wait.
-        outage_limit_s: How long to wait for a server that accepts no connection at all.
+        outage_limit_s: How long to wait for a server that accepts no connection at all, or answers
+            nothing but that it is busy: an outage costs time, not attempts.
     """
 
     max_attempts: int = 6
@@ -185,3 +194,23 @@ class Progress:
         """Read it from the other end."""
         final, attempts, answers = unpack(descriptor)
         return cls(frozenset(final), dict(attempts), dict(answers))
+
+
+def _descriptors() -> tuple[int, int]:
+    """Return the soft limit, and what it can be raised to; no limit is a large one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    known = [_MOST_DESCRIPTORS if value == resource.RLIM_INFINITY else value for value in (soft, hard)]
+    return known[0], max(known[0], min(known[1], _MOST_DESCRIPTORS))
+
+
+def allow_all_descriptors() -> None:
+    """Raise this process's soft limit to what the system allows."""
+    soft, most = _descriptors()
+    if most > soft:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+def connections_allowed() -> int:
+    """Return how many connections a load generator can have at once."""
+    return max(0, _descriptors()[1] - _OTHER_DESCRIPTORS)

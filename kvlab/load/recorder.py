@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +24,8 @@ from kvlab.endpoints.answer import evidence_of
 from kvlab.endpoints.metrics import ServerView
 from kvlab.errors import EXIT_FAILED, EXIT_OK
 from kvlab.evidence import Evidence, classify
-from kvlab.load.batches import Batches
+from kvlab.load.batches import COMMIT_S, Batches, Inbox
 from kvlab.load.generator import Finished, measurement
-from kvlab.load.inbox import Inbox
 from kvlab.load.job import HEADER, Job, Progress, read_exactly
 from kvlab.records import Recorded
 from kvlab.redact import Redactor
@@ -56,7 +56,7 @@ class Rows:
             )
         decoding = {key: job.body[key] for key in _DECODING if key in job.body}
         messages = done.messages or [job.workload.question(done.item)]
-        unix_ns = done.sent_ns + self._anchor.unix_ns - self._anchor.perf_ns
+        unix_ns = done.transfer.sent_ns + self._anchor.unix_ns - self._anchor.perf_ns
         return Recorded(
             request_id=job.request_id(done.item, done.attempt),
             arm=f"{job.arm}/{done.item:06d}",
@@ -109,8 +109,7 @@ class Recorder:
             rows = Rows(self.job, base)
             say(state="started", generator_pid=self._generator.pid, done=self._done)
             while (batch := batches.next()) is not None:
-                made = [rows.row(done) for done in batch]
-                if made:
+                for made in _in_time(batch, rows.row):
                     database.record_items(self.job.run_id, self.job.trial_id, made)
                     self._report(made)
         said = batches.said
@@ -161,6 +160,19 @@ class Recorder:
     def _to_generator(self) -> Any:  # noqa: ANN401 - a pipe
         assert self._generator.stdin is not None  # noqa: S101 - PIPE, for the type checker
         return self._generator.stdin
+
+
+def _in_time(batch: list[Finished], row: Callable[[Finished], Recorded]) -> Iterator[list[Recorded]]:
+    """Yield the rows of a batch in parts, none of which takes long: huge answers take a second each to read."""
+    made: list[Recorded] = []
+    since = time.monotonic()
+    for done in batch:
+        made.append(row(done))
+        if time.monotonic() - since > COMMIT_S:
+            yield made
+            made, since = [], time.monotonic()
+    if made:
+        yield made
 
 
 def say(**what: Any) -> None:  # noqa: ANN401 - JSON

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kvlab.conclude import conclude
 from kvlab.experiment import Experiment
 from kvlab.findings import Findings, Summary
 from kvlab.report import render
@@ -38,8 +39,8 @@ def write_results(data: RunData, experiment: Experiment[Any]) -> Summary:
     folder, params = data.folder, experiment.Params.check(data.stored["params"])
     with replacing(folder / "requests.csv") as file:
         requests_csv.write(data.requests, file)
-    found = experiment.findings(data, params)
-    summary = summarize(found, data, experiment)
+    found = conclude(experiment, data, params)
+    summary = found.summary(experiment.name, data.profile)
     for table in found.tables:
         write_atomic(folder / f"{table.name}.csv", requests_csv.text(table.frame()))
     _write_plots(folder, found)
@@ -48,19 +49,6 @@ def write_results(data: RunData, experiment: Experiment[Any]) -> Summary:
     if found.derived:
         data.database.replace_derived(found.derived)
     write_json(folder / SUMMARY, summary.as_json())
-    return summary
-
-
-def summarize(found: Findings, data: RunData, experiment: Experiment[Any]) -> Summary:
-    """Return findings as data, with what is wrong with the database and not proven of the server."""
-    summary = found.summary(experiment.name, data.profile)
-    facts = data.identity.facts if data.identity else {}
-    summary.limitations.extend(
-        f"Not proven on this server: {name} ({fact.why})."
-        for name, fact in facts.items()
-        if fact.holds is not True
-    )
-    summary.limitations.extend(f"The database is not sound: {line}." for line in data.unsound)
     return summary
 
 
@@ -81,7 +69,7 @@ def missing_plots(folder: Path, summary: Summary) -> list[str]:
 def draw_plots(data: RunData, experiment: Experiment[Any]) -> None:
     """Draw the plots of a run out of its database."""
     params = experiment.Params.check(data.stored["params"])
-    _write_plots(data.folder, experiment.findings(data, params))
+    _write_plots(data.folder, conclude(experiment, data, params))
 
 
 def write_reports(data: RunData, title: str, summary: Summary) -> None:

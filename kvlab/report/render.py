@@ -31,6 +31,7 @@ def environment() -> "jinja2.Environment":
         "cell": cell,
         "prose": escape.markdown_prose,
         "code": escape.markdown_code,
+        "alt": escape.markdown_alt,
         "href": quote,
         "json": _json,
     }

@@ -45,7 +45,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old one or the new one (`replacing`)."""
     with replacing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        # Half a character, which a name of the file system can hold, is written as JSON and Python would.
+        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - JSON

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from kvlab import experiments, paths
+from kvlab.conclude import conclude
 from kvlab.errors import InputError
 from kvlab.findings import Findings, Summary, plain
-from kvlab.report import build
 from kvlab.report.headers import readable
 from kvlab.runs.data import RunData
 from kvlab.store import frames
@@ -87,13 +87,13 @@ class LoadedRun:
     def findings(self) -> Findings:
         """What the run's data say."""
         if self._findings is None:
-            self._findings = self.experiment.findings(self.data, self.params)
+            self._findings = conclude(self.experiment, self.data, self.params)
         return self._findings
 
     @property
     def summary(self) -> Summary:
         """The findings as data, with the verdict."""
-        return build.summarize(self.findings, self.data, self.experiment).written_in(self.folder)
+        return self.findings.summary(self.experiment.name, self.data.profile).written_in(self.folder)
 
     def table(self, name: str) -> "pd.DataFrame":
         """Return a table of the findings, with the headers of the report."""

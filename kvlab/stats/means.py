@@ -20,10 +20,10 @@ from kvlab.stats.serial import effective_n
 Floats = npt.NDArray[np.float64]
 
 LEAST_N = 7
-ENOUGH = 60
+ENOUGH = 120
 RESAMPLES = 4_000
 METHOD = "Student's t and bootstrap-t, the outer ends"
-_UNSEEN = "no rare and much larger values are left unseen"
+_UNSEEN = "neighbours do not depend on each other and no rare, much larger values are left unseen"
 
 #: From weights [draws, units] to an estimate and its standard error, [draws] each.
 _Studentized = Callable[[Floats], tuple[Floats, Floats]]
@@ -58,7 +58,7 @@ def mean_interval(
         return mean, np.sqrt(np.maximum(spread, 0) * drawn / (drawn - 1)) / total
 
     balanced = float(sizes.sum() ** 2 / (sizes**2).sum())
-    counted = min(balanced, effective_n((sums / sizes).tolist()))
+    counted = min(balanced, effective_n((sums / sizes).tolist(), corrected=True))
     return _interval(studentized, n, counted, seed, confidence, unit, lambda x: x)
 
 
@@ -112,9 +112,9 @@ def increase_interval(
         return 100 * math.expm1(log_ratio)
 
     if paired:
-        counted = effective_n((second / first).tolist())
+        counted = effective_n((second / first).tolist(), corrected=True)
         return _interval(moments, n, counted, seed, confidence, unit, percent)
-    counted = min(effective_n(base), effective_n(other))
+    counted = min(effective_n(values, corrected=True) for values in (base, other))
     return _interval(apart, n, counted, seed, confidence, unit, percent, (len(first), len(second)))
 
 

@@ -32,15 +32,22 @@ def lag1(values: Sequence[float]) -> float:
     return float((off[1:] * off[:-1]).sum() / (off**2).sum())
 
 
-def effective_n(values: Sequence[float]) -> float:
+def effective_n(values: Sequence[float], *, corrected: bool = False) -> float:
     """Return for how many independent values a series counts: n (1 - r) / (1 + r) (Bayley & Hammersley 1946).
 
     r is `lag1`; where it is negative, or (below `FEW` values) no larger than luck makes it, or there are fewer than
     `TOO_FEW`, it counts as 0.
+
+    Args:
+        values: In the order of time.
+        corrected: Whether r is raised by what n values show it too small: (n r + 1) / (n - 3) (Kendall 1954). A mean's
+            interval needs it; that between order statistics has room.
     """
     n, r = len(values), lag1(values)
     if n < TOO_FEW or r <= 0 or (n < FEW and not beyond_luck(r, n)):
         return float(n)
+    if corrected:
+        r = min(0.95, (n * r + 1) / (n - 3))
     return n * (1 - r) / (1 + r)
 
 

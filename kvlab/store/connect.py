@@ -38,10 +38,12 @@ def open_database(path: Path, *, create: bool = False) -> sqlite3.Connection:
         bring_up_to_date(connection)  # first: another program's database is refused as it is
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-    except sqlite3.DatabaseError as error:
+        # After tables were renamed, SQLite reads the schema anew; a checkpoint as the first statement would fail.
+        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except (sqlite3.DatabaseError, UnicodeError) as error:  # a name in it may be no text
         if connection is not None:
             connection.close()
-        if is_full(error):
+        if isinstance(error, sqlite3.Error) and is_full(error):
             raise
         raise unreadable(path, error) from None
     connection.row_factory = sqlite3.Row
@@ -123,7 +125,7 @@ def bring_up_to_date(connection: sqlite3.Connection) -> int:
 
 
 def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    return int(connection.execute("PRAGMA user_version").fetchall()[0][0])
 
 
 def _copied(path: Path) -> sqlite3.Connection:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from kvlab.errors import KvlabError
+from kvlab.machine_load import MachineLoad
 from kvlab.records import Recorded, Trial
 from kvlab.store.connect import is_full, open_database
 from kvlab.timing.clock import Anchor, now_ns
@@ -19,6 +20,10 @@ from kvlab.timing.clock import Anchor, now_ns
 def to_json(value: object) -> str:
     """Return the one text of a JSON value (sorted keys), so that equal values are equal bytes."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _unless(value: float | None, why: str) -> str | None:
+    return why if value is None else None
 
 
 class Database:
@@ -158,20 +163,27 @@ class Database:
         number = None if value is None or not math.isfinite(value) else float(value)
         if number is None and text is None:
             raise KvlabError(f"{name} has no value, and no text says why")
+        row = {"trial_id": trial_id, "request_id": request_id, "name": name, "value": number, "text": text}
+        t_ns = now_ns() if t_ns is None else t_ns
+        if self.sql.in_transaction:
+            self.insert("observations", session_id=self._session, t_ns=t_ns, **row)
+            return
         with self.transaction():
-            self.insert(
-                "observations",
-                session_id=self._session,
-                trial_id=trial_id,
-                request_id=request_id,
-                t_ns=now_ns() if t_ns is None else t_ns,
-                name=name,
-                value=number,
-                text=text,
-            )
+            self.insert("observations", session_id=self._session, t_ns=t_ns, **row)
+
+    def observe_load(self, trial_id: str | None, load: MachineLoad) -> None:
+        """Store how busy the machine was with other work during a trial (`kvlab.machine_load`)."""
+        why = load.reason or "the system does not say"
+        self.observe(trial_id, "foreign_cpu_share", load.foreign_share, text=_unless(load.foreign_share, why))
+        self.observe(trial_id, "steal_share", load.steal_share, text=_unless(load.steal_share, why))
 
     def record_attempt(
-        self, run_id: str, trial_id: str | None, rows: Sequence[Recorded], status: str
+        self,
+        run_id: str,
+        trial_id: str | None,
+        rows: Sequence[Recorded],
+        status: str,
+        load: MachineLoad | None = None,
     ) -> None:
         """Record all requests of one attempt and the trial's new status, in one transaction.
 
@@ -180,10 +192,13 @@ class Database:
             trial_id: ``None`` for a warm-up.
             rows: The requests; each becomes a row with its response or failure.
             status: ``done``, ``failed``, or ``planned`` where another attempt follows.
+            load: How busy the machine was with other work meanwhile.
         """
         with self.transaction():
             for row in rows:
                 self._insert_request(run_id, trial_id, row)
+            if load is not None:
+                self.observe_load(trial_id, load)
             if trial_id is not None:
                 self.sql.execute("UPDATE trials SET status = ? WHERE trial_id = ?", (status, trial_id))
 
@@ -197,9 +212,11 @@ class Database:
             for row in rows:
                 self._insert_request(run_id, trial_id, row)
 
-    def set_trial(self, trial_id: str, status: str) -> None:
+    def set_trial(self, trial_id: str, status: str, load: MachineLoad | None = None) -> None:
         """Record how a trial stands whose requests are recorded on their own."""
         with self.transaction():
+            if load is not None:
+                self.observe_load(trial_id, load)
             self.sql.execute("UPDATE trials SET status = ? WHERE trial_id = ?", (status, trial_id))
 
     def replace_derived(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -237,6 +254,17 @@ class Database:
             final=None if row.final is None else int(row.final),
         )
         self._insert_telemetry(row)
+        for name, value, text in row.measurement.notes:
+            self.insert(
+                "observations",
+                session_id=self._session,
+                trial_id=trial_id,
+                request_id=row.request_id,
+                t_ns=row.measurement.stamps.sent_ns,
+                name=name,
+                value=value,
+                text=text,
+            )
         if row.kv is not None:
             kept = {**asdict(row.kv), "n_kept_json": to_json(list(row.kv.n_kept))}
             del kept["n_kept"]

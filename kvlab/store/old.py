@@ -16,7 +16,7 @@ _PREFIX = "earlier_"
 @contextmanager
 def renaming(connection: sqlite3.Connection) -> Iterator[None]:
     """One transaction in which tables may be renamed: foreign keys of others go on pointing at the old name."""
-    enforced = connection.execute("PRAGMA foreign_keys").fetchone()[0]
+    enforced = connection.execute("PRAGMA foreign_keys").fetchall()[0][0]
     connection.execute("PRAGMA foreign_keys=OFF")
     connection.execute("PRAGMA legacy_alter_table=ON")
     try:
@@ -54,8 +54,8 @@ def upgrade(connection: sqlite3.Connection, schema: str) -> None:
         shared = ", ".join(f'"{column}"' for column in old if column in new)
         connection.execute(f'INSERT INTO "{name}" ({shared}) SELECT {shared} FROM "{_PREFIX}{name}"')  # noqa: S608 - names of tables that the schema has, too
         connection.execute(f'DROP TABLE "{_PREFIX}{name}"')
-    if broken := connection.execute("PRAGMA foreign_key_check").fetchone():
-        raise sqlite3.DatabaseError(f"a row of {broken[0]} names what is not in {broken[2]}")
+    if broken := connection.execute("PRAGMA foreign_key_check").fetchall():
+        raise sqlite3.DatabaseError(f"a row of {broken[0][0]} names what is not in {broken[0][2]}")
 
 
 def statements(script: str) -> Iterable[str]:

@@ -1,9 +1,12 @@
 """A run's data as findings read them, made of frames: for truths that no real run has."""
 
+import sqlite3
+from importlib import resources
 from types import SimpleNamespace
 
 import pandas as pd
 
+from kvlab.conclude import conclude
 from kvlab.findings import Summary
 
 
@@ -19,11 +22,17 @@ def run_data(requests, plan, *, identity=None, state="done", **tables):
         identity=identity,
         profile="test",
         unsound=[],
+        sql=_empty_database(),
     )
+
+
+def _empty_database():
+    sql = sqlite3.connect(":memory:")
+    sql.executescript(resources.files("kvlab.store").joinpath("schema.sql").read_text())
+    sql.row_factory = sqlite3.Row
+    return sql
 
 
 def summary(experiment, data, params) -> Summary:
     """Return what a report would say."""
-    from kvlab.report.build import summarize
-
-    return summarize(experiment.findings(data, params), data, experiment)
+    return conclude(experiment, data, params).summary(experiment.name, data.profile)

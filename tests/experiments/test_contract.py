@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import pytest
 
 from kvlab import experiments, paths
+from kvlab.conclude import conclude
 from kvlab.params import profiles, resolve
 from kvlab.report import build
 from kvlab.report.figures import png
@@ -61,10 +62,10 @@ class Read:
     def __init__(self, name, folder):
         self.experiment, self.data = experiments.get(name), RunData.open(folder)
         self.params = self.experiment.Params.check(self.data.stored["params"])
-        self.findings = self.experiment.findings(self.data, self.params)
+        self.findings = conclude(self.experiment, self.data, self.params)
 
     def summary(self):
-        return build.summarize(self.findings, self.data, self.experiment)
+        return self.findings.summary(self.experiment.name, self.data.profile)
 
     def pictures(self):
         return {picture.name: png(picture.draw()) for picture in self.findings.pictures}

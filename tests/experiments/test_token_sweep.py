@@ -1,3 +1,5 @@
+import itertools
+
 import pandas as pd
 import pytest
 
@@ -19,28 +21,37 @@ def params(**changes):
     return TokenSweepParams(**{"token_targets": [300, 600], "repeats": 5, **changes})
 
 
-def frame(params, cold_ms=100.0, hit_ms=10.0, change=None):
-    """A sweep in which every cold takes `cold_ms`, every hit `hit_ms`, but for what `change(row)` does."""
+def frame(params, cold_ms=100.0, hit_ms=10.0, change=None, second_ms=None):
+    """A sweep in which every cold takes `cold_ms`, every hit `hit_ms`, but for what `change(row)` does.
+
+    `second_ms`: what the second request of a control pair takes; as much as the first, where it is not given.
+    """
     rows = []
     plan = SWEEP.plan(params, None).trials
     for k, trial in enumerate(plan):
         target = trial.planned["target_tokens"]
         # Times that are all equal have no interval; these differ by less than any figure shows, in no order.
         jitter_ms = 1e-4 * ((7 * k) % len(plan) - (len(plan) - 1) / 2)
-        for arm, ttft, cached in (
-            ("cold", cold_ms, 0),
-            ("hit", hit_ms + jitter_ms, full_hit_tokens(target, 16)),
-        ):
+        full = full_hit_tokens(target, 16)
+        arms = [("cold", "cold", cold_ms, 0), ("hit", "hit", hit_ms + jitter_ms, full)]
+        if trial.planned.get("control"):
+            second = cold_ms if second_ms is None else second_ms
+            arms = [("control_first", "cold", cold_ms, 0), ("control_second", "cold", second + jitter_ms, 0)]
+        for arm, state, ttft, cached in arms:
             row = dict.fromkeys(REQUEST_COLUMNS)
             row |= {"request_id": f"{trial.trial_id}/{arm}", "trial_id": trial.trial_id, "arm": arm, "point": trial.point,
                     "repeat": trial.repeat, "prompt_tokens": target, "target_tokens": target, "cached_tokens": cached,
-                    "predicted_cached_tokens": full_hit_tokens(target, 16), "cache_state": arm, "ttft_ms": ttft,
+                    "predicted_cached_tokens": full, "cache_state": state, "ttft_ms": ttft,
                     "latency_ms": ttft + 50, "status": "ok", "used": True, "cache_reason": "said so", "shared_tokens": 0}  # fmt: skip
             rows.append(change(row) if change else row)
     integers = ("prompt_tokens", "target_tokens", "cached_tokens", "predicted_cached_tokens", "repeat")
     found = pd.DataFrame(rows, columns=list(REQUEST_COLUMNS)).astype(dict.fromkeys(integers, "Int64"))
     times = ("ttft_ms", "latency_ms", "server_queue_ms", "server_prefill_ms")
     return found.astype(dict.fromkeys(times, "Float64"))
+
+
+def pairs_of(chosen):
+    return [trial for trial in SWEEP.plan(chosen, None).trials if not trial.planned.get("control")]
 
 
 def judge(chosen=None, identity=None, **kwargs):
@@ -51,8 +62,8 @@ def judge(chosen=None, identity=None, **kwargs):
 
 def test_the_plan_is_the_same_every_time_and_each_repeat_has_every_length():
     chosen = params(order="random", token_targets=list(range(100, 1100, 100)), repeats=3)
-    plan = SWEEP.plan(chosen, None).trials
-    assert plan == SWEEP.plan(chosen, None).trials
+    assert SWEEP.plan(chosen, None) == SWEEP.plan(chosen, None)
+    plan = pairs_of(chosen)
     assert [t.planned["target_tokens"] for t in plan] != sorted(t.planned["target_tokens"] for t in plan)
     for repeat in (1, 2, 3):
         assert sorted(t.planned["target_tokens"] for t in plan if t.repeat == repeat) == chosen.token_targets
@@ -60,7 +71,7 @@ def test_the_plan_is_the_same_every_time_and_each_repeat_has_every_length():
 
 
 def test_the_scenarios_order_is_ascending():
-    plan = SWEEP.plan(params(token_targets=[900, 300, 600], repeats=1, order="ascending"), None).trials
+    plan = pairs_of(params(token_targets=[900, 300, 600], repeats=1, order="ascending"))
     assert [t.planned["target_tokens"] for t in plan] == [300, 600, 900]
 
 
@@ -175,3 +186,42 @@ def test_the_split_is_there_only_where_the_server_tells():
     assert "ttft_split" in [figure.name for figure in told.figures]
     table = next(table for table in told.tables if table.name == "ttft_split")
     assert [row[2:] for row in table.rows[:2]] == [[100.0, 1.0, 97.0, 2.0], [10.0, 1.0, 7.0, 2.0]]
+
+
+def test_the_controls_are_spread_among_the_pairs_and_over_the_lengths():
+    plan = SWEEP.plan(params(), None).trials
+    places = [place for place, trial in enumerate(plan) if trial.planned.get("control")]
+    assert len(places) == 6
+    assert min(b - a for a, b in itertools.pairwise([-1, *places, len(plan)])) >= 2
+    assert {plan[place].planned["target_tokens"] for place in places} == {300, 600}
+
+
+def test_a_saving_that_is_only_the_second_place_fails():
+    """Every second request takes a third less, and the cache saves nothing at all."""
+    found = judge(hit_ms=67.0, second_ms=67.0)
+    assert found.verdict == "FAIL"
+    assert found.results["median_ttft_reduction"] == 0.33
+    assert abs(found.results["corrected_reduction"]) < 0.001
+
+
+def test_what_the_second_place_is_worth_is_taken_off():
+    found = judge(hit_ms=20.0, second_ms=80.0)
+    assert found.verdict == "PASS"
+    assert found.results["position_effect"] == 0.2
+    assert found.results["corrected_reduction"] == 0.75
+
+
+@pytest.mark.parametrize("broken", ["hit", "partial", "unverified"])
+def test_a_control_pair_that_is_not_proven_cold_controls_nothing(broken):
+    found = judge(
+        change=lambda row: {**row, "cache_state": broken} if row["arm"] == "control_second" else row
+    )
+    assert found.verdict == "INVALID"
+    assert found.results["control_pairs_proven"] == 0
+
+
+def test_without_controls_the_report_says_what_is_in_the_saving():
+    found = judge(params(position_controls=0))
+    assert found.verdict == "PASS"
+    (check,) = [check for check in found.checks if check.name == "saving_beyond_position"]
+    assert (check.role, check.holds) == ("note", None)

@@ -9,16 +9,32 @@ import psutil
 
 from kvlab.evidence import CacheLaw
 from kvlab.load import control
+from kvlab.load.generator import Finished
 from kvlab.load.job import Job, Labels, Retries
 from kvlab.prompts.batch import Workload, handbook
 from kvlab.store.database import Database
+from kvlab.taxonomy import ErrorType
 from kvlab.timing.arrivals import Arrivals
-from kvlab.timing.request import Target
+from kvlab.timing.request import Failure, Target, Transfer
+from kvlab.timing.response import ResponseReader, WireError
 from tests.store.test_database import fill
 
 TRIAL = "t0"
 BODY = {"model": "fake", "max_tokens": 4, "temperature": 0.0, "stream": True,
         "stream_options": {"include_usage": True}}  # fmt: skip
+
+
+def finished(item, pieces, *, sent_ns=1, ended_ns=3, **changes):
+    """One exchange as the generator hands it on, whose connection ended after these bytes."""
+    reader, failure = ResponseReader(), None
+    try:
+        complete = any(reader.feed(t_ns, data) for t_ns, data in pieces)
+        if not complete and not reader.end(ended_ns):
+            raise WireError(reader.cut_off())
+    except WireError as error:
+        failure = Failure(ErrorType.ENGINE_ERROR, str(error), reader.status)
+    reader.close()
+    return Finished(item, 1, True, 0, reader, Transfer(sent_ns, failure, **changes), None)
 
 
 class Bench:

@@ -91,6 +91,6 @@ def test_failed_requests(error, status, want):
 def test_every_label_of_the_taxonomy_is_kept():
     # Databases and reports hold them.
     assert {kind.value for kind in ErrorType} == {
-        "RATE_LIMITED", "TIMEOUT", "ENGINE_ERROR", "OUT_OF_MEMORY", "REFUSED_INPUT", "EMPTY_OUTPUT",
+        "RATE_LIMITED", "TIMEOUT", "ENGINE_ERROR", "OUT_OF_MEMORY", "REFUSED_INPUT", "CLIENT_STALLED", "EMPTY_OUTPUT",
         "INPUT_TRUNCATED", "REFUSAL", "DEGENERATE_REPETITION", "TRUNCATED", "FORMAT_ERROR", "UNKNOWN_FAILURE",
     }  # fmt: skip

@@ -27,7 +27,9 @@ def test_the_real_engine_is_shared_counts_cached_tokens_and_leaves_nothing(alone
 
         request = {"model": served["id"], "prompt": list(range(1000, 1100)), "max_tokens": 1}
         used = [
-            httpx.post(f"{lease.base_url}/completions", json=request, headers=headers, timeout=120).json()["usage"]
+            httpx.post(f"{lease.base_url}/completions", json=request, headers=headers, timeout=120).json()[
+                "usage"
+            ]
             for _ in range(2)
         ]
         expected = (100 - 1) // lease.block_size * lease.block_size

@@ -52,6 +52,12 @@ def fill(found):
     found.plan("r", TRIALS)
 
 
+def record(database, trial_id, rows, status):
+    """Claim an attempt and record it, as a session does."""
+    database.claim_attempt(trial_id)
+    database.record_attempt("r", trial_id, rows, status)
+
+
 FAILED = Failure(ErrorType.TIMEOUT, "slow", None)
 
 
@@ -63,17 +69,17 @@ def test_it_is_durable(database):
 
 def test_a_trial_is_all_or_nothing(database):
     with pytest.raises(sqlite3.IntegrityError):
-        database.record_attempt("r", "t0", 1, [recorded("a"), recorded("a", arm="hit")], "done")
+        record(database, "t0", [recorded("a"), recorded("a", arm="hit")], "done")
     assert database.sql.execute("SELECT count(*) FROM requests").fetchone()[0] == 0
-    assert database.trial_state()["t0"] == ("planned", 0)
+    assert database.trial_state()["t0"] == ("planned", 1), (
+        "the number is taken, whatever became of the attempt"
+    )
 
 
 def test_frame_derives_times_and_marks_the_attempt_that_counts(database):
-    database.record_attempt("r", "t0", 1, [recorded("a"), recorded("b", "hit", failure=FAILED)], "planned")
-    database.record_attempt(
-        "r", "t0", 2, [recorded("c", attempt=2), recorded("d", "hit", 2, cached=288)], "done"
-    )
-    database.record_attempt("r", None, 0, [replace(recorded("w", "warmup", 0), measured=False)], "done")
+    record(database, "t0", [recorded("a"), recorded("b", "hit", failure=FAILED)], "planned")
+    record(database, "t0", [recorded("c", attempt=2), recorded("d", "hit", 2, cached=288)], "done")
+    database.record_attempt("r", None, [replace(recorded("w", "warmup", 0), measured=False)], "done")
     frame = frames.requests(database.sql).set_index("request_id")
     assert sorted(frame.index) == ["a", "b", "c", "d"]
     assert list(frame.loc[["a", "b", "c", "d"], "used"]) == [False, False, True, True]
@@ -85,8 +91,8 @@ def test_frame_derives_times_and_marks_the_attempt_that_counts(database):
 
 
 def test_a_request_never_has_both_an_answer_and_a_failure(database):
-    database.record_attempt("r", "t0", 1, [recorded("a")], "done")
-    database.record_attempt("r", "t1", 1, [recorded("b", failure=FAILED)], "failed")
+    record(database, "t0", [recorded("a")], "done")
+    record(database, "t1", [recorded("b", failure=FAILED)], "failed")
     for table, row in (("failures", {"request_id": "a", "error_type": "X", "message": "m"}),
                        ("responses", {"request_id": "b", "text": "", "reasoning": "", "shared_tokens": 0,
                                       "cache_state": "cold", "cache_reason": "", "evidence_json": "{}"})):  # fmt: skip
@@ -98,8 +104,8 @@ def test_a_request_with_neither_is_refused_and_would_be_found(database):
     broken = recorded("a")
     broken = replace(broken, measurement=Measurement(broken.measurement.stamps, None, None, 200))
     with pytest.raises(KvlabError, match="neither"):
-        database.record_attempt("r", "t0", 1, [broken], "done")
-    database.record_attempt("r", "t0", 1, [recorded("b")], "done")
+        record(database, "t0", [broken], "done")
+    record(database, "t0", [recorded("b")], "done")
     database.sql.execute("DELETE FROM responses")
     assert frames.integrity(database.sql) == ["1 requests with neither a response nor a failure"]
 
@@ -164,7 +170,7 @@ def test_an_attempt_is_claimed_for_ever(database):
 
 
 def test_what_is_observed_comes_back_in_order(database):
-    database.record_attempt("r", "t0", 1, [recorded("a")], "done")
+    record(database, "t0", [recorded("a")], "done")
     database.observe("t0", "pause_s", 1.5, t_ns=20)
     database.observe("t0", "pause_s", None, text="the server does not say", t_ns=10, request_id="a")
     database.observe(None, "engine", float("nan"), text="x")
@@ -183,10 +189,10 @@ def test_what_was_acknowledged_survives_sigkill(tmp_path):
     path = tmp_path / "run.sqlite"
     code = (
         "import sys; from pathlib import Path; from kvlab.store.database import Database\n"
-        "from tests.store.test_database import fill, recorded\n"
+        "from tests.store.test_database import fill, record, recorded\n"
         f"d = Database(Path({str(path)!r}), create=True); fill(d)\n"
         "for i in range(3):\n"
-        "    d.record_attempt('r', f't{i}', 1, [recorded(f'q{i}')], 'done'); print(i, flush=True)\n"
+        "    record(d, f't{i}', [recorded(f'q{i}')], 'done'); print(i, flush=True)\n"
         "import time; time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:

@@ -9,7 +9,7 @@ from kvlab.errors import InputError
 from kvlab.records import Trial
 from kvlab.store import connect, frames, old
 from kvlab.store.database import Database
-from tests.store.test_database import fill, recorded
+from tests.store.test_database import fill, record, recorded
 
 SCRIPTS = sorted((Path(__file__).parent / "old").glob("*.sql"))
 
@@ -35,7 +35,7 @@ def source(tmp_path):
     path = tmp_path / "source.sqlite"
     with Database(path, create=True) as database:
         fill(database)
-        database.record_attempt("r", "t0", 1, [recorded("a"), recorded("b", "hit", cached=288)], "done")
+        record(database, "t0", [recorded("a"), recorded("b", "hit", cached=288)], "done")
     return path
 
 
@@ -52,10 +52,16 @@ def test_an_old_database_is_read_and_gone_on_with(tmp_path, source, version):
         assert database.trial_state() == new.trial_state()
         assert database.claim_attempt("t1") == 1
         database.begin_session("e", "now", 1)
-        database.record_attempt("r", "t1", 1, [recorded("c")], "done")
+        database.record_attempt("r", "t1", [recorded("c")], "done")
         database.observe("t1", "pause_s", 1.0)
         with pytest.raises(sqlite3.IntegrityError):
             database.sql.execute("UPDATE requests SET run_id = 'nobody'")
+    assert schema_of(path) == schema_of(source)
+
+
+def test_an_old_database_can_be_closed_at_once(tmp_path, source):
+    path = of_schema(tmp_path / "run.sqlite", 6, source)
+    Database(path).close()
     assert schema_of(path) == schema_of(source)
 
 

@@ -79,7 +79,7 @@ def example(task: str, length_tokens: int, number: int, tokenizer: Tokenizer, *,
         "answer_prefix": puzzle.answer_prefix,
         "answer_pattern": puzzle.answer_pattern,
         "max_new_tokens": puzzle.max_new_tokens,
-        "first_line_only": len(puzzle.answers) == 1,
+        "first_line_only": False,  # RULER's string_match looks at the whole answer
         "depths": [round(depth, 4) for depth in depths],
     }
     return Example(content_id(task, *content), puzzle.question, context, puzzle.answers, meta)

@@ -5,6 +5,7 @@ corrected for the number of comparisons (Bonferroni).
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,15 +32,17 @@ class Change(NamedTuple):
 
     def __str__(self) -> str:
         """Return it in words."""
-        span = f"{self.change:+.1%} [{self.low:+.1%} to {self.high:+.1%}]"
+        known = math.isfinite(self.high)
+        ends = f"[{self.low:+.1%} to {self.high:+.1%}]" if known else "(no interval: windows are too alike)"
+        span = f"{self.change:+.1%} {ends}"
         return f"{span} ({self.strategy}, {self.smaller:,} to {self.larger:,} requests)"
 
 
 def changes(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> list[Change]:
     """Return every change from a smaller size to a larger one, with intervals that hold for all at once.
 
-    Sizes with fewer than `LEAST_WINDOWS` windows are left out, and comparisons of so few windows
-    that there is no interval.
+    Sizes with fewer than `LEAST_WINDOWS` windows are left out. A comparison without an interval has one without
+    ends, from -1 to infinity.
     """
     pairs: list[tuple[str, int, list[list[float]], int, list[list[float]]]] = []
     for strategy in params.strategies:
@@ -55,8 +58,12 @@ def changes(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> list[Ch
         pairs += [(strategy, *smaller, *larger) for smaller, larger in itertools.combinations(known, 2)]
     alpha = (1 - params.confidence) / max(1, len(pairs))
     found = [(pair, rate_change(pair[2], pair[4], confidence=1 - alpha)) for pair in pairs]
+    # Without an interval anything may be true: left out, a size would pass for one that was compared.
     return [
-        Change(strategy, small, large, span.estimate, span.low, span.high)
+        Change(
+            strategy, small, large, span.estimate,
+            -1.0 if span.low is None else span.low, math.inf if span.high is None else span.high,
+        )
         for (strategy, small, _, large, _), span in found
-        if span.estimate is not None and span.low is not None and span.high is not None
-    ]
+        if span.estimate is not None
+    ]  # fmt: skip

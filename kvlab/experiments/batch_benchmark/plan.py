@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from kvlab.errors import InputError
-from kvlab.load.descriptors import connections_allowed
+from kvlab.load.job import connections_allowed
 from kvlab.records import Trial
 
 if TYPE_CHECKING:

@@ -27,23 +27,51 @@ def plan(params: TokenSweepParams, folder: Path | None = None) -> Plan:
         if params.order == "random":
             draw.shuffle(targets)
         order += [(target, repeat) for target in targets]
-    sent, pairs = sum(params.token_targets) * params.repeats, len(order)
+    trials = [
+        Trial(f"{t:06d}-r{repeat:02d}", str(t), repeat, {"target_tokens": t}, requests=2)
+        for t, repeat in order
+    ]
+    controls = _controls(params)
+    sent = sum(t for t, _ in order)
+    computed = sent + 2 * sum(trial.planned["target_tokens"] for trial in controls)
+    requests = 2 * (len(trials) + len(controls))
     return Plan(
-        trials=tuple(
-            Trial(f"{t:06d}-r{repeat:02d}", str(t), repeat, {"target_tokens": t}, requests=2)
-            for t, repeat in order
-        ),
+        trials=tuple(_spread(trials, controls)),
         costs={
-            "pairs": pairs,
-            "requests": 2 * pairs,
-            "prompt tokens sent": 2 * sent,
-            "prompt tokens computed, if every hit hits": sent,
-            "generated tokens, at most": 2 * pairs * params.max_tokens,
+            "pairs": len(trials),
+            "control pairs": len(controls),
+            "requests": requests,
+            "prompt tokens sent": sent + computed,
+            "prompt tokens computed, if every hit hits": computed,
+            "generated tokens, at most": requests * params.max_tokens,
         },
         contract={"prompt_template_hash": manual.template_hash()},
         samples=samples(params),
         warm_up=Trial("warmup", "warmup", 0, {"target_tokens": min(params.token_targets)}),
     )
+
+
+def _controls(params: TokenSweepParams) -> list[Trial]:
+    """Return the control pairs, over the lengths in turn."""
+    lengths = params.token_targets
+    return [
+        Trial(
+            f"control-{n:02d}",
+            f"control {lengths[(n - 1) % len(lengths)]}",
+            n,
+            {"target_tokens": lengths[(n - 1) % len(lengths)], "control": True},
+            requests=2,
+        )
+        for n in range(1, params.position_controls + 1)
+    ]
+
+
+def _spread(trials: list[Trial], controls: list[Trial]) -> list[Trial]:
+    """Return the trials with the controls evenly among them: what drifts, drifts for both."""
+    spread = list(trials)
+    for n in reversed(range(len(controls))):
+        spread.insert(round((n + 1) * len(trials) / (len(controls) + 1)), controls[n])
+    return spread
 
 
 def check(params: TokenSweepParams, plan: Plan, facts: EngineFacts) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from kvlab.evidence import CacheState
 from kvlab.experiments.token_sweep import pictures
+from kvlab.experiments.token_sweep.control import Control
 from kvlab.experiments.token_sweep.params import TokenSweepParams
 from kvlab.findings import Check, Findings, Table, Verdict, judge
 from kvlab.runs.data import RunData
@@ -24,7 +25,7 @@ def pairs(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: trial_id, target_tokens, repeat, then ``cold_…`` and ``hit_…`` of the request columns,
     and ``ttft_reduction`` and ``latency_reduction`` (1 - hit / cold), ``valid`` (the cold one is
-    proven cold, the hit a full hit, on the same number of tokens).
+    proven cold, the hit a full hit, on the same number of tokens, and both have a TTFT).
     """
     used = frame[frame["used"] & (frame["status"] == "ok")]
     keys = ["trial_id", "target_tokens", "repeat"]
@@ -39,6 +40,8 @@ def pairs(frame: pd.DataFrame) -> pd.DataFrame:
         (table["cold_cache_state"] == CacheState.COLD)
         & (table["hit_cache_state"] == CacheState.HIT)
         & (table["cold_prompt_tokens"] == table["hit_prompt_tokens"]).fillna(False)
+        & table["cold_ttft_ms"].notna()
+        & table["hit_ttft_ms"].notna()
     ).astype(bool)
     return table
 
@@ -48,9 +51,13 @@ def findings(data: RunData, params: TokenSweepParams) -> Findings:
     table = pairs(data.requests)
     valid = table[table["valid"]]
     reduction = _reduction(valid, params)
-    results = _results(data.requests, table, valid, reduction, len(data.trials))
+    controls = int(sum(bool(planned.get("control")) for planned in data.trials["planned"]))
+    control = Control.of(data.requests, valid, controls, params)
+    results = _results(data.requests, table, valid, reduction, len(data.trials) - controls)
+    results |= control.results()
+    checks = [*_checks(results, reduction, params), control.check(params)]
     return Findings(
-        headline=_headline(results, reduction, checks := _checks(results, reduction, params)),
+        headline=_headline(results, reduction, checks),
         checks=checks,
         results=results,
         tables=[_by_target(table, params), *_split_table(valid), _by_pair(table)],

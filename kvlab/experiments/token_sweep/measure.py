@@ -15,24 +15,29 @@ if TYPE_CHECKING:
     from kvlab.session import Session
 
 ARMS = ("cold", "hit")
+CONTROL_ARMS = ("control_first", "control_second")
 _NAMES = exact.Names("token_targets", "manual_sections")
 
 
 def pair(session: "Session[TokenSweepParams]", trial: Trial) -> Measuring:
-    """Ask a prompt under a fresh marker, then the same tokens again; the warm-up asks only once."""
+    """Ask two requests: the same tokens, cold then hit; of a control pair, two prompts that are both cold.
+
+    The warm-up is one request.
+    """
     params, target = session.params, int(trial.planned["target_tokens"])
-    mark = manual.marker(session.run.isolation_id, session.tag(trial))
-    made = prompt(params, session.counter, target, mark)
-    warm_up = trial is session.plan.warm_up
+    warm_up, control = trial is session.plan.warm_up, bool(trial.planned.get("control"))
+    marks = [manual.marker(session.run.isolation_id, f"{session.tag(trial)}{n or ''}") for n in range(2)]
+    arms = (trial.point,) if warm_up else CONTROL_ARMS if control else ARMS
+    made = [prompt(params, session.counter, target, mark) for mark in marks[: 2 if control else 1]]
     lines = []
-    for arm in (trial.point,) if warm_up else ARMS:
+    for n, arm in enumerate(arms):
         row = session.engine.ask(
             Call(
                 request_id=session.request_id(trial, arm),
                 arm=arm,
-                prompt=made,
+                prompt=made[n if control else 0],
                 decoding={"max_tokens": params.max_tokens, "temperature": params.temperature},
-                salt=mark,
+                salt=marks[n if control else 0],
                 attempt=session.attempt,
                 target_tokens=target,
                 shared_tokens=session.shared_tokens,
@@ -41,7 +46,7 @@ def pair(session: "Session[TokenSweepParams]", trial: Trial) -> Measuring:
             )
         )
         yield row
-        lines.append(f"{arm} {_ttft(row)}, {_cached(row)}")
+        lines.append(f"{arm} {_ttft(row)}, {_cached(row, 'cold' if control or warm_up else arm)}")
     return "; ".join(lines)
 
 
@@ -73,10 +78,10 @@ def _ttft(row: Recorded) -> str:
     return "no TTFT" if ttft_ms is None else f"{ttft_ms:.0f} ms"
 
 
-def _cached(row: Recorded) -> str:
+def _cached(row: Recorded, meant: str) -> str:
     """Return the evidence, and the label where it is not what the arm was meant to be."""
     if row.state is CacheState.UNVERIFIED:
         return f"unverified ({row.label.reason})"
     of = "" if row.label.predicted_tokens is None else f"/{row.label.predicted_tokens}"
-    surprise = "" if row.state == row.arm else f" ({row.state}!)"
+    surprise = "" if row.state == meant else f" ({row.state}!)"
     return f"{row.label.cached_tokens}{of} cached{surprise}"

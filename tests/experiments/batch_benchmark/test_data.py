@@ -1,10 +1,8 @@
 import numpy as np
 
 from kvlab.experiments.batch_benchmark import data
-from kvlab.load.generator import Finished
 from kvlab.load.recorder import Rows
-from kvlab.timing.response import Piece
-from tests.load.bench import TRIAL, Bench
+from tests.load.bench import TRIAL, Bench, finished
 from tests.load.test_recorder import GOOD, answer
 
 
@@ -19,8 +17,8 @@ def test_the_gaps_between_tokens_are_those_within_a_request(tmp_path):
     rows = []
     for item, moments in arrivals.items():
         stamps = [int(ms * 1e6) for ms in (*moments, moments[-1])]
-        pieces = [Piece(stamps[0], head), *(Piece(t, event) for t, event in zip(stamps, events, strict=True))]
-        rows.append(Rows(job, base).row(Finished(item, 1, True, 0, 1, pieces, stamps[-1], True, None, None)))
+        pieces = [(stamps[0], head), *zip(stamps, events, strict=True)]
+        rows.append(Rows(job, base).row(finished(item, pieces, ended_ns=stamps[-1])))
     bench.database.record_items("r", TRIAL, rows)
     with bench.database.transaction():  # an answer that came in one piece has no stamps: a batch job's
         bench.database.sql.execute(
