@@ -1,107 +1,134 @@
-"""Growth, bisection, quality and cold TTFT on an endpoint."""
+"""The steps of a probe: growth, bisection, quality and cold TTFT on the endpoint; children; replays."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kvlab.experiments.context_limit_probe import material
-from kvlab.experiments.context_limit_probe.aim import DOUBLING, STATED, next_aim
-from kvlab.experiments.context_limit_probe.bench import Bench, bench_of
-from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, bracket, first_loss, settled
+from kvlab.experiment import Measuring
+from kvlab.experiments.context_limit_probe import in_process, material, replay
+from kvlab.experiments.context_limit_probe.bench import Bench
+from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY
 from kvlab.experiments.context_limit_probe.outcomes import Outcome, Seen, classify, stated_maximum
-from kvlab.experiments.context_limit_probe.scale import is_on_the_plateau, least_tokens
+from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+from kvlab.experiments.context_limit_probe.search import (
+    DOUBLING,
+    STATED,
+    bracket,
+    confirmed,
+    first_loss,
+    is_on_the_plateau,
+    least_tokens,
+    next_size,
+)
 from kvlab.prompts import manual
 from kvlab.records import Recorded, Trial
 from kvlab.taxonomy import ErrorType
 from kvlab.vram.cache_usage import capacity
 
 if TYPE_CHECKING:
-    from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
-    from kvlab.session import Lab
+    from kvlab.session import Session
 
 #: The answer to a question after a fact is a handful of tokens.
 ANSWER_TOKENS = 12
+NOT_NEEDED = "not needed"
 
 
-def grow(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
+def measure(session: "Session[ContextLimitProbeParams]", trial: Trial) -> Measuring:
+    """Take one step, with its stretch of the memory timeline.
+
+    Where an earlier step has answered it, there are no requests.
+    """
+    bench, kind = session.state, trial.planned["kind"]
+    if kind not in ("child", "child_cut"):
+        bench.wait_for_server()
+    with bench.watched(trial):
+        return (yield from _STEPS[kind](bench, trial))
+
+
+def _grow(bench: Bench, trial: Trial) -> Measuring:
     """Try the context of a planned number of exchanges, and ask for the facts at its start."""
-    bench, count = bench_of(lab), int(trial.planned["exchanges"])
-    failed = bracket(settled(bench.ledger.probes(ENDPOINT))).failed
+    count = int(trial.planned["exchanges"])
+    failed = bracket(confirmed(bench.ledger.probes(ENDPOINT))).failed
     prompt = bench.prompt(bench.conversation(count))
     if failed is not None and bench.size(prompt) >= failed.size:
-        return []
-    row, outcome = probe(bench, trial, attempt, prompt, lab.params.decode_tokens, "growth", exchanges=count)
-    if outcome is not Outcome.HELD:
-        return [row]
-    return [row, *_quality(bench, trial, attempt, count)]
+        return NOT_NEEDED
+    row, outcome = _probe(bench, trial, prompt, bench.params.decode_tokens, "growth", exchanges=count)
+    yield row
+    if outcome is Outcome.HELD:
+        yield from _ask_for_the_facts(bench, trial, count)
+    return _line(row)
 
 
-def cut(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
+def _cut(bench: Bench, trial: Trial) -> Measuring:
     """Try one length between the largest that was held and the smallest that was not, or beyond the former."""
-    bench = bench_of(lab)
-    aim = next_aim(bench.ledger.probes(ENDPOINT), lab.params, bench.identity, bench.guess())
-    if aim.size is None:
-        if aim.left_out_tokens is not None:
-            print(f"{aim.left_out_tokens:,} tokens are not tried: {aim.why}", flush=True)
-        return []
-    row, outcome = probe(bench, trial, attempt, bench.cut(aim.size), 1, aim.why)
-    beyond = outcome is Outcome.HELD and aim.why in (STATED, DOUBLING)
-    return [row, *(_quality_beyond(bench, trial, attempt) if beyond else [])]
+    chosen = next_size(bench.ledger.probes(ENDPOINT), bench.params, bench.identity, bench.guess())
+    if chosen.size is None and chosen.left_out_tokens is not None:
+        return f"{chosen.left_out_tokens:,} tokens are not tried: {chosen.why}"
+    if chosen.size is None:
+        return NOT_NEEDED
+    row, outcome = _probe(bench, trial, bench.cut(chosen.size), 1, chosen.why)
+    yield row
+    lost_before = first_loss(bench.ledger.probes(QUALITY)).failed is not None
+    if outcome is Outcome.HELD and chosen.why in (STATED, DOUBLING) and not lost_before:
+        count = _exchanges_that_fit(bench)
+        if count is not None:
+            yield from _ask_for_the_facts(bench, trial, count)
+    return _line(row)
 
 
-def _quality_beyond(bench: Bench, trial: Trial, attempt: int) -> list[Recorded]:
-    """Ask for the facts near a size that no planned point reaches, unless they were lost before."""
-    if first_loss(bench.ledger.probes(QUALITY)).failed is not None:
-        return []
+def _exchanges_that_fit(bench: Bench) -> int | None:
+    """Return how many exchanges make nearly the largest held size, if that is more than was planned."""
     held = [probe for probe in bench.ledger.probes(ENDPOINT) if probe.held]
     points = sorted(
         (probe.size, int(probe.detail["exchanges"])) for probe in held if "exchanges" in probe.detail
     )
     if len(points) < 2:
-        return []
+        return None
     (size, count), (last_size, last_count) = points[0], points[-1]
     each = (last_size - size) / (last_count - count)
     # One less: the question takes room, too.
     fitting = last_count + int((max(probe.size for probe in held) - last_size) / each) - 1
-    return _quality(bench, trial, attempt, fitting) if fitting > last_count else []
+    return fitting if fitting > last_count else None
 
 
-def quality(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
+def _quality(bench: Bench, trial: Trial) -> Measuring:
     """Ask for the facts between the last point where they were answered and the first where not."""
-    bench = bench_of(lab)
     found = first_loss(bench.ledger.probes(QUALITY))
     if found.held is None or found.failed is None:
-        return []
+        return NOT_NEEDED
     low, high = (int(probe.detail["exchanges"]) for probe in (found.held, found.failed))
-    return _quality(bench, trial, attempt, (low + high) // 2) if high - low > 1 else []
+    if high - low <= 1:
+        return NOT_NEEDED
+    return (yield from _ask_for_the_facts(bench, trial, (low + high) // 2))
 
 
-def cold(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
+def _cold(bench: Bench, trial: Trial) -> Measuring:
     """Take the TTFT of a context of which nothing is in the cache."""
-    bench, tokens = bench_of(lab), int(trial.planned["tokens"])
-    limit = bracket(settled(bench.ledger.probes(ENDPOINT))).low
-    if tokens > limit:
-        return []
-    prompt = bench.cut_tokens(tokens, manual.marker(lab.run.isolation_id, lab.tag(trial, attempt)))
-    return [bench.ask(trial, attempt, "cold", prompt, lab.params.decode_tokens, tokens)]
+    tokens = int(trial.planned["tokens"])
+    if tokens > bracket(confirmed(bench.ledger.probes(ENDPOINT))).low:
+        return NOT_NEEDED
+    mark = manual.marker(bench.session.run.isolation_id, bench.session.tag(trial))
+    row = bench.ask(trial, "cold", bench.cut_tokens(tokens, mark), bench.params.decode_tokens, tokens)
+    yield replace(row, expected=False)  # the TTFT is all that is wanted: without one, it failed
+    return _line(row)
 
 
-def probe(
+def _probe(
     bench: Bench,
     trial: Trial,
-    attempt: int,
     prompt: Mapping[str, Any],
     max_tokens: int,
     why: str,
     **detail: Any,  # noqa: ANN401 - JSON
 ) -> tuple[Recorded, Outcome | None]:
-    """Write a length down, try it, and write down what became of it."""
+    """Write a length down, try it, and write down what became of it; ``None``: nothing about its length."""
     size, tokens = bench.size(prompt), bench.length(prompt)
     if bench.by_characters:
         detail |= {"characters": size, "planned": tokens}
     bench.wait_for_server()
     before = bench.preemptions()
     probe_id = bench.ledger.begin(trial.trial_id, ENDPOINT, tokens, why, **detail)
-    row = bench.ask(trial, attempt, "probe", prompt, max_tokens, tokens)
+    row = bench.ask(trial, "probe", prompt, max_tokens, tokens)
     after = bench.preemptions()
     preempted = None if before is None or after is None else after - before
     outcome = _outcome(bench, row, size, tokens, preempted)
@@ -123,10 +150,8 @@ def probe(
         capacity=capacity(bench.engine.connection.metrics.scrape()),
     )
     # A cause that nobody names is tried again; the second time, it is the answer.
-    ended = [each for each in settled(bench.ledger.probes(ENDPOINT)) if each.probe_id == probe_id]
-    if not row.ok and ended:
-        bench.results.add(row.request_id)
-    return row, outcome
+    ended = [each for each in confirmed(bench.ledger.probes(ENDPOINT)) if each.probe_id == probe_id]
+    return replace(row, expected=row.expected or (not row.ok and bool(ended))), outcome
 
 
 def _outcome(bench: Bench, row: Recorded, size: int, tokens: int, preempted: float | None) -> Outcome | None:
@@ -159,23 +184,24 @@ def _outcome(bench: Bench, row: Recorded, size: int, tokens: int, preempted: flo
     return found
 
 
-def _quality(bench: Bench, trial: Trial, attempt: int, count: int) -> list[Recorded]:
+def _ask_for_the_facts(bench: Bench, trial: Trial, count: int) -> Measuring:
     """Ask for every fact at the start of a context of ``count`` exchanges."""
-    params, rows = bench.params, list[Recorded]()
+    params = bench.params
     known = material.codes(params.text_seed, params.needles)
-    right, tokens = 0, 0
+    right, tokens, line = 0, 0, NOT_NEEDED
     for place, code in known.items():
         messages = material.question(
             bench.mark, params.needles, params.growth, params.text_seed, count, place
         )
         prompt = bench.prompt(messages, material.ANSWER_PREFIX.format(place=place))
-        row = bench.ask(trial, attempt, f"needle-{place.replace(' ', '_')}", prompt, ANSWER_TOKENS)
-        rows.append(row)
+        row = bench.ask(trial, f"needle-{place.replace(' ', '_')}", prompt, ANSWER_TOKENS)
+        failure = row.measurement.failure
+        refused = failure is not None and failure.error_type is ErrorType.REFUSED_INPUT
+        # The context was just held: a refusal is no reason to end the run.
+        yield replace(row, expected=row.expected or refused)
+        line = _line(row) if line == NOT_NEEDED else line
         if not row.was_read:
-            failure = row.measurement.failure
-            if failure is not None and failure.error_type is ErrorType.REFUSED_INPUT:
-                bench.results.add(row.request_id)  # the context was just held: no reason to end the run
-            return rows
+            return line
         answer = row.measurement.generation
         right += answer is not None and material.is_answered(answer.text, code)
         tokens = row.evidence.prompt_tokens or bench.length(prompt)
@@ -183,4 +209,24 @@ def _quality(bench: Bench, trial: Trial, attempt: int, count: int) -> list[Recor
         outcome = Outcome.HELD if right >= params.needle_min_share * len(known) else Outcome.QUALITY_LOST
         probe_id = bench.ledger.begin(trial.trial_id, QUALITY, tokens, "growth")
         bench.ledger.end(probe_id, outcome, right=right, asked=len(known), exchanges=count)
-    return rows
+    return line
+
+
+def _line(row: Recorded) -> str:
+    """Return what became of a request."""
+    failure = row.measurement.failure
+    if failure is not None and not row.was_read:
+        return failure.message[:120]
+    ttft = row.measurement.stamps.ttft_ms
+    return f"{row.evidence.prompt_tokens} tokens" + ("" if ttft is None else f", TTFT {ttft:.0f} ms")
+
+
+_STEPS: dict[str, Callable[[Bench, Trial], Measuring]] = {
+    "grow": _grow,
+    "cut": _cut,
+    "quality": _quality,
+    "cold": _cold,
+    "child": in_process.grow_child,
+    "child_cut": in_process.cut_child,
+    "replay": replay.replay,
+}
