@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from kvlab.endpoints.connect import Identity
-from kvlab.experiments.batch_benchmark import data, plan, savings
+from kvlab.experiments.batch_benchmark import savings
 from kvlab.experiments.batch_benchmark.data import Load
+from kvlab.experiments.batch_benchmark.trials import Planned, trials
 from kvlab.stats import steady
 from kvlab.taxonomy import ErrorType
 
@@ -29,12 +30,10 @@ def quantile(values: Any, q: float) -> float | None:  # noqa: ANN401 - a series 
     return float(np.quantile(known, q))
 
 
-def cells(
-    frame: pd.DataFrame, params: "BatchBenchmarkParams", identity: Identity | None
-) -> list[dict[str, Any]]:
+def cells(load: Load, params: "BatchBenchmarkParams", identity: Identity | None) -> list[dict[str, Any]]:
     """Return a row for each planned trial, in the plan's order.
 
-    Keys: those of `plan.Planned` and ``trial_id``; ``state`` (``complete``, ``incomplete``, ``not offered``),
+    Keys: those of `Planned` and ``trial_id``; ``state`` (``complete``, ``incomplete``, ``not offered``),
     ``why``; counts ``answered`` (with a token), ``empty`` (without), ``served`` (both), ``failed``, ``sent_again``,
     ``errors`` (by label, final ones), ``attempt_errors``;
     ``total_s``, ``requests_per_s``, ``prompt_tokens``, ``completion_tokens``, ``completion_tokens_per_s``;
@@ -43,24 +42,24 @@ def cells(
     ``predicted_from`` (why that is rough or missing), ``template_share``; ``server_s`` and
     ``failure_s`` (request-seconds); ``preemptions``, ``evicted``; ``generator``; ``outage_s``; ``memory`` by series.
     """
-    load = data.of(frame)
+    frame = load.requests
     groups = dict(list(frame.groupby("trial_id", sort=False))) if len(frame) else {}
     return [
         _cell(
             trial.trial_id,
-            plan.Planned(**trial.planned),
+            Planned(**trial.planned),
             groups.get(trial.trial_id, frame.iloc[:0]),
             load,
             params,
             identity,
         )
-        for trial in plan.plan(params)
+        for trial in trials(params)
     ]
 
 
 def _cell(
     trial_id: str,
-    item: plan.Planned,
+    item: Planned,
     rows: pd.DataFrame,
     load: Load,
     params: "BatchBenchmarkParams",
@@ -95,7 +94,7 @@ def _cell(
     return found
 
 
-def _concurrency(item: plan.Planned, params: "BatchBenchmarkParams") -> int:
+def _concurrency(item: Planned, params: "BatchBenchmarkParams") -> int:
     """Return how many requests make a round: what a closed loop can have in flight; 1 in an open one."""
     if item.strategy == "concurrent_start":
         return min(item.size, params.concurrent_start_at_most)
@@ -107,7 +106,7 @@ def _concurrency(item: plan.Planned, params: "BatchBenchmarkParams") -> int:
     return min(places)
 
 
-def _state(item: plan.Planned, final: pd.DataFrame, stretches: pd.DataFrame) -> dict[str, Any]:
+def _state(item: Planned, final: pd.DataFrame, stretches: pd.DataFrame) -> dict[str, Any]:
     why = str(stretches["ended"].iloc[-1]) if len(stretches) else "not started"
     if why.startswith("not offered"):
         return {"state": "not offered", "why": why}
@@ -152,24 +151,29 @@ def _rates(ok: pd.DataFrame, served: pd.DataFrame, concurrency: int) -> dict[str
     }
 
 
+def _stuck(identity: Identity | None) -> str | None:
+    counters = identity.facts.get("cached_counters") if identity is not None else None
+    return counters.why if counters is not None and counters.holds is False else None
+
+
 def _savings(
     rows: pd.DataFrame,
     ok: pd.DataFrame,
-    item: plan.Planned,
+    item: Planned,
     stretches: pd.DataFrame,
     params: "BatchBenchmarkParams",
     identity: Identity | None,
 ) -> dict[str, Any]:
     proven = identity is not None and identity.can("cached_tokens")
     saved = (
-        savings.measured(rows, stretches, proven)
+        savings.measured(rows, stretches, proven, _stuck(identity))
         if len(rows)
         else savings.Saved(None, "nothing was measured")
     )
     state = next((s for s in stretches["state"] if isinstance(s, Mapping)), {})
     block = identity.block_size if identity else None
     conversations = params.conversations or params.concurrency
-    expected = savings.predicted(ok, item, state, block, conversations, plan.trimming(params)[0])
+    expected = savings.predicted(ok, item, state, block, conversations, params.trim_interval)
     seen = identity is not None and identity.can("tokenizer")
     return {
         "savings": saved.share,
@@ -214,9 +218,7 @@ def _time_split(rows: pd.DataFrame, served: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _evicted(
-    ok: pd.DataFrame, item: plan.Planned, prefix: int | None, identity: Identity | None
-) -> int | None:
+def _evicted(ok: pd.DataFrame, item: Planned, prefix: int | None, identity: Identity | None) -> int | None:
     """Return how many requests did not find the shared prefix although an answer had it before they were sent."""
     block = identity.block_size if identity else None
     if item.strategy not in ("shared_prefix", "concurrent_start") or prefix is None or block is None:

@@ -5,9 +5,10 @@ import pytest
 
 from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.facts import Fact
-from kvlab.experiments.batch_benchmark import analysis, criteria, savings
+from kvlab.experiments.batch_benchmark import criteria, estimate, savings
+from kvlab.experiments.batch_benchmark.data import Load
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
-from kvlab.experiments.batch_benchmark.plan import Planned
+from kvlab.experiments.batch_benchmark.trials import Planned
 
 MS = 1_000_000
 PARAMS = BatchBenchmarkParams(sizes=[20], strategies=["shared_prefix"])
@@ -40,8 +41,14 @@ def frame(rows):
     return pd.DataFrame(rows).astype(dict.fromkeys(whole, "Int64") | {"ttft_ms": "Float64"})
 
 
+def load(requests):
+    """Return requests with nothing beside them."""
+    columns = ["trial_id", "session_id", "ended", "before", "after", "generator", "state"]
+    return Load(requests, pd.DataFrame(columns=columns), pd.DataFrame(), pd.DataFrame())
+
+
 def cell(rows, params=PARAMS, identity=None):
-    (found,) = analysis.cells(frame(rows), params, identity)
+    (found,) = estimate.cells(load(frame(rows)), params, identity)
     return found
 
 

@@ -14,24 +14,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Planned:
-    """One trial: ``size`` requests put by one ``strategy``."""
+    """One trial: ``size`` requests sent by one ``strategy``."""
 
     strategy: str
     size: int
     repeat: int
 
 
-def plan(params: "BatchBenchmarkParams") -> list[Trial]:
+def trials(params: "BatchBenchmarkParams") -> list[Trial]:
     """Return the trials; within a size and repeat the strategies come in random order."""
     draw = random.Random(params.seed)  # noqa: S311 - an order, not a secret
-    trials: list[Trial] = []
+    found: list[Trial] = []
     for size in params.sizes:
         for repeat in range(1, params.repeats + 1):
             for strategy in draw.sample(params.strategies, len(params.strategies)):
                 item = Planned(strategy, size, repeat)
                 name = f"{strategy}.{size:06d}.r{repeat:02d}"
-                trials.append(Trial(name, len(trials), f"{strategy}/{size}", repeat, asdict(item)))
-    return trials
+                planned = asdict(item)
+                found.append(Trial(name, f"{strategy}/{size}", repeat, planned, commit="each", requests=size))
+    return found
 
 
 def check_connections(params: "BatchBenchmarkParams") -> None:
@@ -52,8 +53,3 @@ def check_connections(params: "BatchBenchmarkParams") -> None:
                 "lower it, set max_connections, or raise the hard limit (ulimit -Hn)"
             )
             raise InputError(field, getattr(params, field), fix)
-
-
-def trimming(params: "BatchBenchmarkParams") -> tuple[int, int]:
-    """Return ``(trim_interval, keep_messages)``."""
-    return params.trim_interval, params.keep_messages
