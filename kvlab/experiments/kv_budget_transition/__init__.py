@@ -69,10 +69,12 @@ class Opening:
         return self.settings if named is None else self.settings.model_copy(update={"kvlab_model": named})
 
 
-def plan(params: KVBudgetTransitionParams, folder: Path | None = None) -> Plan:
+def make_plan(params: KVBudgetTransitionParams, folder: Path | None = None) -> Plan:
     """Plan one trial for each example and round, of the dataset of the run or of its source."""
     manifest = prepared.manifest(params, folder)
     every = tuple(trials(params, manifest))
+    tables = store.rows_of(manifest)
+    stored = store.assembled(tables["datasets"][0], tables["manifest_entries"], tables["examples"])
     tokens = sum(entry.token_len for entry in manifest.entries)
     edges = zip(manifest.bin_edges, manifest.bins, strict=True)
     return Plan(
@@ -98,8 +100,8 @@ def plan(params: KVBudgetTransitionParams, folder: Path | None = None) -> Plan:
             "query_mode": params.kv.query_mode,
         },
         material=manifest,
-        tables=store.rows_of(manifest),
-        files={"dataset_manifest.json": manifest.as_bytes()},
+        tables=tables,
+        files={"dataset_manifest.json": stored.as_bytes()},
     )
 
 
@@ -158,7 +160,7 @@ EXPERIMENT: Experiment[KVBudgetTransitionParams] = Experiment(
     Params=KVBudgetTransitionParams,
     proves="the KV entries kept, read from the cache's own tensors",
     open=Opening,
-    plan=plan,
+    plan=make_plan,
     check=check,
     session=_state,
     measure=measure,

@@ -96,7 +96,9 @@ def line(rows: Sequence[Recorded]) -> str:
         if row.phase in curve and row.kv is not None
     ]
     failed = sum(not row.ok for row in rows)
-    return " · ".join(said) + (f" · {failed} of {len(rows)} requests failed" if failed else "")
+    return " · ".join(said or ["controls"]) + (
+        f" · {failed} of {len(rows)} requests failed" if failed else ""
+    )
 
 
 def _begin(row: Recorded) -> str:
@@ -184,7 +186,8 @@ def _recorded(
     ids: tuple[list[int], list[int]],
     sent_utc: str,
 ) -> Recorded:
-    prompt_tokens = made.n_context + made.n_tail
+    measurement = _measurement(made, made.n_context + made.n_tail)
+    failure = measurement.failure
     return Recorded(
         request_id=session.request_id(trial, arm.name),
         arm=arm.name,
@@ -197,9 +200,9 @@ def _recorded(
         },
         target_tokens=None,
         sent_utc=sent_utc,
-        measurement=_measurement(made, prompt_tokens),
+        measurement=measurement,
         server=ServerView(reason=made.timing_reason or "measured in this process"),
-        evidence=Evidence(prompt_tokens),
+        evidence=Evidence(made.n_context + made.n_tail),
         label=CacheLabel(CacheState.UNVERIFIED, None, None, None, NO_PREFIX_CACHE),
         run_id=f"{session.run.run_id}/{arm.run_name}",
         example_id=example.example_id,
@@ -216,7 +219,7 @@ def _recorded(
             evidence=FROM_TENSORS,
         ),
         # What the model itself fails at is a result of its budget; what broke in the serving is none.
-        expected=made.error is not None and made.error.error_type not in RETRYABLE,
+        expected=failure is not None and failure.error_type not in RETRYABLE,
     )
 
 

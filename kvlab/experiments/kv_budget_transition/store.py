@@ -11,6 +11,9 @@ from kvlab.experiments.kv_budget_transition.plan import Arm
 from kvlab.runs.data import RunData
 from kvlab.store.database import Database, to_json
 
+#: As SQLite gives it, or as it goes in.
+Row = sqlite3.Row | Mapping[str, Any]
+
 
 def rows_of(manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
     """Return a dataset as rows of datasets, bins, examples and manifest_entries."""
@@ -63,17 +66,23 @@ def rows_of(manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
 
 def manifest_of(sql: sqlite3.Connection) -> Manifest | None:
     """Return the dataset out of a database alone, checked against its own hash; ``None``: it holds none."""
-    row = sql.execute("SELECT manifest_json FROM datasets").fetchone()
-    if row is None:
+    dataset = sql.execute("SELECT * FROM datasets").fetchone()
+    if dataset is None:
         return None
     examples = sql.execute(
         "SELECT x.* FROM examples x JOIN manifest_entries USING (example_id) ORDER BY ordinal"
     )
-    entries = sql.execute("SELECT example_id, bin_idx, token_len FROM manifest_entries ORDER BY ordinal")
+    return assembled(dataset, sql.execute("SELECT * FROM manifest_entries ORDER BY ordinal"), examples)
+
+
+def assembled(dataset: Row, entries: Iterable[Row], examples: Iterable[Row]) -> Manifest:
+    """Return the dataset of rows as `rows_of` makes them: the same whether they were stored or not."""
     return Manifest.model_validate(
         {
-            **json.loads(row[0]),
-            "entries": [dict(entry) for entry in entries],
+            **json.loads(dataset["manifest_json"]),
+            "entries": [
+                {name: entry[name] for name in ("example_id", "bin_idx", "token_len")} for entry in entries
+            ],
             "examples": [
                 {
                     "example_id": example["example_id"],
@@ -90,8 +99,12 @@ def manifest_of(sql: sqlite3.Connection) -> Manifest | None:
 
 def ensure_runs(database: Database, run_id: str, chosen: Iterable[Arm]) -> None:
     """Write one row of ``runs`` for each engine setting: the run's own, with policy and budget."""
+    known = {row[0] for row in database.sql.execute("SELECT run_id FROM runs")}
+    missing = [arm for arm in chosen if f"{run_id}/{arm.run_name}" not in known]
+    if not missing:
+        return
     with database.transaction():
-        for arm in chosen:
+        for arm in missing:
             database.sql.execute(
                 """INSERT OR IGNORE INTO runs SELECT run_id || '/' || ?, experiment_id, engine_name, engine_version,
                 base_url, model_name, model_revision, ?, ?, prompt_template_version FROM runs WHERE run_id = ?""",
@@ -124,7 +137,7 @@ def scores(data: RunData) -> dict[str, dict[str, Any]]:
     return stored | {row["request_id"]: row for row in score(data)}
 
 
-def _scored(row: Mapping[str, Any]) -> dict[str, Any]:
+def _scored(row: Row) -> dict[str, Any]:
     meta, usage = json.loads(row["meta_json"]), json.loads(row["usage_json"] or "{}")
     found = scoring.score(
         row["text"],
