@@ -24,6 +24,7 @@ from kvlab.records import Recorded, Trial
 from kvlab.report import build, day
 from kvlab.runs import contract
 from kvlab.runs.data import RunData
+from kvlab.runs.files import write_atomic
 from kvlab.runs.folder import Run, new_folder
 from kvlab.runs.lock import Lock, hold
 from kvlab.runs.progress import Steps
@@ -88,6 +89,7 @@ class Session(Generic[P]):
         self._steps: Steps | None = None
         self._found: tuple[tuple[int, int], Findings] | None = None
         self._after: RunData | None = None
+        begin(run.database, plan)
         run.database.plan(run.run_id, plan.trials)
         self._stack = ExitStack()
         self.state: Any = self._stack.enter_context(experiment.session(self))
@@ -142,7 +144,7 @@ class Session(Generic[P]):
             self.database.record_attempt(self.run.run_id, None, made.rows, "done", made.load)
             if made.failure is None:
                 return made.rows
-            pause = self._pause(made.failure, tries, began)
+            pause = self.pause_s(made.failure, tries, began)
             if pause is None:
                 raise KvlabError(f"the warm-up failed: {_words(made)}")
             time.sleep(pause)
@@ -175,7 +177,7 @@ class Session(Generic[P]):
             if trial.commit == "each":
                 return self._measure_each(trial)
             made = self._take(trial)
-            pause = None if made.failure is None else self._pause(made.failure, tries, began)
+            pause = None if made.failure is None else self.pause_s(made.failure, tries, began)
             state = "done" if made.failure is None else "failed" if pause is None else "planned"
             self.database.record_attempt(self.run.run_id, trial.trial_id, made.rows, state, made.load)
             if made.failure is None:
@@ -240,14 +242,22 @@ class Session(Generic[P]):
         self._say(f"{trial.trial_id} {'done' if done else 'failed'}: {line}", failed=not done)
         return rows
 
-    def _pause(self, failure: Failure, tries: int, began: float) -> float | None:
-        """Return how long to wait before another attempt; ``None``: there is none."""
+    def pause_s(self, failure: Failure, tries: int, began: float) -> float | None:
+        """Return how long to wait before another attempt; ``None``: there is none.
+
+        Args:
+            failure: What became of the last one.
+            tries: How many there were.
+            began: When the first one did, on ``time.monotonic``.
+        """
         if failure.error_type not in RETRYABLE:
             return None
         wait: float = min(_LONGEST_PAUSE_S, 0.25 * 2**tries) * random.uniform(0.5, 1)  # noqa: S311 - jitter
         wait = max(wait, failure.retry_after_s or 0.0)
         waited = time.monotonic() - began
-        if failure.is_outage and waited + wait <= self.params.outage_s:
+        # What breaks in an engine of this process is not away, and does not come back by waiting.
+        away = failure.is_outage and self.identity.url != "in-process"
+        if away and waited + wait <= self.params.outage_s:
             return wait
         return wait if tries < self.params.max_attempts and wait <= _LONGEST_PAUSE_S else None
 
@@ -343,6 +353,14 @@ class Session(Generic[P]):
             )
 
 
+def begin(database: Database, plan: Plan) -> None:
+    """Store what the plan is made of, unless it is stored already."""
+    database.begin_tables(plan.tables)
+    for name, content in plan.files.items():
+        if not (database.path.parent / name).is_file():
+            write_atomic(database.path.parent / name, content)
+
+
 def _words(made: _Attempt) -> str:
     failure = made.failure
     if failure is None:
@@ -388,7 +406,7 @@ def open_run(
         experiment.check(params, plan, EngineFacts(engine.identity.max_model_len, engine))
         found = contract.contract(
             experiment=experiment.name,
-            params=params.model_dump(mode="json"),
+            params=params.run_identity,
             identity=engine.identity,
             settings=settings,
             counter=engine.counter.source,
