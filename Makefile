@@ -48,8 +48,8 @@ test: setup lint ## lint, unit tests, notebooks on the real engine
 	$(BIN)/python -m pytest -m "not engine" --numprocesses 2 --dist worksteal
 	$(if $(filter none,$(EXTRA)),,$(BIN)/python -m pytest -m engine)
 
-lab: setup ## JupyterLab on notebooks/
-	$(BIN)/jupyter lab notebooks
+lab: setup ## JupyterLab on the project, with notebooks/ open
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 bench: setup ## client error, load generator, transition detector, KV sweep: a table each
 	$(BIN)/python -m benchmarks

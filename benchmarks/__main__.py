@@ -11,7 +11,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import client_error, detector, kv_sweep, laws, laws_engine, load_generator, scale
+from benchmarks import (
+    anatomy,
+    client_error,
+    coverage,
+    detector,
+    kv_sweep,
+    laws,
+    laws_engine,
+    load_generator,
+    scale,
+)
 from kvlab.runs import contract as manifest
 from kvlab.runs.files import write_json
 from kvlab.runs.status import utc_now
@@ -54,7 +64,7 @@ def _load_generator(quick: bool) -> list[dict[str, Any]]:
 
 
 def _detector(quick: bool) -> dict[str, list[dict[str, Any]]]:
-    plan = {"simulations": 50, "cliff_simulations": 10, "resamples": 100} if quick else {}
+    plan = {"simulations": 50, "cliff_simulations": 10, "draws": 500} if quick else {}
     print("detector: false alarms, power and coverage on answers whose truth is known", flush=True)
     found = detector.run(**plan)
     for table in detector.tables(found):
@@ -80,10 +90,22 @@ def _scale(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def _anatomy(quick: bool) -> list[dict[str, Any]]:
+    print("anatomy: what measuring one pair and finishing a run pass", flush=True)
+    rows: list[dict[str, Any]] = anatomy.run()["rows"]
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console(width=120).print(table)
+    return rows
+
+
 PARTS = {
+    "anatomy": _anatomy,
     "client_error": _client_error,
     "load_generator": _load_generator,
     "detector": _detector,
+    "coverage": coverage.part,
     "kv_sweep": kv_sweep.part,
     "laws": laws.part,
     "laws_engine": laws_engine.part,

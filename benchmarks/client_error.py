@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import openai
+from kvlab.timing.connection import Connection, measure
 
 from kvlab.timing.client import Client
 from kvlab.timing.clock import now_ns
-from kvlab.timing.connection import Connection, measure
 from kvlab.timing.request import Measurement, Target
 from tests.fakes.process import FakeServer
 

@@ -21,13 +21,13 @@ import numpy as np
 from rich.table import Table
 from scipy.stats import binomtest
 
-from kvlab.compression.transition.bootstrap import resampled_means
 from kvlab.compression.transition.drop import holm, leading, p_exceeds, p_holds
 from kvlab.compression.transition.location import interval
 from kvlab.compression.transition.point_rule import first_step
 from kvlab.compression.transition.refine import next_budget
 
 BINS = 5
+DRAWS = 2_000  # of each test's weights, where the product has 9,999: a p-value of 0.025 is known to 0.003
 MARGIN, ALPHA, THRESHOLD, CONFIDENCE = 0.05, 0.05, 0.10, 0.95
 DENSE = np.array([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2])
 SPARSE = np.array([1.0, 0.5, 0.2])
@@ -63,13 +63,14 @@ class World:
         return np.arange(n) // (2 if self.kind == "clustered" else 1)
 
 
-def calls(scores: Any, clusters: Any, bins: Any) -> dict[str, Any]:
+def calls(scores: Any, clusters: Any, bins: Any, draws: int = DRAWS) -> dict[str, Any]:
     """Return what both rules say of each simulation; scores of [simulations, budgets, examples]."""
     drops = scores[:, :1] - scores[:, 1:]
-    p = p_exceeds(drops, clusters, MARGIN, seed=1)
-    lowest = [p_exceeds(drops[:, -1, bins == b], clusters[bins == b], MARGIN, seed=1) for b in range(BINS)]
+    how: Any = {"seed": 1, "draws": draws}
+    p = p_exceeds(drops, clusters, MARGIN, **how)
+    lowest = [p_exceeds(drops[:, -1, bins == b], clusters[bins == b], MARGIN, **how) for b in range(BINS)]
     reached = leading(p[:, ::-1] <= ALPHA / 2)
-    held = p_holds(drops, clusters, MARGIN) <= ALPHA / 2
+    held = p_holds(drops, clusters, MARGIN, **how) <= ALPHA / 2
     return {
         "called": reached > 0,
         "fails_index": drops.shape[1] - reached,  # the largest budget the sequence has reached
@@ -89,7 +90,7 @@ def share(hits: Any) -> dict[str, Any]:
 
 
 def false_alarms(
-    world: World, per_bin: int, budgets: Any, fall: float, simulations: int, seed: int
+    world: World, per_bin: int, budgets: Any, fall: float, simulations: int, seed: int, draws: int = DRAWS
 ) -> dict[str, Any]:
     """Return both rules' rates where all budgets below 1.0 are lower by ``fall``, at most the margin."""
     rng = np.random.default_rng(seed)
@@ -99,7 +100,7 @@ def false_alarms(
     for start in range(0, simulations, 250):
         size = min(250, simulations - start)
         means = np.full((size, len(budgets)), world.mean) - fall * (budgets < 1)
-        parts.append(calls(world.draw(means, n, rng), clusters, bins))
+        parts.append(calls(world.draw(means, n, rng), clusters, bins, draws))
     found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return {
         "truth": "at the margin" if fall else "null", "kind": world.kind, "sd": world.sd, "per_bin": per_bin,
@@ -117,7 +118,7 @@ def cliffs(
     height: float,
     simulations: int,
     seed: int,
-    resamples: int,
+    draws: int,
 ) -> dict[str, Any]:
     """Return power, coverage and width for cliffs of one height at places drawn anew."""
     rng = np.random.default_rng(seed)
@@ -125,13 +126,12 @@ def cliffs(
     bins, clusters = np.arange(n) // per_bin, world.clusters(n)
     places = rng.uniform(planned[-1], 1.0, simulations)
     scores = world.draw(world.mean - height * (planned < places[:, None]), n, rng)
-    found = calls(scores, clusters, bins)
+    found = calls(scores, clusters, bins, draws)
     inside, widths, sides = [], [], []
     for i in np.flatnonzero(found["called"]):
         budgets, rows = _refined(world, planned, scores[i], places[i], height, added, rng)
-        drops = (rows[:1] - rows[1:]).T
-        means = resampled_means(drops, clusters, seed=1, resamples=resamples)
-        low, high = interval(means, budgets[1:], "half", MARGIN, CONFIDENCE)
+        drops = rows[:1] - rows[1:]
+        low, high = interval(drops, clusters, budgets[1:], "half", MARGIN, CONFIDENCE, seed=1, draws=draws)
         inside.append(low <= places[i] <= high)
         widths.append(float(high - low))
         sides.append(planned[1:][found["fails_index"][i]] < places[i])
@@ -163,24 +163,26 @@ def _refined(
 
 
 def run(
-    simulations: int = 1000, cliff_simulations: int = 200, resamples: int = 400
+    simulations: int = 1000, cliff_simulations: int = 200, draws: int = DRAWS
 ) -> dict[str, list[dict[str, Any]]]:
     """Return both tables.
 
     Args:
         simulations: In each null.
         cliff_simulations: For each cliff.
-        resamples: Of each location interval.
+        draws: Of each test's weights.
     """
     nulls = []
     for per_bin in (20, 40, 100):
         for kind, mean, sd in ANSWERS:
             for fall in (0.0, MARGIN):
                 world = World(kind, mean, sd)
-                nulls.append(false_alarms(world, per_bin, DENSE, fall, simulations, len(nulls)))
-        nulls.append(false_alarms(World("beta", 0.6, 0.35), per_bin, SPARSE, 0.0, simulations, len(nulls)))
+                nulls.append(false_alarms(world, per_bin, DENSE, fall, simulations, len(nulls), draws))
+        nulls.append(
+            false_alarms(World("beta", 0.6, 0.35), per_bin, SPARSE, 0.0, simulations, len(nulls), draws)
+        )
         print(f"  detector: nulls at n = {per_bin} a bin done", flush=True)
-    nulls.append(false_alarms(World("beta", 0.6, 0.35), 2, SPARSE, 0.0, simulations, len(nulls)))
+    nulls.append(false_alarms(World("beta", 0.6, 0.35), 2, SPARSE, 0.0, simulations, len(nulls), draws))
     found = []
     for per_bin in (20, 40, 100):
         for kind, mean, sd in (
@@ -192,7 +194,7 @@ def run(
             for height in (0.1, 0.2, 0.4):
                 for planned, added in ((DENSE, 0), (SPARSE, 5)):
                     cell = (World(kind, mean, sd), per_bin, planned, added, height)
-                    found.append(cliffs(*cell, cliff_simulations, 1000 + len(found), resamples))
+                    found.append(cliffs(*cell, cliff_simulations, 1000 + len(found), draws))
         print(f"  detector: cliffs at n = {per_bin} a bin done", flush=True)
     return {"false_alarms": nulls, "cliffs": found}
 

@@ -1,6 +1,34 @@
 """kvlab: a workbench for KV-cache behaviour in LLM serving.
 
-Importing this package imports neither torch, vllm nor matplotlib; each module imports what it needs.
+``import kvlab as kv`` gives the front door: `connect`, `open`, `load`, `score` and ``kv.vram``. Importing
+it brings neither torch, vllm, pandas nor matplotlib; each function imports what it needs when it is called.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from kvlab import former_names
+
+if TYPE_CHECKING:
+    from kvlab import vram
+    from kvlab.api import connect, load, open, score
+
 __version__ = "0.1.0"
+__all__ = ["connect", "load", "open", "score", "vram"]
+
+former_names.install()
+_FUNCTIONS = ("connect", "load", "open", "score")
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function or a module of the front door
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module("kvlab.api"), name)
+    if name == "vram":
+        return importlib.import_module("kvlab.vram")
+    if former_names.present_name(f"kvlab.{name}") is not None:
+        return importlib.import_module(f"kvlab.{name}")
+    raise AttributeError(f"module 'kvlab' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

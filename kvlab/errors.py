@@ -1,5 +1,7 @@
 """The errors that a user sees, and the exit code each one means."""
 
+from kvlab.escape import terminal
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -14,7 +16,7 @@ class KvlabError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """IPython's hook: in a notebook, too, a user's mistake is one line and no traceback."""
-        return [f"{type(self).__name__}: {self}"]
+        return [f"{type(self).__name__}: {terminal(self)}"]
 
 
 class InputError(KvlabError):

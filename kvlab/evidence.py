@@ -1,15 +1,16 @@
 """From evidence to a label: cold, hit, partial, or unverified.
 
-The label comes from what the server says, compared with what its block size predicts. Never from
-what the code meant to do, and never from a time.
+The label comes from what the server says, compared with what the law of its cache predicts. Never
+from what the code meant to do, and never from a time.
 
-A prefix cache keeps whole blocks, and the last token of a prompt is always computed (its logits
-are needed), so a full hit of a prompt of n tokens reads ``floor((n - 1) / block) * block`` tokens
-(vLLM, ``KVCacheManager.get_computed_blocks``).
+A law says how many tokens of a prompt are read from the cache when so many of its leading tokens are
+known there. vLLM's keeps whole blocks, and always computes the last token of a prompt (its logits are
+needed), so a full hit of n tokens reads ``floor((n - 1) / block) * block`` of them
+(``KVCacheManager.get_computed_blocks``). llama.cpp reuses by the token, hosted APIs from a minimum on.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -31,9 +32,12 @@ class Evidence:
         prompt_tokens: Length of the prompt as the server counted it, chat template included.
         usage_tokens: ``usage.prompt_tokens_details.cached_tokens``.
         metrics_tokens: Difference of the server's own counters over this request alone.
-        field_tokens: The value of ``KV_METRIC_RESPONSE_FIELD``; it replaces the usage figure.
+        field_tokens: The value of ``KV_METRIC_RESPONSE_FIELD``; it stands in where usage says nothing.
         reset: What the engine answered when it was told, just before, to empty its prefix cache;
             ``None``: it was not told to. It never makes a label, it only stands beside one.
+        metrics_reason: Why the counters say nothing of this request.
+        contradiction: Why nothing that the answer says can be believed: another model gave it, or its
+            usage does not fit its own stream.
     """
 
     prompt_tokens: int | None = None
@@ -41,6 +45,91 @@ class Evidence:
     metrics_tokens: int | None = None
     field_tokens: int | None = None
     reset: bool | None = None
+    metrics_reason: str | None = None
+    contradiction: str | None = None
+
+
+@dataclass(frozen=True)
+class CacheLaw:
+    """What a server's prefix cache reuses.
+
+    Attributes:
+        grain_tokens: Reuse comes in multiples of this many tokens (a block, a page, a chunk).
+        minimum_tokens: Less than this is not reused at all.
+        always_computed_tokens: So many last tokens of a prompt are never read from the cache.
+        grains_off: So many whole grains at the end of the known prefix are computed nevertheless
+            (speculative decoding takes one).
+        shared_start_tokens: Leading tokens that every prompt finds: the chat template's own.
+        cap_tokens: The most that is reused; ``None``: no limit is known.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    grain_tokens: int
+    minimum_tokens: int = 0
+    always_computed_tokens: int = 1
+    grains_off: int = 0
+    shared_start_tokens: int = 0
+    cap_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.grain_tokens < 1:
+            raise ValueError(f"grain_tokens must be at least 1, not {self.grain_tokens}")
+        rest = (self.minimum_tokens, self.always_computed_tokens, self.grains_off, self.shared_start_tokens)
+        if min(*rest, self.cap_tokens or 0) < 0:
+            raise ValueError("a law's numbers of tokens cannot be negative")
+
+    @classmethod
+    def whole_blocks(cls, block_size: int) -> "CacheLaw":
+        """Return vLLM's law: whole blocks, and the last token is always computed."""
+        return cls(block_size)
+
+    @classmethod
+    def by_token(cls, shared_start_tokens: int = 0) -> "CacheLaw":
+        """Return the law of llama.cpp, or of SGLang with pages of one token."""
+        return cls(1, shared_start_tokens=shared_start_tokens)
+
+    def predict(self, prompt_tokens: int, shared_prefix_tokens: int) -> int:
+        """Return how many tokens are read from the cache.
+
+        Args:
+            prompt_tokens: Length of the prompt.
+            shared_prefix_tokens: How many of its leading tokens are in the cache; the whole prompt's
+                length for one that was served before.
+
+        >>> CacheLaw.whole_blocks(32).predict(64, 64), CacheLaw.by_token().predict(64, 64)
+        (32, 63)
+        """
+        known = max(shared_prefix_tokens, self.shared_start_tokens)
+        usable = max(0, min(known, prompt_tokens - self.always_computed_tokens))
+        found = max(0, usable // self.grain_tokens - self.grains_off) * self.grain_tokens
+        if self.cap_tokens is not None:
+            found = min(found, self.cap_tokens)
+        return found if found >= self.minimum_tokens else 0
+
+    def full_hit(self, prompt_tokens: int) -> int:
+        """Return how many tokens a prompt reads that was served before."""
+        return self.predict(prompt_tokens, prompt_tokens)
+
+    @property
+    def chance_tokens(self) -> int:
+        """How many tokens two unrelated prompts may share by chance beyond the template's start.
+
+        Markers are hexadecimal digits, so two of them begin alike now and then, and a cache that
+        reuses by the token shows it. Five digits or more in common are seen once in a million pairs.
+        """
+        return min(4, 4 // self.grain_tokens * self.grain_tokens)
+
+    @property
+    def words(self) -> str:
+        """The law in a few words, for reports."""
+        grain = "by the token" if self.grain_tokens == 1 else f"in steps of {self.grain_tokens} tokens"
+        more = [f"from {self.minimum_tokens} tokens on"] * (self.minimum_tokens > 0)
+        more += [f"{self.grains_off} steps fewer"] * (self.grains_off > 0)
+        more += [f"at most {self.cap_tokens} tokens"] * (self.cap_tokens is not None)
+        more += [f"the last {self.always_computed_tokens} always computed"]
+        return ", ".join([grain, *more])
 
 
 @dataclass(frozen=True)
@@ -50,7 +139,7 @@ class CacheLabel:
     Attributes:
         state: The label.
         cached_tokens: Tokens read from the cache; ``None`` where nothing, or two things, were said.
-        predicted_tokens: What a full hit reads; ``None`` without a block size.
+        predicted_tokens: What a full hit reads; ``None`` without a law.
         source: Which evidence the figure is from.
         reason: One sentence.
     """
@@ -63,81 +152,109 @@ class CacheLabel:
 
 
 def full_hit_tokens(prompt_tokens: int, block_size: int) -> int:
-    """Return how many tokens a full hit reads: ``floor((prompt_tokens - 1) / block) * block``.
+    """Return how many tokens a full hit reads of whole blocks: ``floor((prompt_tokens - 1) / block) * block``.
 
     >>> full_hit_tokens(65, 32), full_hit_tokens(64, 32)
     (64, 32)
     """
-    return max(0, (prompt_tokens - 1) // block_size * block_size)
+    return CacheLaw.whole_blocks(block_size).full_hit(prompt_tokens)
 
 
 def classify(
-    evidence: Evidence, block_size: int | None, shared_tokens: int = 0, prefix_tokens: int | None = None
+    evidence: Evidence, law: CacheLaw | None, shared_tokens: int = 0, prefix_tokens: int | None = None
 ) -> CacheLabel:
     """Label one request.
 
     Args:
         evidence: What the server said.
-        block_size: Tokens a block; ``None`` where unknown.
-        shared_tokens: Leading tokens that every prompt shares (the template's own), which may be
-            in the cache of a request that is cold in all that is its own.
+        law: What its cache reuses; ``None`` where that is unknown.
+        shared_tokens: Leading tokens that every prompt of the run shares (the template's own), which
+            may be in the cache of a request that is cold in all that is its own.
         prefix_tokens: How many leading tokens were put into the cache, where that is less than the
-            prompt: then a hit reads their whole blocks, ``floor(prefix / block) * block``.
-            ``None``: the whole prompt was.
+            prompt: then a hit reads what the law makes of those. ``None``: the whole prompt was.
     """
     full = predicted = None
-    if evidence.prompt_tokens is not None and block_size is not None:
-        full = predicted = full_hit_tokens(evidence.prompt_tokens, block_size)
+    if evidence.prompt_tokens is not None and law is not None:
+        full = predicted = law.full_hit(evidence.prompt_tokens)
         if prefix_tokens is not None:
-            predicted = min(full, prefix_tokens // block_size * block_size)
+            predicted = law.predict(evidence.prompt_tokens, prefix_tokens)
 
     def label(state: CacheState, reason: str) -> CacheLabel:
         known = state is not CacheState.UNVERIFIED
         return CacheLabel(state, cached if known else None, predicted, source if known else None, reason)
 
-    answer = evidence.usage_tokens if evidence.field_tokens is None else evidence.field_tokens
-    source = "usage" if evidence.field_tokens is None else "response field"
-    cached, counted = answer, evidence.metrics_tokens
+    answer, counted = evidence.usage_tokens, evidence.metrics_tokens
+    source, cached = "usage", answer
+    if evidence.contradiction is not None:
+        return label(CacheState.UNVERIFIED, evidence.contradiction)
+    if evidence.field_tokens is not None:
+        if answer is not None and answer != evidence.field_tokens:
+            text = f"the response field says {evidence.field_tokens} cached tokens, usage {answer}"
+            return label(CacheState.UNVERIFIED, text)
+        source, answer = "response field", evidence.field_tokens
+        cached = answer
     if answer is not None and counted is not None and answer != counted:
         return label(CacheState.UNVERIFIED, f"the answer says {answer} cached tokens, the counters {counted}")
     if cached is None:
         cached, source = counted, "metrics"
     if cached is None:
-        return label(CacheState.UNVERIFIED, "the server says nothing about cached tokens")
+        more = f" (counters: {evidence.metrics_reason})" if evidence.metrics_reason else ""
+        return label(CacheState.UNVERIFIED, f"the server says nothing about cached tokens{more}")
     limit = evidence.prompt_tokens
     if cached < 0 or (limit is not None and cached > limit):
         return label(CacheState.UNVERIFIED, f"{cached} cached tokens of a prompt of {limit} is impossible")
-    return label(*_state(cached, predicted, full, limit, block_size, shared_tokens))
+    if law is None:
+        return label(*_state_without_law(cached, limit))
+    return label(*_state(cached, predicted, full, law, shared_tokens))
 
 
 def _state(
-    cached: int,
-    predicted: int | None,
-    full: int | None,
-    prompt_tokens: int | None,
-    block_size: int | None,
-    shared_tokens: int,
+    cached: int, predicted: int | None, full: int | None, law: CacheLaw, shared_tokens: int
 ) -> tuple[CacheState, str]:
-    shared = shared_tokens // block_size * block_size if block_size else 0
+    start = max(shared_tokens, law.shared_start_tokens)
+    shared = start // law.grain_tokens * law.grain_tokens
+    mine = shared + law.chance_tokens  # what a request may read that is cold in all that is its own
     if cached == 0:
         return CacheState.COLD, "0 cached tokens"
     if full is not None and cached > full:
-        text = f"{cached} cached tokens, more than the {full} that whole blocks allow"
-        return CacheState.UNVERIFIED, f"{text}: the block size is not {block_size}"
-    if cached == predicted and predicted > shared:
+        text = f"{cached} cached tokens, more than the {full} that its cache can reuse"
+        return CacheState.UNVERIFIED, f"{text} ({law.words}): that law is not this server's"
+    if predicted is not None and cached == predicted > mine:
         return CacheState.HIT, f"{cached} cached tokens, as predicted for a full hit"
-    if predicted is not None and cached > predicted > shared:
+    if predicted is not None and cached > predicted > mine:
         return CacheState.HIT, f"{cached} cached tokens, beyond the {predicted} of the prefix"
     if cached <= shared:
-        return CacheState.COLD, f"{cached} cached tokens, the template's own shared blocks"
+        return CacheState.COLD, f"{cached} cached tokens, the template's own shared start"
+    if cached <= mine:
+        return (
+            CacheState.COLD,
+            f"{cached} cached tokens, the template's {shared} and a digit or two in common",
+        )
     if predicted is not None:
         return CacheState.PARTIAL, f"{cached} of {predicted} predicted tokens were cached"
+    return CacheState.PARTIAL, f"{cached} cached tokens of a prompt of unknown length"
+
+
+def _state_without_law(cached: int, prompt_tokens: int | None) -> tuple[CacheState, str]:
+    if cached == 0:
+        return CacheState.COLD, "0 cached tokens"
     if prompt_tokens is not None and cached >= prompt_tokens - 1:
         return CacheState.HIT, f"{cached} cached tokens, all but the last"
-    return (
-        CacheState.PARTIAL,
-        f"{cached} cached tokens; the block size is unknown, so a full hit is not shown",
-    )
+    text = "what its cache reuses is unknown, so a full hit is not shown"
+    return CacheState.PARTIAL, f"{cached} cached tokens; {text}"
+
+
+def zero_judged(evidence: Evidence, nothing_reused: str | None) -> Evidence:
+    """Return the evidence for a server whose 0 proves nothing: such a 0 is a contradiction.
+
+    Args:
+        evidence: What it said.
+        nothing_reused: Why a 0 proves nothing there; ``None``: it proves a cold request.
+    """
+    said = (evidence.usage_tokens, evidence.field_tokens, evidence.metrics_tokens)
+    if nothing_reused is None or evidence.contradiction is not None or any(said) or said == (None,) * 3:
+        return evidence
+    return replace(evidence, contradiction=nothing_reused)
 
 
 def as_tokens(value: Any) -> int | None:  # noqa: ANN401 - JSON

@@ -1,48 +1,192 @@
-"""What an experiment found: a verdict with its grounds, figures with intervals, tables."""
+"""What an experiment found: checks with a verdict, numbers, tables and pictures; one module for all experiments.
 
+An experiment returns `Findings`: values, no drawing and no writing. The verdict is not the experiment's
+to choose: `judge` derives it from the role of each check, the same way everywhere.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+#: ``proof``: must hold, or there is no answer. ``criterion``: broken means FAIL, unknown means no answer.
+#: ``power``: an interval that is too wide means no answer. ``note``: shown, but no part of the verdict.
+Role = Literal["proof", "criterion", "power", "note"]
 
 
 class Verdict(StrEnum):
-    """``INVALID``: no answer can be given: the cache states are not proven, or the pairs are too few."""
+    """``INVALID``: no answer can be given: the cache states are not proven, or the data are too few."""
 
     PASS = "PASS"  # noqa: S105 - a verdict, not a password
     FAIL = "FAIL"
     INVALID = "INVALID"
 
 
-class Check(BaseModel):
-    """One criterion: what it asks, what was seen, whether it holds; ``None``: cannot be said."""
+class Check(BaseModel, frozen=True):
+    """One condition of the verdict.
+
+    Attributes:
+        name: What the check is called, in ``summary.json`` and the report.
+        asks: What must be true.
+        seen: What was observed.
+        holds: Whether it is true; ``None``: unknown.
+        role: What it means for the verdict (`Role`).
+        optional: An unknown answer does not stand in the way of PASS; it is still reported.
+        advice: What to do where it does not hold.
+        reason: What the verdict says where it does not hold, in place of the standard sentence.
+    """
 
     name: str
     asks: str
     seen: str
     holds: bool | None
+    role: Role = "criterion"
+    optional: bool = False
+    advice: str = ""
+    reason: str = ""
+
+    @property
+    def broken(self) -> str:
+        """Why this check stands in the way of PASS."""
+        if self.reason:
+            return self.reason
+        word = {"proof": "", "power": "underpowered: "}.get(
+            self.role, "not met: " if self.holds is False else "cannot be said: "
+        )
+        return f"{word}{self.asks}: {self.seen}" + (f"; {self.advice}" if self.advice else "")
+
+    @property
+    def shown(self) -> str:
+        """What a PASS says of it."""
+        unknown = "cannot be said: " if self.holds is None else ""
+        return f"{unknown}{self.asks}: {self.seen}"
 
 
-class Table(BaseModel):
-    """A table of the report, also written as ``<name>.csv``; ``None`` is shown as a dash."""
+def judge(checks: Sequence[Check]) -> tuple[Verdict, list[str]]:
+    """Return the verdict and its reasons.
+
+    In this order: an unproven proof gives INVALID, a broken criterion FAIL, an unknown criterion or a
+    lack of power INVALID; what is left is PASS. Without any proof or criterion there is no answer.
+    """
+
+    def those(role: Role, *states: bool | None) -> list[str]:
+        return [
+            check.broken
+            for check in checks
+            if check.role == role and check.holds in states and not (check.optional and check.holds is None)
+        ]
+
+    for verdict, reasons in (
+        (Verdict.INVALID, those("proof", False, None)),
+        (Verdict.FAIL, those("criterion", False)),
+        (Verdict.INVALID, those("criterion", None) + those("power", False, None)),
+    ):
+        if reasons:
+            return verdict, reasons
+    judged = [check for check in checks if check.role != "note"]
+    if not any(check.holds for check in judged):
+        return Verdict.INVALID, ["nothing was measured that the verdict could rest on"]
+    return Verdict.PASS, [check.shown for check in judged]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report, also written as ``<name>.csv``.
+
+    Attributes:
+        name: The file's name without its ending.
+        title: Its heading.
+        rows: A frame, or mappings of column to value, in order; missing values are shown as dashes.
+        columns: Their order where ``rows`` are mappings, which may be none.
+        note: One or two sentences below it.
+        digits: Decimal places by column; other floats keep what they have.
+        headers: What the report calls a column, where `kvlab.report.headers` would choose badly.
+        made_by: The function that made it, as ``module.function``; found by itself.
+    """
 
     name: str
     title: str
-    columns: list[str]
-    rows: list[list[Any]]
+    rows: "pd.DataFrame | Iterable[Mapping[str, Any]]"
+    columns: Sequence[str] = ()
     note: str = ""
+    digits: Mapping[str, int] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    made_by: str = ""
+
+    def __post_init__(self) -> None:
+        """Note who made it: ``kvlab.load(…).where(column)`` names the function."""
+        if not self.made_by:
+            caller = sys._getframe(2)
+            function = caller.f_code.co_qualname.partition(".<locals>")[0]
+            name = f"{caller.f_globals.get('__name__')}.{function}"
+            object.__setattr__(self, "made_by", name)
+
+    def frame(self) -> "pd.DataFrame":
+        """Return it as a frame, rounded (`digits`)."""
+        stored = self.stored()
+        import pandas as pd
+
+        return pd.DataFrame(stored.rows, columns=stored.columns)
+
+    def stored(self) -> "StoredTable":
+        """Return it as JSON can hold it: plain numbers, ``None`` where missing, rounded."""
+        import pandas as pd  # takes a while, and a command that reports nothing need not wait
+
+        if isinstance(self.rows, pd.DataFrame):
+            frame = self.rows
+        else:
+            frame = pd.DataFrame(list(self.rows), columns=list(self.columns) or None, dtype=object)
+        names = [str(name) for name in frame.columns]
+        cells = [
+            [plain(value, self.digits.get(name)) for name, value in zip(names, row, strict=True)]
+            for row in frame.itertuples(index=False, name=None)
+        ]
+        return StoredTable(
+            name=self.name,
+            title=self.title,
+            columns=names,
+            rows=cells,
+            note=self.note,
+            headers=dict(self.headers),
+            made_by=self.made_by,
+        )
 
 
-class Figure(BaseModel):
-    """A picture of the report: ``plots/<name>.png``."""
+def plain(value: Any, digits: int | None = None) -> Any:  # noqa: ANN401 - a cell
+    """Return a value as JSON has it: no numpy number, no NaN; floats rounded to ``digits``."""
+    import pandas as pd
+
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, digits) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, digits) for item in value]
+    if value is None or pd.isna(value):
+        return None
+    if hasattr(value, "item"):
+        value = value.item()
+    return round(value, digits) if isinstance(value, float) and digits is not None else value
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report, ``plots/<name>.png``: what is said of it, and what draws it."""
 
     name: str
     title: str
     caption: str
+    draw: "Callable[[], Figure]"
 
 
 class Section(BaseModel):
-    """A part of the report in the experiment's own order; tables and figures are given by their names."""
+    """A part of the report in the experiment's own order; tables and pictures are given by their names."""
 
     title: str
     paragraphs: list[str] = []
@@ -50,8 +194,28 @@ class Section(BaseModel):
     figures: list[str] = []
 
 
+class StoredTable(BaseModel):
+    """A table as the report renders it."""
+
+    name: str
+    title: str
+    columns: list[str]
+    rows: list[list[Any]]
+    note: str = ""
+    headers: dict[str, str] = {}
+    made_by: str = ""
+
+
+class StoredFigure(BaseModel):
+    """A picture as the report renders it."""
+
+    name: str
+    title: str
+    caption: str
+
+
 class Summary(BaseModel):
-    """Everything that a report says, as data. ``summary.json`` is this without the tables.
+    """Everything that a report says, as data. ``summary.json`` is this without tables, figures and sections.
 
     Where there are ``sections``, the report follows them; a table or figure that none of them names
     stands behind the last.
@@ -64,11 +228,113 @@ class Summary(BaseModel):
     reasons: list[str]
     checks: list[Check]
     results: dict[str, Any]
-    tables: list[Table] = []
-    figures: list[Figure] = []
+    tables: list[StoredTable] = []
+    figures: list[StoredFigure] = []
     limitations: list[str] = []
     sections: list[Section] = []
+    _folder: Path | None = PrivateAttr(None)
+
+    @property
+    def beyond_checks(self) -> list[str]:
+        """The reasons; of a PASS, only those that the table of checks does not hold already."""
+        held = {check.shown for check in self.checks} if self.verdict is Verdict.PASS else set()
+        return [reason for reason in self.reasons if reason not in held]
+
+    def written_in(self, folder: Path) -> "Summary":
+        """Return it, knowing its run folder, so that a notebook shows links to the report."""
+        self._folder = folder
+        return self
+
+    def _repr_html_(self) -> str:
+        from kvlab.report import badge  # only where it is shown
+
+        return badge.html(self, self._folder)
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``summary.json``."""
-        return self.model_dump(mode="json", exclude={"tables", "figures", "sections"})
+        shown = {"checks": {"__all__": {"optional", "advice", "reason"}}}
+        content: dict[str, Any] = self.model_dump(
+            mode="json", exclude={"tables": True, "figures": True, "sections": True, **shown}
+        )
+        return content
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that an experiment says about its data, as values.
+
+    Attributes:
+        headline: One sentence: what came out.
+        checks: What the verdict rests on (`judge`).
+        results: The numbers of ``summary.json``, by name.
+        remarks: Further sentences below the reasons of the verdict.
+        first_reasons: Sentences above them.
+        limitations: What this cannot say.
+        sections: The order of the report, where it is not "all pictures, then all tables".
+        files: Further files of the run folder by name, for other programs to read.
+        judges_failures: Whether the checks say themselves what failed requests mean, as a batch's do; else a bound
+            on them is added (`kvlab.conclude`).
+        derived: Rows by name of the table of the database that they replace, for those who read that.
+    """
+
+    headline: str
+    checks: Sequence[Check]
+    results: Mapping[str, Any]
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+    remarks: Sequence[str] = ()
+    first_reasons: Sequence[str] = ()
+    limitations: Sequence[str] = ()
+    sections: Sequence[Section] = ()
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+    judges_failures: bool = False
+    derived: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """PASS, FAIL or INVALID."""
+        return judge(self.checks)[0]
+
+    def table(self, name: str) -> Table:
+        """Return a table by its name.
+
+        Raises:
+            KeyError: There is none, in this run; the message names those there are.
+        """
+        table: Table = _named(self.tables, name)
+        return table
+
+    def picture(self, name: str) -> Picture:
+        """Return a picture by its name.
+
+        Raises:
+            KeyError: There is none, in this run; the message names those there are.
+        """
+        picture: Picture = _named(self.pictures, name)
+        return picture
+
+    def summary(self, experiment: str, profile: str) -> Summary:
+        """Return all of it as data, with the verdict."""
+        verdict, reasons = judge(self.checks)
+        return Summary(
+            experiment=experiment,
+            profile=profile,
+            verdict=verdict,
+            headline=self.headline,
+            reasons=[*self.first_reasons, *reasons, *self.remarks],
+            checks=[check.model_copy(update={"holds": plain(check.holds)}) for check in self.checks],
+            results=plain(self.results),
+            tables=[table.stored() for table in self.tables],
+            figures=[
+                StoredFigure(name=item.name, title=item.title, caption=item.caption) for item in self.pictures
+            ],
+            limitations=list(self.limitations),
+            sections=list(self.sections),
+        )
+
+
+def _named(items: Sequence[Any], name: str) -> Any:  # noqa: ANN401 - tables or pictures
+    for item in items:
+        if item.name == name:
+            return item
+    raise KeyError(f"{name}: this run has {', '.join(item.name for item in items) or 'none'}")

@@ -10,7 +10,7 @@ each value came from is kept.
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -18,11 +18,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvlab import paths
+from kvlab.bounded import BoundsError, yaml_value
 from kvlab.errors import InputError
+from kvlab.redact import is_placeholder
 from kvlab.settings import SECRET_KEYS, Settings
 
+#: A shorter secret may stand in a parameter by chance.
+_SHORT = 6
+_MOST_PARTS = 8
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
-_ENDLESS = "a value that contains itself, or is nested too deep; write it out without & and *"
+#: Names of variables that hold something secret, by the habit of those who name them.
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|USER_ID)$", re.IGNORECASE
+)
 
 
 class Params(BaseModel):
@@ -31,6 +39,8 @@ class Params(BaseModel):
     Attributes:
         isolation_id: Goes into every prompt's marker; ``None``: a fresh one for each run.
         max_attempts: How often a trial is started before it counts as failed.
+        max_failed_fraction: A run in which more of the requests failed for good gives no answer.
+        outage_s: How long a server may be away, or say "later", before that costs attempts.
         seed: Of the order of trials and of all resampling.
     """
 
@@ -38,6 +48,8 @@ class Params(BaseModel):
 
     isolation_id: str | None = Field(default=None, pattern=r"^[\w.-]{1,64}$")
     max_attempts: int = Field(default=3, ge=1, le=20)
+    outage_s: float = Field(default=60.0, ge=0, le=86_400)
+    max_failed_fraction: float = Field(default=0.05, ge=0, le=1)
     seed: int = Field(default=1337, ge=0, lt=2**32)
 
     #: Environment key → field, for the tuning keys that this experiment obeys.
@@ -128,8 +140,38 @@ def resolve(
         if name in sources and name not in chosen:
             values = _without(values, name.split("."))
             sources[name] = "left out: it means nothing beside --set"
+    if settings is not None:
+        _check_public(values, settings)
     kind.read_in(values, sources)
     return Resolved(kind.check(values, sources), sources)
+
+
+def _check_public(values: Mapping[str, Any], settings: Settings) -> None:
+    """Refuse a parameter that holds a secret, however it came there: parameters are written into notebooks.
+
+    Raises:
+        InputError: Naming it, and not what it holds.
+    """
+    secrets = [
+        secret for secret in settings.secrets() if not is_placeholder(secret) and len(secret) >= _SHORT
+    ]
+    for name, value in values.items():
+        if any(secret in text for text in _texts(value) for secret in secrets):
+            raise InputError(
+                name, None, "holds a secret, and parameters are written into notebooks; take it out"
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - YAML
+    """Yield every text in a value, names of groups too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from (*_texts(key), *_texts(inner))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def _layered(
@@ -191,7 +233,7 @@ def _profile_path(folder: Path, profile: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = _finite(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml_value(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError("--params", str(path), "is not there; name an existing YAML file") from None
     except OSError as error:
@@ -199,8 +241,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError("--params", str(path), fix) from None
     except UnicodeDecodeError:
         raise InputError("--params", str(path), "is not UTF-8 text; save it as UTF-8") from None
-    except RecursionError:
-        raise InputError("--params", str(path), f"holds {_ENDLESS}") from None
+    except BoundsError as error:
+        raise InputError(
+            "--params", str(path), f"holds {error}; write out what it needs and no more"
+        ) from None
     except yaml.YAMLError as error:
         where = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         raise InputError("--params", str(path), f"is not valid YAML at line {where}; mend it") from None
@@ -209,18 +253,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError("--params", str(path), "must hold `name: value` lines") from None
     return {key: _expanded(value, key, path) for key, value in content.items()}
-
-
-def _finite(content: Any) -> Any:  # noqa: ANN401 - YAML
-    """Return ``content``.
-
-    Raises:
-        RecursionError: It has no end: in YAML, an alias may stand inside of what it names.
-    """
-    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
-    for item in inner:
-        _finite(item)
-    return content
 
 
 def _expanded(value: Any, name: str, path: Path) -> Any:  # noqa: ANN401 - YAML
@@ -236,13 +268,20 @@ def _expanded(value: Any, name: str, path: Path) -> Any:  # noqa: ANN401 - YAML
     if not isinstance(value, str) or not _VARIABLE.search(value):
         return value
     for variable in _VARIABLE.findall(value):
-        if variable in SECRET_KEYS:
+        if variable.upper() in SECRET_KEYS or _SECRET_NAME.search(variable):
             fix = f"would put a secret into {path.name}'s parameters; secrets stay in the environment"
             raise InputError(name, f"${{{variable}}}", fix)
         if not os.environ.get(variable):
             raise InputError(name, f"${{{variable}}}", f"is not set ({path.name}); export {variable}")
     text = _VARIABLE.sub(lambda found: os.environ[found[1]], value)
-    return yaml.safe_load(text) if _VARIABLE.fullmatch(value) else text
+    if not _VARIABLE.fullmatch(value):
+        return text
+    try:
+        return yaml_value(text)
+    except (yaml.YAMLError, BoundsError):
+        raise InputError(
+            name, value, f"stands for no YAML value ({path.name}); correct what it is set to"
+        ) from None
 
 
 def _parse_override(text: str) -> dict[str, Any]:
@@ -250,12 +289,15 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise InputError("--set", text, "must be key=value, for example --set repeats=3")
     try:
-        content = _finite(yaml.safe_load(value))
+        content = yaml_value(value)
     except yaml.YAMLError:
         raise InputError("--set", text, "has a value that is not YAML; quote it") from None
-    except RecursionError:
-        raise InputError("--set", text, f"has {_ENDLESS}") from None
-    for part in reversed(key.strip().split(".")):
+    except BoundsError as error:
+        raise InputError("--set", text, f"has {error}") from None
+    parts = key.strip().split(".")
+    if len(parts) > _MOST_PARTS:
+        raise InputError("--set", text, "goes deeper than any parameter; write group.name=value")
+    for part in reversed(parts):
         content = {part: content}
     return dict(content)
 

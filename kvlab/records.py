@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from kvlab.endpoints.metrics import ServerView
 from kvlab.evidence import CacheLabel, CacheState, Evidence, as_tokens
@@ -16,17 +16,21 @@ class Trial:
 
     Attributes:
         trial_id: The same on every run of the same parameters.
-        ordinal: Its place in the order of measuring, from 0.
         point: What it measures (a prompt length, a budget), as text.
         repeat: Which repeat of that point, from 1.
         planned: Whatever else the experiment needs to measure it.
+        commit: ``whole``: its requests count together or not at all; where one fails, the trial starts again
+            from its beginning under a new attempt number. ``each``: every request is stored as it comes, and
+            a later session goes on behind the last one.
+        requests: How many requests it makes, as planned.
     """
 
     trial_id: str
-    ordinal: int
     point: str
     repeat: int
     planned: Mapping[str, Any] = field(default_factory=dict)
+    commit: Literal["whole", "each"] = "whole"
+    requests: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Recorded:
         item: Which request of a trial of many, from 0; ``None``: the trial has no items.
         final: Whether it is the last attempt at its item.
         due_ns: When it was to be sent, on the clock of the stamps.
+        expected: Whether a failure is what the trial set out to find (a limit): then it does not end the trial.
     """
 
     request_id: str
@@ -88,6 +93,7 @@ class Recorded:
     item: int | None = None
     final: bool | None = None
     due_ns: int | None = None
+    expected: bool = False
 
     @property
     def ok(self) -> bool:

@@ -1,117 +1,157 @@
-"""The bench that a notebook works at: one experiment, one endpoint, one run folder."""
+"""What a notebook or a command works with while a run is open.
 
-import atexit
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+One session is one start of one run: an engine, a run folder with its database, the plan, and what is
+left of it. Measuring stores; reading works before, between and after, also when the run is finished.
+"""
+
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-import pandas as pd
-import stamina
-
-from kvlab import experiments, paths
+from kvlab.conclude import conclude
 from kvlab.endpoints.connect import Identity
-from kvlab.endpoints.counter import Counter, shared_prefix
+from kvlab.endpoints.counter import Counter, shared_start
 from kvlab.errors import InputError, KvlabError
-from kvlab.experiment import Experiment
-from kvlab.findings import Summary
-from kvlab.params import Params, env_layers
+from kvlab.experiment import EngineFacts, Experiment, Plan, UnfinishedError
+from kvlab.findings import Findings, Summary
+from kvlab.machine_load import LoadWatch, MachineLoad
+from kvlab.params import Params
 from kvlab.records import Recorded, Trial
 from kvlab.report import build, day
-from kvlab.runs import contract as manifest
-from kvlab.runs import status
+from kvlab.runs import contract
+from kvlab.runs.data import RunData
 from kvlab.runs.folder import Run, new_folder
 from kvlab.runs.lock import Lock, hold
 from kvlab.runs.progress import Steps
-from kvlab.settings import Settings, load_settings
-from kvlab.store import frames
+from kvlab.settings import Settings
+from kvlab.store.database import Database
 from kvlab.taxonomy import RETRYABLE, ErrorType
+from kvlab.timing.request import Failure
+from kvlab.vram.choose import server_pid
 
 if TYPE_CHECKING:
+    import pandas as pd
     from IPython.display import Image
-    from matplotlib.figure import Figure
 
 P = TypeVar("P", bound=Params)
 
-#: The labs that notebooks without a runner have opened in this process, by folder.
-_of_this_kernel: "dict[Path, Lab[Any]]" = {}
+_LONGEST_PAUSE_S = 30.0
 
 
-class _FailedError(Exception):
-    """A trial has no result; the others may."""
+class _Attempt(NamedTuple):
+    """What became of one attempt: its requests, its line, and the failure that ended it."""
+
+    rows: list[Recorded]
+    line: str
+    failure: Failure | None
+    load: MachineLoad | None = None
 
 
-class _TryAgainError(_FailedError):
-    """An attempt failed in a way that another may not."""
-
-
-class Lab(Generic[P]):
+class Session(Generic[P]):
     """An experiment under way.
 
     Attributes:
+        experiment: What is run.
         params: The checked parameters.
-        identity: What answers, and what it can prove.
+        plan: What will be done.
         engine: Makes and labels requests.
+        identity: What answers, and what it can prove.
         counter: Counts the tokens of a prompt.
         shared_tokens: Leading tokens that all prompts share, before the marker.
-        run: The run folder and its database.
-        lock: Held on the folder; ``None``: by the process that started this one.
+        run: The run folder, its database and its ids.
+        state: What the experiment keeps while the run is open (``Experiment.session``).
+        attempt: The number of the attempt under way; no other attempt of the trial has it.
     """
 
     def __init__(
         self,
         experiment: Experiment[P],
         params: P,
+        plan: Plan,
         engine: Any,  # noqa: ANN401 - the experiment knows which one it has asked for
         run: Run,
         lock: Lock | None = None,
     ) -> None:
-        self.experiment, self.params, self.engine, self.run = experiment, params, engine, run
-        self.lock = lock
-        self._closed = False
+        self.experiment, self.params, self.plan = experiment, params, plan
+        self.engine, self.run = engine, run
         self.identity: Identity = engine.identity
         self.counter: Counter = engine.counter
-        self.trials = experiment.plan(params)
-        self.shared_tokens = shared_prefix(self.counter, *experiment.samples(params))
+        self.shared_tokens = shared_start(self.counter, *plan.samples) if plan.samples else 0
+        self.attempt = 0
+        self.closed = False
+        self._lock = lock
+        self._warm_ups = 0
         self._steps: Steps | None = None
-        self._drawn: tuple[int, dict[str, Figure]] | None = None
-        run.database.plan(run.run_id, self.trials)
+        self._found: tuple[tuple[int, int], Findings] | None = None
+        self._after: RunData | None = None
+        run.database.plan(run.run_id, plan.trials)
+        self._stack = ExitStack()
+        self.state: Any = self._stack.enter_context(experiment.session(self))
+
+    # What experiments use -------------------------------------------------------------------------------
+
+    @property
+    def database(self) -> Database:
+        """The run's database."""
+        return self.run.database
 
     @property
     def folder(self) -> Path:
         """The run folder."""
         return self.run.folder
 
-    def tag(self, trial: Trial, attempt: int) -> str:
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """The planned trials, in the order of measuring."""
+        return self.plan.trials
+
+    def tag(self, trial: Trial) -> str:
         """Return what no other attempt of any session shares; markers and request ids carry it."""
-        return f"{trial.trial_id}.s{self.run.session_id}.a{attempt}"
+        return f"{trial.trial_id}.s{self.run.session_id}.a{self.attempt}"
+
+    def request_id(self, trial: Trial, arm: str) -> str:
+        """Return the id of a request of the attempt under way."""
+        return f"{self.run.experiment_id}/{self.tag(trial)}/{arm}"
+
+    def note(self, line: str) -> None:
+        """Say how far the trial under way is."""
+        if self._steps is not None:
+            self._steps.note(line)
+
+    # Measuring ------------------------------------------------------------------------------------------
 
     def warm_up(self) -> list[Recorded]:
         """Make the requests that are not measured; they are stored, and in no figure.
 
         Raises:
-            KvlabError: One fails: then nothing else would succeed either.
+            KvlabError: They fail: then nothing else would succeed either.
         """
-        rows: list[Recorded] = []
-        try:
-            for context in self._attempts():
-                with context:
-                    rows = self.experiment.warm_up(self, context.num)
-                    self.run.database.record_attempt(self.run.run_id, None, context.num, rows, "done")
-                    _check(rows, "the warm-up")
-        except _FailedError as error:
-            raise KvlabError(f"the warm-up failed: {error}") from None
-        return rows
-
-    def _attempts(self) -> "Iterator[stamina.Attempt]":
-        """Return as many attempts as the parameters allow, with pauses that grow, with jitter."""
-        attempts = self.params.max_attempts
-        yield from stamina.retry_context(_TryAgainError, attempts=attempts, wait_max=30.0, timeout=None)
+        self._refuse_closed()
+        trial = self.plan.warm_up
+        if trial is None:
+            return []
+        began = time.monotonic()
+        for tries in range(1, 1000):
+            self._warm_ups += 1
+            self.attempt = self._warm_ups
+            made = self._take(trial)
+            self.database.record_attempt(self.run.run_id, None, made.rows, "done", made.load)
+            if made.failure is None:
+                return made.rows
+            pause = self._pause(made.failure, tries, began)
+            if pause is None:
+                raise KvlabError(f"the warm-up failed: {_words(made)}")
+            time.sleep(pause)
+        raise KvlabError("the warm-up failed a thousand times")
 
     def pending(self) -> Iterator[Trial]:
         """Yield the trials that are still to be measured, in order, with progress."""
-        state = self.run.database.trial_state()
+        self._refuse_closed()
+        state = self.database.trial_state()
         left = [trial for trial in self.trials if state[trial.trial_id][0] != "done"]
         if len(left) < len(self.trials):
             print(f"{len(self.trials) - len(left)} of {len(self.trials)} are measured already", flush=True)
@@ -119,69 +159,137 @@ class Lab(Generic[P]):
         yield from self._steps.over(left)
 
     def measure(self, trial: Trial) -> list[Recorded]:
-        """Measure one trial and store it, durably, before saying so. Returns its requests, if they are few.
+        """Measure one trial and store it, durably, before saying so. Returns its requests.
 
-        A failed attempt is stored too; where another may succeed, the trial starts again from its
-        beginning, with a prompt that no cache can know, after a pause that grows.
+        A failed attempt is stored too. Where another may succeed, the trial starts again from its beginning
+        with a prompt that no cache can know, after a pause. A server that is away or says "later" costs time
+        (at most ``outage_s``), not attempts.
 
         Raises:
             KvlabError: The server refuses the request itself: nothing else would succeed either.
         """
-        first = self.run.database.trial_state()[trial.trial_id][1] + 1
-        if self.experiment.streams_with(self.params):
-            self._stream(trial, first)
+        self._refuse_closed()
+        began = time.monotonic()
+        for tries in range(1, 1000):
+            self.attempt = self.database.claim_attempt(trial.trial_id)
+            if trial.commit == "each":
+                return self._measure_each(trial)
+            made = self._take(trial)
+            pause = None if made.failure is None else self._pause(made.failure, tries, began)
+            state = "done" if made.failure is None else "failed" if pause is None else "planned"
+            self.database.record_attempt(self.run.run_id, trial.trial_id, made.rows, state, made.load)
+            if made.failure is None:
+                self._say(f"{trial.trial_id} done: {made.line}")
+                return made.rows
+            if made.failure.error_type is ErrorType.REFUSED_INPUT:
+                raise KvlabError(f"{trial.trial_id}: {_words(made)}")
+            if pause is None:
+                self._say(f"{trial.trial_id} failed: {_words(made)}", failed=True)
+                return []
+            if pause > 2:
+                self.note(f"{trial.trial_id}: {_words(made)}; again in {pause:.0f} s")
+            time.sleep(pause)
+        raise KvlabError(f"{trial.trial_id} failed a thousand times")
+
+    def _take(self, trial: Trial) -> _Attempt:
+        """Measure a trial once, and what else the machine did meanwhile."""
+        with LoadWatch(self._server_pids) as watch:
+            made = self._requests_of(trial)
+        return made._replace(load=watch.load)
+
+    @cached_property
+    def _server_pids(self) -> list[int]:
+        """The process that serves, where it is one of this machine: its time is not foreign."""
+        connection = getattr(self.engine, "connection", None)
+        if connection is None:
             return []
+        lease = connection.embedded
+        pid = server_pid(connection.target.base_url, None if lease is None else int(lease.pid))
+        return [] if pid is None else [pid]
+
+    def _requests_of(self, trial: Trial) -> _Attempt:
+        """Make a trial's requests; end at the first failure that it did not set out to find."""
         rows: list[Recorded] = []
-        try:
-            for context in self._attempts():
-                with context:
-                    last = context.num == self.params.max_attempts
-                    rows = self._attempt(trial, first + context.num - 1, last=last)
-        except _FailedError as error:
-            self._say(f"{trial.trial_id} failed: {error}")
-            return []
-        self._say(f"{trial.trial_id} done: {self.experiment.line(trial, rows)}")
+        measuring = self.experiment.measure(self, trial)
+        while True:
+            try:
+                row = next(measuring)
+            except StopIteration as end:
+                return _Attempt(rows, end.value or f"{len(rows)} requests", None)
+            rows.append(row)
+            unusable = row.measurement.unusable
+            if unusable is not None and not (row.expected and row.measurement.failure is not None):
+                measuring.close()
+                return _Attempt(rows, "", unusable)
+
+    def _measure_each(self, trial: Trial) -> list[Recorded]:
+        """Measure a trial whose requests are stored one by one; a stop or a kill leaves it to be resumed."""
+        rows: list[Recorded] = []
+        measuring = self.experiment.measure(self, trial)
+        with LoadWatch(self._server_pids) as watch:
+            try:
+                while True:
+                    row = next(measuring)
+                    self.database.record_items(self.run.run_id, trial.trial_id, [row])
+                    rows.append(row)
+            except StopIteration as end:
+                done, line = True, end.value or f"{len(rows)} requests"
+            except UnfinishedError as end:
+                done, line = False, str(end)
+        self.database.set_trial(trial.trial_id, "done" if done else "failed", watch.load)
+        self._say(f"{trial.trial_id} {'done' if done else 'failed'}: {line}", failed=not done)
         return rows
 
-    def _stream(self, trial: Trial, number: int) -> None:
-        """Measure a trial that stores its own requests; a stop or a kill leaves it to be resumed."""
-        database = self.run.database
-        database.set_trial(trial.trial_id, "planned", number)
-        done, line = self.experiment.stream(self, trial, number)
-        database.set_trial(trial.trial_id, "done" if done else "failed", number)
-        self._say(f"{trial.trial_id} {'done' if done else 'failed'}: {line}")
+    def _pause(self, failure: Failure, tries: int, began: float) -> float | None:
+        """Return how long to wait before another attempt; ``None``: there is none."""
+        if failure.error_type not in RETRYABLE:
+            return None
+        wait: float = min(_LONGEST_PAUSE_S, 0.25 * 2**tries) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+        wait = max(wait, failure.retry_after_s or 0.0)
+        waited = time.monotonic() - began
+        if failure.is_outage and waited + wait <= self.params.outage_s:
+            return wait
+        return wait if tries < self.params.max_attempts and wait <= _LONGEST_PAUSE_S else None
 
-    def note(self, line: str) -> None:
-        """Say how far the trial under way is."""
+    def _say(self, line: str, *, failed: bool = False) -> None:
         if self._steps is not None:
-            self._steps.note(line)
+            self._steps.step(line, keep=failed)
 
-    def _attempt(self, trial: Trial, number: int, *, last: bool) -> list[Recorded]:
-        rows = self.experiment.attempt(self, trial, number)
-        unwanted = [row for row in rows if not row.ok and not self.experiment.is_result(self, trial, row)]
-        failure = unwanted[0].measurement.failure if unwanted else None
-        again = failure is not None and failure.error_type in RETRYABLE
-        outcome = "done" if failure is None else "planned" if again and not last else "failed"
-        self.run.database.record_attempt(self.run.run_id, trial.trial_id, number, rows, outcome)
-        _check(unwanted, trial.trial_id)
-        return rows
+    # Reading --------------------------------------------------------------------------------------------
 
-    def _say(self, line: str) -> None:
-        if self._steps is not None:
-            self._steps.step(line)
+    def data(self) -> RunData:
+        """Return what is stored so far; after `finish`, everything."""
+        if not self.closed:
+            return RunData(self.database, identity=self.identity)
+        if self._after is None:
+            self._after = RunData.open(self.folder)
+        return self._after
 
-    def frame(self) -> pd.DataFrame:
-        """Return what the experiment makes of every measured request so far."""
-        self.experiment.derive(self.run.database, self.params)
-        sql = self.run.database.sql
-        return self.experiment.load(sql, frames.requests(sql), self.params)
+    @property
+    def requests(self) -> "pd.DataFrame":
+        """Every measured request so far (`kvlab.store.frames.requests`)."""
+        return self.data().requests
 
-    def summary(self) -> Summary:
-        """Return what the requests so far say."""
-        return self._summarize(self.frame())
+    def findings(self) -> Findings:
+        """Return what the requests so far say; computed again only where something has been stored since."""
+        data = self.data()
+        now = data.sql.total_changes, int(data.sql.execute("PRAGMA data_version").fetchone()[0])
+        if self._found is None or self._found[0] != now:
+            self._found = now, conclude(self.experiment, data, self.params)
+        return self._found[1]
 
-    def _summarize(self, frame: pd.DataFrame) -> Summary:
-        return self.experiment.summarize(frame, self.params, self.run.profile, self.identity)
+    def table(self, name: str) -> "pd.DataFrame":
+        """Return a table of the findings, with the headers of the report."""
+        from kvlab.report.headers import readable
+
+        return readable(self.findings().table(name))
+
+    def checks(self) -> "pd.DataFrame":
+        """Return the checks of the verdict: name, asks, seen, holds, role."""
+        import pandas as pd
+
+        columns = ["name", "asks", "seen", "holds", "role"]
+        return pd.DataFrame([{c: getattr(check, c) for c in columns} for check in self.findings().checks])
 
     def picture(self, name: str) -> "Image":
         """Return one of the report's figures, for display in the notebook."""
@@ -189,11 +297,9 @@ class Lab(Generic[P]):
 
         from kvlab.report.figures import png
 
-        frame = self.frame()
-        if self._drawn is None or self._drawn[0] != len(frame):
-            summary = self._summarize(frame)
-            self._drawn = len(frame), self.experiment.draw(frame, summary, self.params)
-        return Image(png(self._drawn[1][name]), width=720)  # type: ignore[no-untyped-call]
+        return Image(png(self.findings().picture(name).draw()), width=720)  # type: ignore[no-untyped-call]
+
+    # Ending ---------------------------------------------------------------------------------------------
 
     def finish(self) -> Summary:
         """Write the summary, the tables, the plots and the report; give the endpoint back.
@@ -201,102 +307,47 @@ class Lab(Generic[P]):
         Raises:
             KvlabError: Not a single trial could be measured. The report says so too.
         """
-        states = [state for state, _ in self.run.database.trial_state().values()]
+        if self.closed:
+            return build.rebuild(self.folder, self.experiment).written_in(self.folder)
+        data = self.data()
+        summary = build.write(data, self.experiment)
+        measured = data.done
         self.close()
-        summary = build.rebuild(self.folder, self.experiment)
-        if "done" not in states:
+        if not measured:
             raise KvlabError("no trial could be measured; the failures are in requests.csv")
-        if self._owns_status:
-            status.end(self.folder, status.Status.COMPLETED)
-            self.disown_status()
+        self.on_finish()
         day.write_index(self.folder.parent)
         print(f"{summary.verdict}: {summary.headline}")
-        return summary
+        return summary.written_in(self.folder)
+
+    def on_finish(self) -> None:
+        """Say that the run is complete; the runner does so itself, so this does nothing (`kvlab.api`)."""
 
     def close(self) -> None:
         """Close the database, and give engine and lock back; once is enough."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
-        self.experiment.close(self)
+        self.closed = True
+        self._stack.close()
         self.run.close()
         self.engine.close()
-        if self.lock is not None:
-            self.lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
-    _owns_status = False
-
-    def own_status(self) -> None:
-        """Keep ``status.json``, as the runner would: this notebook was opened without it."""
-        self._owns_status = True
-        status.begin(self.folder, owner="notebook")
-        atexit.register(self._abandon)
-
-    def disown_status(self) -> None:
-        """Leave ``status.json`` alone when the process ends."""
-        self._owns_status = False
-        atexit.unregister(self._abandon)
-
-    def _abandon(self) -> None:
-        status.end(self.folder, status.Status.INTERRUPTED, reason="the notebook ended before its last cell")
+    def _refuse_closed(self) -> None:
+        if self.closed:
+            raise InputError(
+                "run",
+                str(self.folder),
+                "is finished or closed; open it again with run_dir, or open a new run",
+            )
 
 
-def _check(rows: Sequence[Recorded], what: str) -> None:
-    """Raise for the first failure among ``rows``: in the way that says whether to go on, and how."""
-    for row in rows:
-        if (failure := row.measurement.failure) is None:
-            continue
-        text = f"{failure.error_type}: {failure.message} (attempt {row.attempt})"
-        if failure.error_type is ErrorType.REFUSED_INPUT:
-            raise KvlabError(f"{what}: {text}")
-        raise _TryAgainError(text) if failure.error_type in RETRYABLE else _FailedError(text)
-
-
-def open_lab(name: str, namespace: Mapping[str, Any]) -> Lab[Any]:
-    """Open an experiment from a notebook: check its parameters, connect, make or resume the run folder.
-
-    Args:
-        name: The experiment's name.
-        namespace: The notebook's ``globals()``, in which its ``parameters`` cell has left the
-            parameters, ``profile`` and ``run_dir`` (set by the runner; empty: a new run folder).
-
-    Raises:
-        InputError: A parameter, a setting or the endpoint is wrong; nothing has been written.
-        ServerError: The embedded server did not start.
-    """
-    experiment = experiments.get(name)
-    settings = load_settings()
-    run_dir = str(namespace.get("run_dir") or "")
-    if run_dir and not Path(run_dir).is_dir():
-        raise InputError(
-            "run_dir", run_dir, "is not there; name a run folder, or leave it empty for a new one"
-        )
-    _let_go(run_dir)
-    context = json.loads(os.environ.get("KVLAB_HEADLESS", "{}"))  # what else the runner knows
-    params, sources = _parameters(experiment, namespace, None if run_dir else settings)
-    if run_dir:
-        experiment.recall(Path(run_dir), params)
-    lab = open_run(
-        experiment,
-        params,
-        settings=settings,
-        folder=Path(run_dir) if run_dir else None,
-        profile=str(namespace.get("profile") or "custom"),
-        sources=sources | context.get("sources", {}),
-        force=bool(context.get("force")),
-        locked=bool(context.get("locked")),
-    )
-    if "KVLAB_HEADLESS" not in os.environ:
-        lab.own_status()
-        _of_this_kernel[lab.folder.resolve()] = lab
-    return lab
-
-
-def _let_go(run_dir: str) -> None:
-    """Close the lab that an earlier call in this kernel has opened on the same folder: a cell may be run twice."""
-    if run_dir and (before := _of_this_kernel.pop(Path(run_dir).resolve(), None)) is not None:
-        before.close()
-        before.disown_status()
+def _words(made: _Attempt) -> str:
+    failure = made.failure
+    if failure is None:
+        return made.line
+    return f"{failure.error_type}: {failure.message} (attempt {made.rows[-1].attempt})"
 
 
 def open_run(
@@ -310,7 +361,8 @@ def open_run(
     force: bool = False,
     outputs: Path | None = None,
     locked: bool = False,
-) -> Lab[P]:
+    made: "type[Session[Any]]" = Session,
+) -> Session[P]:
     """Open an experiment with checked parameters, in ``folder`` or in a new run folder.
 
     The folder's lock is taken before the engine is opened, which can take minutes, and before
@@ -321,57 +373,44 @@ def open_run(
             the folder; nothing has been written.
         ServerError: The embedded server did not start.
     """
-    lock = hold(folder) if folder is not None and not locked else None
-    try:
-        engine = experiment.open_engine(params, settings, lambda length: experiment.check(params, length))
-    except BaseException:
-        if lock is not None:
-            lock.release()
-        raise
-    try:
-        experiment.check_engine(params, engine)
-        contract = manifest.contract(
+    with ExitStack() as undo:
+        lock = None
+        if folder is not None and not locked:
+            lock = hold(folder)
+            undo.callback(lock.release)
+        plan = experiment.plan(params, folder)
+
+        def check(max_model_len: int | None) -> None:
+            experiment.check(params, plan, EngineFacts(max_model_len))
+
+        engine = experiment.open(params, settings).open(check)
+        undo.callback(engine.close)
+        experiment.check(params, plan, EngineFacts(engine.identity.max_model_len, engine))
+        found = contract.contract(
             experiment=experiment.name,
             params=params.model_dump(mode="json"),
             identity=engine.identity,
             settings=settings,
-            template_hash=experiment.template_hash(),
             counter=engine.counter.source,
         )
         if folder is None:
+            from kvlab import paths
+
             folder = new_folder(outputs or paths.outputs_dir(), experiment.name, profile)
             lock = hold(folder)
+            undo.callback(lock.release)
         run = Run.start(
             folder,
             experiment=experiment.name,
             profile=profile,
-            contract=contract | experiment.contract(params),
+            contract=found | dict(plan.contract),
             params=params.model_dump(mode="json"),
             sources=sources,
             identity=engine.identity,
             isolation_id=params.isolation_id,
             force=force,
         )
-        return Lab(experiment, params, engine, run, lock)
-    except BaseException:
-        engine.close()
-        if lock is not None:
-            lock.release()
-        raise
-
-
-def _parameters(
-    experiment: Experiment[Any], namespace: Mapping[str, Any], settings: Settings | None
-) -> tuple[Any, dict[str, str]]:
-    """Return the checked parameters, and where each came from.
-
-    The runner has resolved everything; a notebook by hand still has to hear the tuning keys.
-    """
-    kind = experiment.Params
-    values = kind.collect(namespace)
-    sources = dict.fromkeys(values, "notebook")
-    for source, layer in env_layers(kind, settings):
-        values |= layer
-        sources |= dict.fromkeys(layer, source)
-    kind.read_in(values, sources)
-    return kind.check(values, sources), sources
+        undo.callback(run.close)
+        session = made(experiment, params, plan, engine, run, lock)
+        undo.pop_all()
+        return session

@@ -1,16 +1,24 @@
 """`.env` and environment, as typed settings. The environment wins over the file; empty means unset."""
 
+import re
+from functools import cached_property
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+import idna
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kvlab import paths
 from kvlab.errors import InputError
+from kvlab.escape import line
+from kvlab.redact import Redactor
 
 #: Keys whose values appear nowhere but in the environment and in request headers.
 SECRET_KEYS = ("OPENAI_API_KEY", "TENSORMESH_USER_ID")
+_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
+#: What stands in a path as it is (RFC 3986); a percent sign is there because something is encoded already.
+_PATH = "/%:@!$&'()*+,;=~"
 
 
 class Settings(BaseSettings):
@@ -44,18 +52,14 @@ class Settings(BaseSettings):
     def _check_url(cls, url: str | None) -> str | None:
         if url is None:
             return None
-        try:
-            parts = urlsplit(url.strip())
-            port_is_sound = parts.port is None or parts.port > 0
-        except ValueError:
-            raise ValueError("is not a URL; write https://host/v1") from None
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("carries credentials or a query; put the key into OPENAI_API_KEY")
-        if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_sound:
-            raise ValueError("is not an http(s) URL; write https://host/v1")
-        if not parts.path.rstrip("/").endswith("/v1"):
-            raise ValueError("must end in /v1; append it")
-        return url.strip().rstrip("/")
+        return base_url(url.strip())
+
+    @field_validator("openai_model", "kvlab_model")
+    @classmethod
+    def _check_name(cls, name: str | None) -> str | None:
+        if name is not None and line(name) != name:
+            raise ValueError("has a line end, a control character or half a character in it; copy it again")
+        return name
 
     @field_validator("openai_api_key", "tensormesh_user_id")
     @classmethod
@@ -87,12 +91,14 @@ class Settings(BaseSettings):
         both = (self.openai_api_key, self.tensormesh_user_id)
         return [secret.get_secret_value() for secret in both if secret is not None]
 
+    @cached_property
+    def redactor(self) -> Redactor:
+        """Takes the secret values out of whatever a server says, before it is cut, stored or shown."""
+        return Redactor(self.secrets())
+
     def redact(self, text: str) -> str:
-        """Return ``text`` without any secret value in it."""
-        for secret in self.secrets():
-            # A short "secret" such as EMPTY is no secret, and removing it would garble messages.
-            text = text.replace(secret, "[redacted]") if len(secret) >= 8 else text
-        return text
+        """Return ``text`` without any secret value, or piece of one, in it."""
+        return self.redactor(text)
 
     def public(self) -> dict[str, object]:
         """Return the settings that a manifest may hold: an allow-list, in which no secret is."""
@@ -109,16 +115,76 @@ def load_settings() -> Settings:
     """
     path = paths.env_file()
     try:
-        settings = Settings(_env_file=path, _env_file_encoding="utf-8")
+        settings = Settings(
+            _env_file=path, _env_file_encoding="utf-8-sig"
+        )  # Windows begins files with a mark
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]).upper()
-        hidden = key in SECRET_KEYS or "credentials" in first["msg"]
-        raise InputError(key, None if hidden else first["input"], _plain(first["msg"])) from None
+        shown = first["input"]
+        if key == "OPENAI_BASE_URL":
+            shown = without_credentials(str(shown))
+        raise InputError(key, None if key in SECRET_KEYS else shown, _plain(first["msg"])) from None
+    except OSError as error:
+        raise InputError(".env", str(path), f"cannot be read ({error.strerror}); make it readable") from None
     except UnicodeDecodeError:
         raise InputError(".env", str(path), "is not UTF-8 text; save it as UTF-8") from None
     _check_complete(settings)
     return settings
+
+
+def base_url(url: str) -> str:
+    """Return a base URL as requests carry it, in ASCII: a name of other letters in its IDNA form.
+
+    Raises:
+        ValueError: It is none that can be asked, or carries what must not be stored.
+    """
+    try:
+        parts = urlsplit(url)
+        port_is_sound = parts.port is None or parts.port > 0
+    except ValueError:
+        raise ValueError("is not a URL; write https://host/v1") from None
+    if "@" in url or parts.query or parts.fragment:
+        raise ValueError("carries credentials or a query; put the key into OPENAI_API_KEY")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_sound:
+        raise ValueError("is not an http(s) URL; write https://host/v1")
+    if line(url) != url or " " in url or "\\" in url:
+        raise ValueError("has a space, a backslash or a control character in it; copy it again")
+    if not parts.path.rstrip("/").endswith("/v1"):
+        raise ValueError("must end in /v1; append it")
+    netloc = _host(parts.hostname) + ("" if parts.port is None else f":{parts.port}")
+    return f"{parts.scheme}://{netloc}{quote(parts.path.rstrip('/'), safe=_PATH)}"
+
+
+def _host(name: str) -> str:
+    """Return a host as the resolver takes it."""
+    if ":" in name:
+        return f"[{name}]"
+    try:
+        ascii_name = name if name.isascii() else idna.encode(name, uts46=True).decode()
+        labels = ascii_name.removesuffix(".").split(".")
+        sound = len(ascii_name) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
+        for label in labels:
+            if label.startswith("xn--"):
+                idna.decode(label)
+    except (idna.IDNAError, UnicodeError, IndexError):
+        sound = False
+    if not sound:
+        raise ValueError("has a host that no name server knows: parts of 1 to 63 letters, digits, - and _")
+    return ascii_name
+
+
+def without_credentials(url: str) -> str | None:
+    """Return what of a wrong URL may be shown: nothing before an ``@``, no query; ``None``: it is no URL at all."""
+    scheme, found, rest = url.strip().partition("://")
+    if not found or scheme.lower() not in ("http", "https"):
+        return None  # a key, perhaps, in the wrong place
+    rest = (
+        re.split(r"[?#]", rest)[0]
+        if "@" not in rest
+        else "…@" + re.split(r"[?#]", rest.rpartition("@")[2])[0]
+    )
+    return f"{scheme}://{rest}"
 
 
 def _plain(message: str) -> str:

@@ -11,6 +11,7 @@ class ErrorType(StrEnum):
     ENGINE_ERROR = "ENGINE_ERROR"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     REFUSED_INPUT = "REFUSED_INPUT"
+    CLIENT_STALLED = "CLIENT_STALLED"  # this process stood still: its times are its own, not the server's
 
     EMPTY_OUTPUT = "EMPTY_OUTPUT"
     INPUT_TRUNCATED = "INPUT_TRUNCATED"
@@ -23,7 +24,9 @@ class ErrorType(StrEnum):
 
 
 #: Failures that another attempt can mend.
-RETRYABLE = frozenset({ErrorType.RATE_LIMITED, ErrorType.TIMEOUT, ErrorType.ENGINE_ERROR})
+RETRYABLE = frozenset(
+    {ErrorType.RATE_LIMITED, ErrorType.TIMEOUT, ErrorType.ENGINE_ERROR, ErrorType.CLIENT_STALLED}
+)
 
 #: HTTP answers that every other request would get, too: the key, the account, the address or the model is wrong.
 REFUSES_ALL = frozenset({401, 402, 403, 404})

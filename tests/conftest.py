@@ -1,21 +1,17 @@
 """Every test has an environment of its own: no .env, no endpoint, no outputs of the user's."""
 
+import functools
 from pathlib import Path
 
 import pytest
 
 from kvlab import experiments, paths
+from kvlab.params import resolve
 from kvlab.serving import embedded
-from kvlab.settings import Settings
+from kvlab.settings import Settings, load_settings
 from tests.fakes.process import FakeServer
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Notebooks of experiments that load an engine into their own process.
-IN_PROCESS = {
-    experiments.notebook(name).stem
-    for name, experiment in experiments.registry().items()
-    if experiment.engine != "openai_compat"
-}
 _engine_tests: list[str] = []
 _held: list[embedded.Lease] = []
 
@@ -73,8 +69,21 @@ def pytest_collection_modifyitems(items):
 
 
 def _wants_to_be_alone(item):
+    if item.get_closest_marker("engine") is None:
+        return False
     name = getattr(item, "callspec", None) and item.callspec.id
-    return "alone" in item.fixturenames or name in IN_PROCESS
+    return "alone" in item.fixturenames or name in in_process()
+
+
+@functools.cache
+def in_process():
+    """Return the notebooks of experiments that load an engine into their own process."""
+    found = set()
+    for name, experiment in experiments.registry().items():
+        params = resolve(experiment.Params, name, profile="smoke").params
+        if experiment.open(params, load_settings()).in_process is not None:
+            found.add(experiments.notebook(name).stem)
+    return found
 
 
 def pytest_runtest_logreport(report):

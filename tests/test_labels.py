@@ -6,6 +6,7 @@ import pytest
 
 from kvlab.endpoints import connect as endpoint
 from kvlab.endpoints import probe
+from kvlab.endpoints.identify import identify
 from kvlab.endpoints.openai import Call, OpenAICompat
 from kvlab.evidence import CacheState, full_hit_tokens
 from kvlab.settings import load_settings
@@ -23,7 +24,7 @@ class Bench:
         self.server = server
         point_at(server)
         self.connection = endpoint.connect(load_settings())
-        self.identity = probe.probe(self.connection, endpoint.identify(self.connection))
+        self.identity = probe.probe(self.connection, identify(self.connection))
         self.engine = OpenAICompat(self.connection, self.identity, counter=None)  # nothing is counted here
         self.number = 0
 

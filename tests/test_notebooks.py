@@ -11,8 +11,8 @@ import nbformat
 import pytest
 
 from kvlab import experiments
-from tests.command.tool.tool import folders, status
-from tests.conftest import IN_PROCESS, ROOT
+from tests.command.tool import folders, status
+from tests.conftest import ROOT, in_process
 from tests.fakes.process import FakeServer
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -54,7 +54,7 @@ def test_cells_whose_output_is_checked_hold_one(path):
 
 @pytest.fixture
 def server(monkeypatch, point_at):
-    with FakeServer(base_ms=1, itl_ms=0, ms_per_uncached_token=0.02) as found:
+    with FakeServer(base_ms=1, itl_ms=2, ms_per_uncached_token=0.02) as found:
         point_at(found)
         yield found
 
@@ -119,7 +119,7 @@ def test_a_mistake_in_a_notebook_is_one_line_and_writes_nothing(server, outputs,
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 def test_nbval_on_the_real_engine(path, outputs, request):
     """Labels, counts and verdicts must come out as they are committed; times may not be compared."""
-    request.getfixturevalue("alone" if path.stem in IN_PROCESS else "engine")
+    request.getfixturevalue("alone" if path.stem in in_process() else "engine")
     command = [
         "pytest",
         "-q",

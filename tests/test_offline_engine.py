@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from kvlab.evidence import full_hit_tokens
-from tests.command.tool.tool import alive, family, folders, kvlab, start, status, until
+from tests.command.tool import alive, family, folders, kvlab, start, status, until
 
 TINY = {"sizes": "[[256,64]]", "num_trials": 5, "warmup_trials": 1, "max_output_tokens": 3, "settle_ms": 0}
 RUN = [

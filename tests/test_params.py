@@ -1,3 +1,5 @@
+import itertools
+
 import nbformat
 import pytest
 import yaml
@@ -47,7 +49,7 @@ def test_precedence_profile_environment_set(monkeypatch):
         ("order=null", "order"),
         ("token_targets=[1", "not YAML"),
         ("isolation_id='a b'", "isolation_id"),
-        ("token_targets=&a [*a]", "a value that contains itself"),
+        ("token_targets=&a [*a]", "one that contains itself"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_it(override, says):
@@ -95,3 +97,81 @@ def test_a_notebooks_parameters_are_its_smoke_profile(name):
     profile = yaml.safe_load((paths.home() / "params" / name / "smoke.yaml").read_text())
     assert set(profile) <= set(values), "papermill -f smoke.yaml must find every key in the cell"
     assert (namespace["profile"], namespace["run_dir"]) == ("smoke", "")
+
+
+def bomb(kind):
+    """Nine lines that stand for a billion values."""
+    lines = ["a: &a [1,1,1,1,1,1,1,1,1,1]"] if kind == "list" else ["a: &a {x: 1, y: 2, z: 3}"]
+    for before, name in itertools.pairwise("abcdefghijkl"):
+        tenfold = ",".join([f"*{before}"] * 10)
+        lines.append(
+            f"{name}: &{name} " + (f"[{tenfold}]" if kind == "list" else f"{{<<: [{tenfold}], {name}: 1}}")
+        )
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (bomb("list"), "every \\* written out"), (bomb("merge"), "every \\* written out"), ("a: " + "[" * 100_000, "nested deeper"),
+        ("a: " + "[" * 70 + "]" * 70, "nested deeper"), ("a: " + "{a: " * 5000 + "1" + "}" * 5000, "nested deeper"),
+        ("a: 'x" + "x" * 2_000_000 + "'", "bytes"), ("a: [" + "1," * 30_000 + "]", "values"), ("seed: 2026-99-99", "not valid YAML"),
+        ("seed: !!python/object/apply:os.system [id]", "not valid YAML"), ("? [a, b]\n: 1", "YAML"), ("{[]: 1}", "YAML"),
+        ("seed: !!binary x", "not valid YAML"), ("seed: " + "9" * 5000, "not valid YAML"), ("a: \x00", "not valid YAML"),
+    ],
+    ids=range(14),
+)  # fmt: skip
+def test_a_hostile_file_is_one_line_and_soon(tmp_path, content, says):
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    with pytest.raises(InputError, match=says) as caught:
+        sweep(file=file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_with_a_byte_order_mark_and_aliases_is_read(tmp_path):
+    file = tmp_path / "測定.yaml"
+    file.write_bytes("\ufefftoken_targets: &t [300, 400]\nrepeats: 2\n".encode())
+    assert sweep(file=file).params.token_targets == [300, 400]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["openai_api_key", "OPENAI_API_KEY", "Tensormesh_User_Id", "HF_TOKEN", "MY_PASSWORD", "aws_secret"],
+)
+def test_no_variable_with_a_secret_is_put_into_parameters(tmp_path, monkeypatch, name):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"isolation_id: ${{{name}}}\n")
+    monkeypatch.setenv(name, "sk-CANARY-0123456789")
+    with pytest.raises(InputError, match="secret") as caught:
+        sweep(file=file)
+    assert "CANARY" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["[", "a: b: c", "*x", "&a [*a]", "\t\t%"])
+def test_a_variable_that_is_no_yaml_is_one_line(tmp_path, monkeypatch, value):
+    file = tmp_path / "mine.yaml"
+    file.write_text("repeats: ${REP}\n")
+    monkeypatch.setenv("REP", value)
+    with pytest.raises(InputError, match=r"repeats: .*REP.* stands for no YAML value"):
+        sweep(file=file)
+
+
+@pytest.mark.parametrize("how", ["file", "set", "variable"])
+def test_a_secret_is_refused_however_it_comes_into_the_parameters(tmp_path, monkeypatch, how):
+    key = "sk-CANARY-0123456789"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://h/v1")
+    monkeypatch.setenv("OPENAI_MODEL", "m")
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setenv("MINE", key)
+    file = tmp_path / "mine.yaml"
+    file.write_text({"file": f"isolation_id: {key}", "set": "", "variable": "isolation_id: ${MINE}"}[how])
+    overrides = [f"isolation_id={key}"] if how == "set" else []
+    with pytest.raises(InputError, match="isolation_id: holds a secret") as caught:
+        sweep(file=file, overrides=overrides, settings=load_settings())
+    assert "CANARY" not in str(caught.value)
+
+
+def test_an_override_goes_no_deeper_than_parameters_do():
+    with pytest.raises(InputError, match="deeper"):
+        sweep(overrides=[".".join("a" * 3000) + "=1"])

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from kvlab.evidence import full_hit_tokens
-from tests.command.tool.tool import alive, done, family, folders, kvlab, read, start, status, until
+from tests.command.tool import alive, done, family, folders, kvlab, read, start, status, until
 
 SWEEP = [
     "run",

@@ -1,3 +1,6 @@
+import os
+
+import httpx
 import pytest
 
 from kvlab.errors import InputError
@@ -76,3 +79,91 @@ def test_a_missing_env_file_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("KVLAB_ENV_FILE", str(tmp_path / "none.env"))
     with pytest.raises(InputError, match="KVLAB_ENV_FILE"):
         load_settings()
+
+
+CANARY = "sk-CANARY-0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://user:{CANARY}@host:99999/v1", f"http://user:{CANARY}/x@host/v1", f"user:{CANARY}@host/v1", CANARY,
+        f"http://host/v1?api_key={CANARY}", f"http://host/v1#{CANARY}", f"https://u:{CANARY}@[::1/v1", f"ftp://{CANARY}@h/v1",
+        f"http://user:p@{CANARY}@host/v1", f"HTTP://u:{CANARY}@h:x/v1", f"http:\\\\u:{CANARY}@h/v1", f"//u:{CANARY}@h/v1",
+    ],
+)  # fmt: skip
+def test_credentials_in_a_url_are_never_shown(monkeypatch, url):
+    set_all(monkeypatch, OPENAI_BASE_URL=url)
+    with pytest.raises(InputError) as caught:
+        load_settings()
+    assert caught.value.field == "OPENAI_BASE_URL"
+    assert not [CANARY[i : i + 6] for i in range(len(CANARY) - 5) if CANARY[i : i + 6] in str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a" + "b" * 300 + "/v1", "http://..../v1", "http://127.0.0.1:9/a\tb/v1", "http://xn--/v1", "http:///v1", "http://h:0/v1",
+        "http://a..b/v1", "http://h /v1", "http://h\\x/v1", "http://" + "a." * 130 + "b/v1", "http://a\u202eb/v1", "http://\udcff/v1",
+        "http://h/\x1b[31m/v1", "http://[zz]/v1", "http://%41/v1", "http://-\u00ad/v1",
+    ],
+)  # fmt: skip
+def test_a_url_that_nobody_can_ask_is_one_line(monkeypatch, url):
+    set_all(monkeypatch)
+    monkeypatch.setitem(os.environ, "OPENAI_BASE_URL", url)
+    with pytest.raises(InputError) as caught:
+        load_settings()
+    assert caught.value.field == "OPENAI_BASE_URL"
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("http://h/漢/v1/", "http://h/%E6%BC%A2/v1"), ("https://bücher.example:8443/v1", "https://xn--bcher-kva.example:8443/v1"),
+        ("http://my_server:1/a%20b/v1", "http://my_server:1/a%20b/v1"), ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+        ("http://h.example./v1", "http://h.example./v1"),
+    ],
+)  # fmt: skip
+def test_a_url_of_other_letters_is_asked_in_ascii(monkeypatch, url, asked):
+    set_all(monkeypatch, OPENAI_BASE_URL=url)
+    assert load_settings().openai_base_url == asked
+    httpx.Request("GET", f"{asked}/models")  # which it can be
+
+
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b""])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_windows_file_is_read_from_its_first_key(monkeypatch, tmp_path, start, end):
+    file = tmp_path / "my.env"
+    for order in (1, -1):
+        file.write_bytes(
+            start + "".join(f"{key}={value}{end}" for key, value in [*ENDPOINT.items()][::order]).encode()
+        )
+        monkeypatch.setenv("KVLAB_ENV_FILE", str(file))
+        settings = load_settings()
+        assert settings.openai_base_url == ENDPOINT["OPENAI_BASE_URL"]
+        assert settings.openai_model == "m"
+
+
+def test_a_file_of_another_encoding_is_one_line(monkeypatch, tmp_path):
+    file = tmp_path / "my.env"
+    file.write_bytes("OPENAI_MODEL=m".encode("utf-16"))
+    monkeypatch.setenv("KVLAB_ENV_FILE", str(file))
+    with pytest.raises(InputError, match="UTF-8"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["m\nimport os", "m\x1b[2J", "m\u2028x", "\udcff", "m\u202ex"])
+def test_a_model_name_is_one_line_of_text(monkeypatch, name):
+    set_all(monkeypatch)
+    monkeypatch.setitem(os.environ, "OPENAI_MODEL", name)
+    with pytest.raises(InputError) as caught:
+        load_settings()
+    assert caught.value.field == "OPENAI_MODEL"
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("key", ["abc-123", "k3y", CANARY])
+def test_short_and_long_keys_are_redacted(monkeypatch, key):
+    set_all(monkeypatch, OPENAI_API_KEY=key)
+    assert key not in load_settings().redact(f"Incorrect API key provided: Bearer {key}")

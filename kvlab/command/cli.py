@@ -1,12 +1,18 @@
 """The ``kvlab`` command. Exit codes: 0 done, 1 failed, 2 bad input, 3 not PASS under --strict."""
 
+import os
+import shlex
+import shutil
+import sqlite3
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kvlab import __version__, errors
+from kvlab.command.show import say
 from kvlab.command.stages import kv
 from kvlab.errors import InputError, KvlabError
 
@@ -57,52 +63,107 @@ def run(
         force=force,
         outputs=outputs.resolve() if outputs else None,
     )
-    outcome = runner.run(request)
+    outcome = runner.run(request, say)
     if outcome.reason:
-        typer.echo(f"{outcome.status}: {outcome.reason}", err=True)
+        say(f"{outcome.status}: {outcome.reason}", err=True)
     if outcome.exit_code == errors.EXIT_OK:
-        typer.echo(f"report: {outcome.folder / 'report.html'}")
+        say(f"report: {outcome.folder / 'report.html'}")
     if outcome.exit_code == errors.EXIT_OK and strict and runner.verdict_of(outcome.folder) != "PASS":
         raise typer.Exit(errors.EXIT_NOT_PASSED)
-    if outcome.exit_code == errors.EXIT_FAILED or outcome.exit_code == errors.EXIT_INTERRUPTED:
-        typer.echo(f"to go on: kvlab run {experiment} --resume {outcome.folder}", err=True)
+    if outcome.exit_code in (errors.EXIT_FAILED, errors.EXIT_INTERRUPTED):
+        say(_next_step(experiment, outcome.folder), err=True)
     raise typer.Exit(outcome.exit_code)
+
+
+def _next_step(experiment: str, folder: Path) -> str:
+    """Return what to do about a run that did not end: a command only where it would work."""
+    from kvlab.runs.folder import stored_experiment
+
+    with suppress(KvlabError, sqlite3.Error):
+        stored_experiment(folder)
+        return f"to go on: kvlab run {shlex.quote(experiment)} --resume {shlex.quote(str(folder))}"
+    return f"nothing is measured in {folder}: start a new run"
 
 
 @app.command("ls")
 def list_runs(outputs: Outputs = None) -> None:
     """List the runs, with status and verdict."""
-    from rich.console import Console
-    from rich.table import Table
-
     from kvlab import paths
+    from kvlab.command import show
     from kvlab.report import day
     from kvlab.runs.folder import list_folders
 
     folder = outputs or paths.outputs_dir()
-    table = Table("run", "status", "verdict", "model", "result", box=None, pad_edge=False)
-    for path in list_folders(folder):
-        found = day.row(path)
-        name = f"{path.parent.name}/{path.name}"
-        table.add_row(name, *(found[key] or "–" for key in ("status", "verdict", "model", "headline")))
-    if table.row_count:
-        Console(width=None if sys.stdout.isatty() else 200).print(table)
-    else:
-        typer.echo(f"no runs in {folder}")
+    columns = ("status", "verdict", "model", "headline")
+    found = [(f"{path.parent.name}/{path.name}", day.row(path)) for path in list_folders(folder)]
+    if not found:
+        say(f"no runs in {folder}")
+        return
+    rows = ([name, *(row[column] for column in columns)] for name, row in found)
+    show.console(200).print(show.table("run", "status", "verdict", "model", "result", rows=rows))
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(help="A new folder for all of it, where the run folder cannot be written in."),
+    ] = None,
+) -> None:
     """Write a run's summary, tables, plots and reports anew, from its database alone."""
     from kvlab import experiments
     from kvlab.report import build, day
+    from kvlab.runs import lock
     from kvlab.runs.folder import stored_experiment
 
     folder = folder.resolve()
-    stored = stored_experiment(folder)
-    summary = build.rebuild(folder, experiments.get(stored["name"]))
-    day.write_index(folder.parent)
-    typer.echo(f"{summary.verdict}: {summary.headline}\nreport: {folder / 'report.html'}")
+    try:
+        stored = stored_experiment(folder)
+        if to is not None:
+            folder = _copied(folder, to.resolve())
+        elif not os.access(folder, os.W_OK):
+            raise InputError("run folder", str(folder), "cannot be written in; name another place with --to")
+        with lock.held_if_free(folder):
+            summary = build.rebuild(folder, experiments.get(stored["name"]))
+            day.write_index(folder.parent)
+    except (
+        sqlite3.DatabaseError,
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        _raise_if_damaged(folder, error)
+        raise
+    say(f"{summary.verdict}: {summary.headline}\nreport: {folder / 'report.html'}")
+
+
+def _copied(folder: Path, to: Path) -> Path:
+    """Copy what a report is made of into a new folder, and return that."""
+    try:
+        to.mkdir(parents=True)
+        for path in folder.iterdir():
+            if path.is_file() and path.name.startswith(
+                ("run.sqlite", "manifest.json", "status.json", "dataset_manifest")
+            ):
+                shutil.copyfile(path, to / path.name)
+    except FileExistsError:
+        raise InputError("--to", str(to), "is there already; name a new folder") from None
+    return to
+
+
+def _raise_if_damaged(folder: Path, error: Exception) -> None:
+    """Say that a database is damaged, where its being so is why a report of it failed."""
+    from kvlab.store.connect import FILE_NAME, damage, is_full, unreadable
+
+    if isinstance(error, sqlite3.Error) and is_full(error):
+        return
+    path = folder / FILE_NAME
+    found = damage(path)
+    if found is not None or isinstance(error, sqlite3.DatabaseError):
+        raise unreadable(path, found or str(error)) from None
 
 
 @app.command()
@@ -110,7 +171,7 @@ def serve() -> None:
     """Start the embedded server and keep it up until Ctrl-C; runs and notebooks share it."""
     from kvlab.command import serve as serving
 
-    serving.serve(typer.echo)
+    serving.serve(say)
 
 
 @app.command()
@@ -124,24 +185,46 @@ def doctor() -> None:
 @app.command()
 def version() -> None:
     """Print the version."""
-    typer.echo(__version__)
+    say(__version__)
 
 
 def main() -> None:
     """Run the command; a user's mistake is one line on standard error and exit code 2."""
+    from kvlab.command import show
+
+    show.prepare()
     command = typer.main.get_command(app)
     try:
         code = command(standalone_mode=False)
     except KvlabError as error:
-        typer.echo(f"kvlab: {error}", err=True)
-        code = error.exit_code
+        code = _ended(str(error), error.exit_code)
     except KeyboardInterrupt:
-        typer.echo("kvlab: stopped", err=True)
-        code = errors.EXIT_INTERRUPTED
+        code = _ended("stopped", errors.EXIT_INTERRUPTED)
+    except BrokenPipeError:  # `kvlab ls | head`: whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = errors.EXIT_FAILED
+    except (OSError, sqlite3.Error) as error:
+        code = _of_the_machine(error)
     except Exception as error:
         message = getattr(error, "format_message", None)  # a usage error of the command line itself
         if message is None:
             raise
-        typer.echo(f"kvlab: {' '.join(message().split())}; see kvlab --help", err=True)
-        code = errors.EXIT_BAD_INPUT
+        code = _ended(f"{' '.join(message().split())}; see kvlab --help", errors.EXIT_BAD_INPUT)
     sys.exit(code if isinstance(code, int) else errors.EXIT_OK)
+
+
+def _ended(message: str, code: int) -> int:
+    say(f"kvlab: {message}", err=True)
+    return code
+
+
+def _of_the_machine(error: OSError | sqlite3.Error) -> int:
+    """Say in one line what no program can help: a full disk, a folder that is not to be written in, a damaged file."""
+    from kvlab.runs.files import is_no_space
+
+    where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    if is_no_space(error):
+        return _ended(f"no space is left on the disk{where}; make room and do it again", errors.EXIT_FAILED)
+    if isinstance(error, sqlite3.Error):
+        return _ended(f"a database cannot be used: {error}", errors.EXIT_FAILED)
+    return _ended(f"{error.strerror or error}{where}", errors.EXIT_FAILED)

@@ -5,21 +5,21 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
 from kvlab import errors, experiments, paths
+from kvlab.command import show
 from kvlab.endpoints import connect as endpoint
-from kvlab.endpoints import probe
+from kvlab.endpoints import probe, proof
 from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.identify import identify
+from kvlab.endpoints.proof import lacking
 from kvlab.errors import KvlabError
+from kvlab.params import resolve
 from kvlab.runs import contract as manifest
 from kvlab.serving import embedded
 from kvlab.serving.model import model_is_prepared
 from kvlab.settings import Settings, load_settings
-
-#: What an engine of the notebook's own process runs on.
-_INSIDE = {"vllm_offline": "vllm", "transformers_kv": "torch"}
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class Finding:
 def examine() -> int:
     """Print the findings. Returns 0, or 2 if nothing can be run until something is mended."""
     findings = [_python(), _engine(), _model(), _gpu()]
-    identity = None
+    identity = settings = None
     try:
         settings = load_settings()
         found, identity = _endpoint(settings)
         findings.append(found)
     except KvlabError as error:
         findings.append(Finding("endpoint", False, str(error), "correct .env or the environment"))
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table("", "what", "seen", "fix", box=None, pad_edge=False)
-    for item in findings:
-        table.add_row({True: "ok", False: "NO", None: "–"}[item.well], item.what, item.seen, item.fix)
-    console.print(table)
-    console.print(_experiments(identity))
+    console = show.console(160)
+    words = {True: "ok", False: "NO", None: "–"}
+    rows = ([words[item.well], item.what, item.seen, item.fix] for item in findings)
+    console.print(show.table("", "what", "seen", "fix", rows=rows))
+    if settings is not None:
+        console.print(_experiments(identity, settings))
     return errors.EXIT_OK if _can_run(findings) else errors.EXIT_BAD_INPUT
 
 
@@ -95,27 +95,28 @@ def _endpoint(settings: Settings) -> tuple[Finding, Identity | None]:
             "endpoint", engine.well is True, "embedded server, started when a run needs it", fix
         ), None
     with endpoint.connect(settings) as connection:
-        identity = probe.probe(connection, endpoint.identify(connection))
+        identity = probe.probe(connection, identify(connection))
     version = f"{identity.kind} {identity.version or ''}".strip()
     return Finding("endpoint", True, f"{version} at {identity.url}, model {identity.model}"), identity
 
 
-def _experiments(identity: Identity | None) -> Table:
+def _experiments(identity: Identity | None, settings: Settings) -> Table:
     """What each experiment can prove: known of a remote endpoint, which was asked just now."""
-    table = Table("experiment", "what it can prove here", box=None, pad_edge=False)
+    rows = []
     for name, experiment in sorted(experiments.registry().items()):
-        if experiment.engine != "openai_compat":
-            package = _INSIDE[experiment.engine]
+        params = resolve(experiment.Params, name, profile="smoke").params
+        package = experiment.open(params, settings).in_process
+        if package is not None:
             here = importlib.util.find_spec(package) is not None
-            inside = f"{experiment.proof}; {package} is loaded into the notebook's process"
+            inside = f"{experiment.proves}; {package} is loaded into the notebook's process"
             text = inside if here else f"nothing: it runs on {package}, which is not installed (make setup)"
         elif identity is None:
-            text = f"{experiment.proof} (on the embedded vLLM)"
-        elif missing := [fact for fact in experiment.needs if not identity.can(fact)]:
-            whys = "; ".join(f"{fact}: {identity.facts[fact].why}" for fact in missing)
+            text = f"{experiment.proves} (on the embedded vLLM)"
+        elif missing := lacking(identity, experiment.needs):
+            whys = "; ".join(f"{need}: {why}" for need, why in missing)
             text = f"times only, verdict INVALID ({whys})"
         else:
-            whys = "; ".join(identity.facts[fact].why for fact in experiment.needs)
-            text = f"{experiment.proof}: {whys}" if whys else experiment.proof
-        table.add_row(name, text)
-    return table
+            whys = "; ".join(proof.shown(identity, need).why for need in experiment.needs)
+            text = f"{experiment.proves}: {whys}" if whys else experiment.proves
+        rows.append((name, text))
+    return show.table("experiment", "what it can prove here", rows=rows)

@@ -13,15 +13,19 @@ from pathlib import Path
 
 import psutil
 
+from kvlab.command import show
 from kvlab.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
 from kvlab.runs import status
-from kvlab.runs.files import read_json, write_json
+from kvlab.runs.files import is_no_space, read_json, write_json
 
 ERROR = ".error.json"
+#: The runner's word for it, where not even the error could be written down.
+EXIT_NO_SPACE = 28
 
 
 def main() -> int:
     """Execute the notebook. Returns the exit code; a failure is explained in ``.error.json``."""
+    show.prepare()
     job = json.loads(sys.stdin.readline())
     folder = Path(job["folder"])
     threading.Thread(target=_watch, args=(folder,), daemon=True).start()
@@ -34,6 +38,7 @@ def main() -> int:
             job["output"],
             parameters=job["parameters"],
             kernel_name="python3",
+            language="python",  # both said here: a notebook may have been stripped of its metadata
             cwd=folder,
             progress_bar=False,
             stdout_file=sys.stdout,
@@ -48,7 +53,12 @@ def main() -> int:
 
 
 def _failed(folder: Path, name: str, message: str) -> int:
-    write_json(folder / ERROR, {"type": name, "message": message})
+    message = show.without_secrets(message)
+    try:
+        write_json(folder / ERROR, {"type": name, "message": message})
+    except OSError as error:  # a full disk, which is then most often why
+        print(f"{name}: {message} ({error.strerror})", flush=True)
+        return EXIT_NO_SPACE if is_no_space(error) else EXIT_FAILED
     return EXIT_BAD_INPUT if name == "InputError" else EXIT_FAILED
 
 

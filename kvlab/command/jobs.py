@@ -6,6 +6,7 @@ from typing import Any
 
 from kvlab import experiments, paths
 from kvlab.errors import InputError
+from kvlab.escape import file_name
 from kvlab.experiments.kv_budget_transition import prepared
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.params import Resolved, resolve
@@ -92,7 +93,9 @@ def _identity(stored: dict[str, Any]) -> dict[str, Any]:
 def newest(job: Job) -> Path | None:
     """Return the newest run folder of the same profile and parameters, the analysis aside; ``None``: there is none."""
     wanted = prepared.identity(job.params)
-    for database in sorted(job.outputs.glob(f"*/*_{NAME}_{job.profile}*/{DATABASE}"), reverse=True):
+    for database in sorted(
+        job.outputs.glob(f"*/*_{NAME}_{file_name(job.profile)}*/{DATABASE}"), reverse=True
+    ):
         try:
             stored = stored_experiment(database.parent)
         except InputError:  # killed before anything was in it

@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 
 from kvlab import errors, experiments, paths
-from kvlab.command.headless import ERROR
+from kvlab.command.headless import ERROR, EXIT_NO_SPACE
 from kvlab.command.watch import done_trials, watch
 from kvlab.errors import InputError, KvlabError
-from kvlab.experiment import Experiment
+from kvlab.experiment import EngineFacts, Experiment
 from kvlab.params import Resolved, resolve
 from kvlab.report import day
 from kvlab.runs import lock, status
@@ -64,11 +64,14 @@ def run(request: Request, say: Callable[[str], None] = print) -> Outcome:
     experiment = experiments.get(request.experiment)
     notebook = experiments.notebook(request.experiment)
     profile, resolved = _parameters(request, experiment, settings)
-    experiment.check(resolved.params, None)
+    plan = experiment.plan(resolved.params, request.resume)
+
+    def check(max_model_len: int | None) -> None:
+        experiment.check(resolved.params, plan, EngineFacts(max_model_len))
+
+    check(None)
     check_outputs(request.resume or request.outputs or paths.outputs_dir())
-    hold = experiment.hold(
-        resolved.params, settings, lambda length: experiment.check(resolved.params, length)
-    )
+    hold = experiment.open(resolved.params, settings).hold(check)
     with _stop_on_sigterm(), ExitStack() as stack:
         if request.resume is not None:
             stack.enter_context(lock.held(request.resume))
@@ -90,7 +93,7 @@ def run(request: Request, say: Callable[[str], None] = print) -> Outcome:
             "context": {"sources": resolved.sources, "force": request.force, "locked": True},
         }
         say(f"run folder: {folder}")
-        outcome = _supervise(folder, job, trials=len(experiment.plan(resolved.params)), say=say)
+        outcome = _supervise(folder, job, trials=len(plan.trials), say=say)
     day.write_index(folder.parent)
     return outcome
 
@@ -117,9 +120,7 @@ def _parameters(request: Request, experiment: Experiment[Any], settings: Setting
         )
     if status.reconcile(request.resume).get("status") == Status.RUNNING:
         raise InputError("--resume", str(request.resume), "is still running; wait for it, or stop it")
-    params = experiment.Params.check(stored["params"])
-    experiment.recall(request.resume, params)
-    return stored["profile"], Resolved(params, stored["sources"])
+    return stored["profile"], Resolved(experiment.Params.check(stored["params"]), stored["sources"])
 
 
 def _next_notebook(folder: Path) -> Path:
@@ -154,6 +155,8 @@ def _supervise(folder: Path, job: dict[str, Any], *, trials: int, say: Callable[
         _leave_nothing(folder, before)
         raise NotebookInputError(error.get("message", "the notebook refused its input"))
     reason = f"{error['type']}: {error['message']}" if error else f"the notebook's process ended with {code}"
+    if code == EXIT_NO_SPACE or "disk is full" in reason or "No space left" in reason:
+        reason = f"no space is left on the disk of {folder}: make room; what was printed is in the database"
     status.end(folder, Status.FAILED, exit_code=errors.EXIT_FAILED, reason=reason)
     return Outcome(folder, errors.EXIT_FAILED, Status.FAILED, reason)
 
@@ -193,7 +196,9 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=env,
+            encoding="utf-8",
+            errors="replace",
+            env=env | {"PYTHONIOENCODING": "utf-8:backslashreplace"},
             start_new_session=True,
         )
         self._family: set[psutil.Process] = set()

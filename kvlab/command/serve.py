@@ -24,6 +24,7 @@ def serve(say: Callable[[str], None]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with embedded.acquire(settings.kvlab_model, cache_dir=paths.cache_dir(), say=say) as lease:
         say(f"{lease.base_url} serves {lease.model.served_name}; log: {lease.log_path}; Ctrl-C stops it")
+        say(f"other clients than kvlab need its key: `api_key` in {lease.key_path}")
         try:
             while lease.alive():
                 time.sleep(1)

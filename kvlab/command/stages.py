@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kvlab.command.show import say
+
 if TYPE_CHECKING:
     from kvlab.command.jobs import Job
 
@@ -51,7 +53,7 @@ def validate(config: Config, set_: Set = None) -> None:
     found = _job(config, set_, None, None, force=False, new=True)
     dataset = found.params.dataset
     shown = dataset.manifest or f"{dataset.name}__{dataset.label}"
-    typer.echo(f"valid: {config} ({shown}, {len(found.params.kv.budgets)} budgets)")
+    say(f"valid: {config} ({shown}, {len(found.params.kv.budgets)} budgets)")
 
 
 @kv.command()
@@ -63,11 +65,11 @@ def resolve(config: Config, set_: Set = None, run: Run = None, outputs: Outputs 
 
     found = _job(config, set_, run, outputs, force=False)
     sources = found.resolved.sources
-    typer.echo(yaml.safe_dump(found.params.model_dump(mode="json"), sort_keys=False).rstrip())
-    typer.echo("# from: " + ", ".join(f"{name} {source}" for name, source in sorted(sources.items())))
-    typer.echo(f"# dataset: {prepared.path_of(found.params, found.settings)}")
+    say(yaml.safe_dump(found.params.model_dump(mode="json"), sort_keys=False).rstrip())
+    say("# from: " + ", ".join(f"{name} {source}" for name, source in sorted(sources.items())))
+    say(f"# dataset: {prepared.path_of(found.params, found.settings)}")
     folder = found.folder or f"{found.outputs}/<date>/<time>_kv_budget_transition_{found.profile} (new)"
-    typer.echo(f"# run folder: {folder}\n# database: {folder}/run.sqlite")
+    say(f"# run folder: {folder}\n# database: {folder}/run.sqlite")
 
 
 def _beginning(name: str, function: str, about: str) -> None:
@@ -83,7 +85,7 @@ def _beginning(name: str, function: str, about: str) -> None:
     ) -> None:
         from kvlab.command import pipeline
 
-        getattr(pipeline, function)(_job(config, set_, run, outputs, force, new), typer.echo)
+        getattr(pipeline, function)(_job(config, set_, run, outputs, force, new), say)
 
     kv.command(name, help=about)(begin)
 
@@ -96,7 +98,7 @@ def _stage(name: str, about: str) -> None:
     ) -> None:
         from kvlab.command import pipeline
 
-        getattr(pipeline, name)(_job(config, set_, run, outputs, force), typer.echo)
+        getattr(pipeline, name)(_job(config, set_, run, outputs, force), say)
 
     kv.command(name, help=about)(stage)
 

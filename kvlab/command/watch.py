@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +17,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from kvlab.command.show import shown
 
 #: Lines of the kernel's that tell a person nothing.
 _NOISE = (
@@ -52,7 +54,11 @@ def watch(
             TimeRemainingColumn(),
         )
         progress = Progress(*columns, console=Console())
-        say = partial(progress.console.print, markup=False, highlight=False)  # "[1/8]" is no markup
+        console = progress.console
+
+        def say(text: str) -> None:
+            console.print(Text(shown(text)))  # "[1/8]" is no markup, nor is a server's word
+
     reader = threading.Thread(target=_relay, args=(process, say), daemon=True)
     reader.start()
     if progress is None:

@@ -1,17 +1,26 @@
 """The calls of OpenAI's batch API: ``/v1/files`` and ``/v1/batches``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
 import stamina
 
+from kvlab.endpoints.pages import error_message
 from kvlab.taxonomy import RETRYABLE, from_http_status
 from kvlab.timing.stream import parse
 
 T = TypeVar("T")
 _ABSENT = {404, 405, 501}
+#: OpenAI takes no more requests in one file, and no larger file than 200 MB.
+MAX_LINES, MAX_BYTES = 50_000, 190 * 10**6
+#: Whether there is a batch API at all is worth no longer wait: nothing has been sent yet.
+ABSENT_PATIENCE_S = 10.0
+#: Statuses, in small letters, in which a batch stays.
+OVER = frozenset({"completed", "failed", "expired", "cancelled", "canceled"})
+# An answer's line may be long (a long generation, log-probabilities), and is no longer than this.
+_LINE_BYTES = 64 * 2**20
 
 
 @dataclass
@@ -28,19 +37,34 @@ class Batch:
     base_url: str
     patience_s: float
 
-    def absent(self) -> int | None:
-        """Return the HTTP status by which the server says that it has no batch API; ``None``: it has one."""
+    def absent(self) -> str | None:
+        """Return by what the server says that it has no batch API; ``None``: it has one.
+
+        A gateway may answer any path with its web page: what is no JSON is no batch API.
+        """
 
         def ask() -> httpx.Response:
             answer = self.http.get(f"{self.base_url}/batches", params={"limit": 1})
-            return answer if answer.status_code in _ABSENT else answer.raise_for_status()
+            return answer if answer.status_code in _ABSENT else _well(answer)
 
-        status = self._patiently(ask).status_code
-        return status if status in _ABSENT else None
+        answer = self._patiently(ask, min(self.patience_s, ABSENT_PATIENCE_S))
+        if answer.status_code in _ABSENT:
+            return f"HTTP {answer.status_code}"
+        try:
+            content = answer.json()
+        except ValueError:
+            return f"{answer.headers.get('content-type', 'something')}, and no JSON"
+        return None if isinstance(content, dict | list) else "JSON that is no list of batches"
 
-    def create(self, lines: Iterator[str]) -> str:
-        """Upload requests and start them. Returns the batch's id."""
+    def create(self, lines: Iterable[str]) -> str:
+        """Upload requests, at most `MAX_LINES`, and start them. Returns the batch's id.
+
+        Raises:
+            ValueError: The server takes them not, in its own words; or there are too many for one file.
+        """
         data = "".join(lines).encode()
+        if len(data) > MAX_BYTES or data.count(b"\n") > MAX_LINES:
+            raise ValueError(f"{len(data):,} bytes are too many for one batch file; ask for fewer requests")
         files = {"file": ("requests.jsonl", data, "application/jsonl")}
         uploaded = self.http.post(
             f"{self.base_url}/files", data={"purpose": "batch"}, files=files, timeout=600
@@ -56,15 +80,18 @@ class Batch:
         return str(_field(made, "id"))
 
     def look(self, batch_id: str) -> dict[str, Any]:
-        """Return how it stands; its ``status`` is always there."""
+        """Return how it stands; its ``status`` is always there, in small letters.
+
+        Some servers write statuses in capitals.
+        """
 
         def ask() -> dict[str, Any]:
             answer = self.http.get(f"{self.base_url}/batches/{batch_id}")
-            _field(answer, "status")
+            status = _field(answer, "status")
             found: dict[str, Any] = answer.json()
-            return found
+            return found | {"status": str(status).strip().lower()}
 
-        return self._patiently(ask)
+        return self._patiently(ask, self.patience_s)
 
     def lines(self, file_id: str | None) -> Iterator[Any]:
         """Yield the lines of one of its files, each a JSON value; ``None`` for one that is none."""
@@ -72,21 +99,68 @@ class Batch:
             return
         with self.http.stream("GET", f"{self.base_url}/files/{file_id}/content", timeout=600) as answer:
             answer.raise_for_status()
-            for line in filter(str.strip, answer.iter_lines()):
+            for line in _lines(answer):
                 try:
                     yield parse(line)
                 except (ValueError, RecursionError):
                     yield None
 
-    def _patiently(self, ask: Callable[[], T]) -> T:
-        return stamina.retry(on=_passes, attempts=None, timeout=self.patience_s, wait_max=30.0)(ask)()
+    def _patiently(self, ask: Callable[[], T], patience_s: float) -> T:
+        return stamina.retry(on=_passes, attempts=None, timeout=patience_s, wait_max=30.0)(ask)()
+
+
+def said_of(batch: Mapping[str, Any]) -> str:
+    """Return what a server says of a batch that did not complete, in its own words; empty: nothing."""
+    errors = batch.get("errors")
+    if isinstance(errors, dict):
+        errors = errors.get("data") or errors
+    listed = errors if isinstance(errors, list) else [errors]
+    found = [_message(each) for each in (*listed, batch.get("error"), batch.get("failure_reason")) if each]
+    return " ".join("; ".join(filter(None, found)).split())
+
+
+def _message(error: Any) -> str:  # noqa: ANN401 - JSON
+    if isinstance(error, dict):
+        return str(error.get("message") or error.get("code") or error)
+    return str(error)
+
+
+def _lines(answer: httpx.Response) -> Iterator[str]:
+    """Yield the lines of a file; one that is longer than any answer comes cut, and so is no JSON."""
+    rest = b""
+    for piece in answer.iter_bytes():
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (text for line in whole if (text := line.decode("utf-8", "replace").strip()))
+        if len(rest) > _LINE_BYTES:
+            rest = rest[:80]
+    if text := rest.decode("utf-8", "replace").strip():
+        yield text
 
 
 def _field(answer: httpx.Response, name: str) -> Any:  # noqa: ANN401 - JSON
-    content = answer.raise_for_status().json()
+    content = _well(answer).json()
+    if isinstance(content, dict) and content.get("error") and name not in content:
+        raise ValueError(f"{answer.request.url.path} answers: {_message(content['error'])}")
     if not isinstance(content, dict) or name not in content:
         raise ValueError(f"{answer.request.url.path} answers without {name!r}")
     return content[name]
+
+
+def _well(answer: httpx.Response) -> httpx.Response:
+    """Return a good answer.
+
+    Raises:
+        httpx.HTTPStatusError: It is none; what the server said stands in the message.
+    """
+    try:
+        return answer.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        try:
+            said = error_message(answer.json(), answer.text)
+        except ValueError:
+            said = " ".join(answer.text.split())
+        text = f"{answer.request.url.path} answers HTTP {answer.status_code}: {said or 'nothing'}"
+        raise httpx.HTTPStatusError(text, request=error.request, response=answer) from None
 
 
 def _passes(error: Exception) -> bool:

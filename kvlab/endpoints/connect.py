@@ -1,7 +1,7 @@
 """Which server answers, what it is, and what it can prove.
 
-`connect` gives the connection (with secrets, never stored); `identify` says what answers there
-from its own pages; `kvlab.endpoints.probe` then finds out what it can prove by asking it.
+`connect` gives the connection (with secrets, never stored); `kvlab.endpoints.identify` says what
+answers there from its own pages; `kvlab.endpoints.probe` then finds out what it can prove by asking it.
 """
 
 import ssl
@@ -12,18 +12,14 @@ import httpx
 from pydantic import BaseModel
 
 from kvlab import paths
-from kvlab.endpoints.metrics import Metrics, Scrape
-from kvlab.errors import InputError, KvlabError
+from kvlab.endpoints.dialect import Dialect
+from kvlab.endpoints.facts import Fact
+from kvlab.endpoints.metrics import Metrics
+from kvlab.errors import InputError
+from kvlab.evidence import CacheLaw
 from kvlab.settings import Settings
 from kvlab.timing.client import Client
 from kvlab.timing.request import Target
-
-
-class Fact(BaseModel):
-    """Something a server can or cannot do; ``None``: not found out. ``why`` says how we know."""
-
-    holds: bool | None = None
-    why: str = "not asked"
 
 
 class Identity(BaseModel):
@@ -35,8 +31,10 @@ class Identity(BaseModel):
         model: The name that requests carry.
         revision: What the weights are, where that is known (a file hash, a commit).
         block_size: Tokens a block of the prefix cache.
+        learned_law: What its cache reuses, where that was found out by asking.
         max_model_len: Longest context in tokens.
-        facts: What it can prove: cached_tokens, metrics, salt, tokenizer, token_ids.
+        facts: What it can prove: cached_tokens, metrics, salt, tokenizer, token_ids…, and, from these,
+            ``cache_states`` (`kvlab.endpoints.proof`).
     """
 
     kind: str = "other"
@@ -46,9 +44,17 @@ class Identity(BaseModel):
     revision: str | None = None
     block_size: int | None = None
     block_size_source: str | None = None
+    learned_law: CacheLaw | None = None
     max_model_len: int | None = None
     flags: list[str] = []
     facts: dict[str, Fact] = {}
+
+    @property
+    def law(self) -> CacheLaw | None:
+        """What its cache reuses: as learned, else whole blocks of the size that it states; ``None``: unknown."""
+        if self.learned_law is not None or self.block_size is None:
+            return self.learned_law
+        return CacheLaw.whole_blocks(self.block_size)
 
     def can(self, fact: str) -> bool:
         """Whether a fact is known to hold."""
@@ -64,6 +70,9 @@ class Connection:
         http: For everything that is not measured.
         model: The model's name in requests.
         embedded: The lease on kvlab's own server, if that is what answers.
+        dialect: How this server wants its requests written, as far as it is known.
+        aliases: Other names that the server gives to the model.
+        metrics: The server's counters.
     """
 
     target: Target
@@ -71,17 +80,18 @@ class Connection:
     model: str
     settings: Settings
     embedded: Any = None
+    dialect: Dialect = field(default_factory=Dialect)
+    aliases: frozenset[str] = frozenset()
+    metrics: Metrics = field(init=False, repr=False)
     _client: Client | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.http, f"{self.root}/metrics")
 
     @property
     def root(self) -> str:
         """The server's root: the base URL without ``/v1``."""
         return self.target.base_url.removesuffix("/v1")
-
-    @property
-    def metrics(self) -> Metrics:
-        """The server's counters."""
-        return Metrics(self.http, f"{self.root}/metrics")
 
     @property
     def client(self) -> Client:
@@ -109,20 +119,22 @@ def connect(settings: Settings) -> Connection:
     """Return a connection to the configured endpoint, or to the embedded server, started if need be.
 
     Raises:
-        InputError: No endpoint is configured and no embedded engine is installed.
+        InputError: No endpoint is configured and no embedded engine is installed, or the URL cannot be asked.
         ServerError: The embedded server did not start.
     """
     headers = {}
+    lease = None
     if settings.openai_base_url is not None:
         if settings.openai_api_key is not None:
             headers["Authorization"] = f"Bearer {settings.openai_api_key.get_secret_value()}"
         if settings.tensormesh_user_id is not None:
             headers["X-User-Id"] = settings.tensormesh_user_id.get_secret_value()
-        url, model, lease = settings.openai_base_url, settings.openai_model or "", None
+        url, model = _askable(settings.openai_base_url), settings.openai_model or ""
     else:
         from kvlab.serving import embedded  # only where it is needed: it looks for an engine
 
         lease = embedded.acquire(settings.kvlab_model, cache_dir=paths.cache_dir())
+        headers["Authorization"] = f"Bearer {lease.api_key}"
         url, model = lease.base_url, lease.model.served_name
     target = Target(url, headers, settings.request_timeout_s, settings.kv_metric_response_field)
     # No proxy from the environment: what is asked here must be the server that is measured.
@@ -130,78 +142,21 @@ def connect(settings: Settings) -> Connection:
     return Connection(target, http, model, settings, lease)
 
 
-def identify(connection: Connection) -> Identity:
-    """Ask the server's own pages what it is.
+def _askable(base_url: str) -> str:
+    """Return a URL as it goes over the wire: an ASCII host, the path percent-encoded.
 
     Raises:
-        InputError: Nothing answers, the key is refused, or the model is not served there.
+        InputError: No host can have that name, or there is no such port.
     """
-    models = _models(connection)
-    entry = next((item for item in models if item.get("id") == connection.model), None)
-    if models and entry is None:
-        known = ", ".join(str(item.get("id")) for item in models[:5])
-        raise InputError("OPENAI_MODEL", connection.model, f"is not served there; it serves {known}")
-    kind, version = _kind(connection, str((entry or {}).get("owned_by", "")))
-    lease = connection.embedded
-    block, source = _block_size(connection, connection.metrics.scrape())
-    return Identity(
-        kind=kind,
-        version=version,
-        url="embedded" if lease else connection.target.base_url,
-        model=connection.model,
-        revision=lease.model.revision if lease else None,
-        flags=list(lease.flags) if lease else [],
-        block_size=block,
-        block_size_source=source,
-        max_model_len=(entry or {}).get("max_model_len"),
-    )
-
-
-def _models(connection: Connection) -> list[dict[str, Any]]:
-    url = connection.target.base_url
     try:
-        answer = connection.http.get(f"{url}/models")
-    except httpx.HTTPError as error:
-        reason = connection.settings.redact(str(error)) or type(error).__name__
-        raise InputError(
-            "OPENAI_BASE_URL", url, f"does not answer ({reason}); start it or correct it"
-        ) from None
-    if answer.status_code in (401, 403):
-        raise InputError(
-            "OPENAI_API_KEY", None, f"is refused by {url} (HTTP {answer.status_code}); correct it"
-        )
-    if answer.status_code >= 500:
-        raise KvlabError(f"{url}/models answers HTTP {answer.status_code}; try again when the server is well")
-    try:
-        data = answer.json()["data"] if answer.status_code == 200 else []
-    except (ValueError, KeyError, TypeError):
-        fix = "answers, but not as an OpenAI-compatible API; correct it"
-        raise InputError("OPENAI_BASE_URL", url, fix) from None
-    return [item for item in data if isinstance(item, dict)]
-
-
-def _kind(connection: Connection, owner: str) -> tuple[str, str | None]:
-    version = _get(connection, "/version").get("version")
-    if owner == "vllm" or (version and connection.metrics.scrape() is not None):
-        return "vLLM", version
-    if owner == "llamacpp" or "build_info" in (props := _get(connection, "/props")):
-        props = _get(connection, "/props")
-        return "llama.cpp", props.get("build_info")
-    ollama = _get(connection, "/api/version").get("version")
-    return ("Ollama", ollama) if ollama else ("other", None)
-
-
-def _get(connection: Connection, path: str) -> dict[str, Any]:
-    try:
-        answer = connection.http.get(connection.root + path)
-        content = answer.json() if answer.status_code == 200 else {}
-    except (httpx.HTTPError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _block_size(connection: Connection, scrape: Scrape | None) -> tuple[int | None, str | None]:
-    if connection.settings.kv_block_size_tokens is not None:
-        return connection.settings.kv_block_size_tokens, "KV_BLOCK_SIZE_TOKENS"
-    block = scrape.block_size() if scrape is not None else None
-    return block, "vllm:cache_config_info" if block is not None else None
+        url = httpx.URL(base_url)
+        host = url.raw_host.decode("ascii")
+        labels = host.removesuffix(".").split(".")
+        if ":" not in host and not all(0 < len(label) <= 63 for label in labels):
+            raise ValueError("a part of the host's name is empty or longer than 63 characters")
+        host.encode("idna")  # what the resolver will do
+        return str(url).rstrip("/")
+    except (httpx.InvalidURL, ValueError) as error:
+        why = " ".join(str(error).split())[:120]
+        fix = f"cannot be asked ({why}); write https://host/v1"
+        raise InputError("OPENAI_BASE_URL", None if "@" in base_url else base_url, fix) from None

@@ -1,24 +1,20 @@
-"""Engines: what turns a prompt into a generation, with the evidence for its cache state.
+"""Engines: what turns a prompt into a generation, with the evidence for its cache state."""
 
-Each module here has ``open_engine(settings, check)``, used by a notebook, and ``hold(settings,
-check)``, used by the command that runs one.
-"""
-
-import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.counter import Counter
 from kvlab.settings import Settings
 
-#: Told the longest context in tokens, or ``None`` where that is unknown; raises for what does not fit.
+#: Given the longest context in tokens, or ``None`` where that is unknown; raises for what does not fit.
 Check = Callable[[int | None], None]
 
 
 class Engine(Protocol):
-    """What a lab needs of every engine; how it is asked is between it and the experiment."""
+    """What a session needs of every engine; how it is asked is between it and the experiment."""
 
     identity: Identity
     counter: Counter
@@ -27,23 +23,55 @@ class Engine(Protocol):
         """Give back what it holds."""
 
 
-class EngineModule(Protocol):
-    """What a module of this package has."""
+class Opening(Protocol):
+    """An engine that is chosen and not open yet."""
 
-    def open_engine(self, settings: Settings, check: Check) -> Engine:
-        """Open it for measuring."""
+    @property
+    def in_process(self) -> str | None:
+        """The module that must be installed to load the engine into this process; ``None``: it is an endpoint."""
 
-    def hold(self, settings: Settings, check: Check) -> AbstractContextManager[None]:
+    def open(self, check: Check) -> Any:  # noqa: ANN401 - an `Engine` of a kind that the experiment knows
+        """Open it for measuring, and find out what it can prove."""
+
+    def hold(self, check: Check) -> AbstractContextManager[None]:
         """Refuse what cannot work, and keep up what a notebook in another process will use."""
 
 
-_MODULES = {
-    "openai_compat": "kvlab.endpoints.openai",
-    "vllm_offline": "kvlab.endpoints.offline",
-    "transformers_kv": "kvlab.compression.engine",
-}
+@dataclass(frozen=True)
+class Endpoint:
+    """The configured OpenAI-compatible endpoint, or the embedded server; one request at a time."""
+
+    settings: Settings
+    in_process: ClassVar[str | None] = None
+
+    def open(self, check: Check) -> Any:  # noqa: ANN401 - an OpenAICompat
+        """Connect, and find out what the server can prove."""
+        from kvlab.endpoints import openai  # only where something is measured
+
+        return openai.open_engine(self.settings, check)
+
+    def hold(self, check: Check) -> AbstractContextManager[None]:
+        """Keep the server up for a notebook in another process."""
+        from kvlab.endpoints import openai
+
+        return openai.hold(self.settings, check)
 
 
-def module(name: str) -> EngineModule:
-    """Return an engine's module by its name."""
-    return cast(EngineModule, importlib.import_module(_MODULES[name]))
+@dataclass(frozen=True)
+class OfflineVLLM:
+    """vLLM's offline ``LLM`` in this process."""
+
+    settings: Settings
+    in_process: ClassVar[str | None] = "vllm"
+
+    def open(self, check: Check) -> Any:  # noqa: ANN401 - an OfflineEngine
+        """Load the model."""
+        from kvlab.endpoints import offline  # only where something is measured
+
+        return offline.open_engine(self.settings, check)
+
+    def hold(self, check: Check) -> AbstractContextManager[None]:
+        """Refuse what cannot work; the notebook loads its own."""
+        from kvlab.endpoints import offline
+
+        return offline.hold(self.settings, check)

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kvlab import paths
-from kvlab.endpoints.connect import Fact, Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.counter import TokenizerCounter
+from kvlab.endpoints.facts import Fact
 from kvlab.endpoints.metrics import Scrape, ServerView, difference
 from kvlab.errors import InputError
 from kvlab.evidence import Evidence, classify
@@ -104,7 +105,7 @@ class OfflineEngine:
         server, evidence = ServerView(reason="there is no answer"), Evidence(reset=call.reset)
         if output is not None:
             self._seen.add(tuple(call.token_ids))
-            counted = difference(before, _scrape()).cached_tokens
+            counted = difference(before, _scrape(), len(output.prompt_token_ids)).cached_tokens
             server = _view(output, counted)
             evidence = Evidence(
                 len(output.prompt_token_ids), output.num_cached_tokens, counted, reset=call.reset
@@ -120,7 +121,7 @@ class OfflineEngine:
             measurement=measurement,
             server=server,
             evidence=evidence,
-            label=classify(evidence, self.identity.block_size, prefix_tokens=call.prefix_tokens),
+            label=classify(evidence, self.identity.law, prefix_tokens=call.prefix_tokens),
             measured=call.measured,
         )
 

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from kvlab import paths
 from kvlab.endpoints import connect as endpoint
-from kvlab.endpoints import probe
+from kvlab.endpoints import probe, proof
+from kvlab.endpoints.answer import evidence_of
 from kvlab.endpoints.connect import Connection, Identity
-from kvlab.endpoints.counter import Counter
+from kvlab.endpoints.counter import CalibratedCounter, Counter
+from kvlab.endpoints.facts import Fact
+from kvlab.endpoints.identify import identify
 from kvlab.endpoints.metrics import ServerView
-from kvlab.evidence import Evidence, as_tokens, classify, usage_evidence
+from kvlab.evidence import Evidence, classify, usage_evidence, zero_judged
 from kvlab.records import Recorded
 from kvlab.settings import Settings
 from kvlab.timing.request import Measurement
@@ -30,6 +33,8 @@ class Call:
         salt: ``cache_salt``, sent only where the server honours it.
         target_tokens: The planned length of the prompt.
         shared_tokens: Leading tokens that all prompts of the run share.
+        calibrates: Whether the counter may learn from what the server counts of it: a prompt that no
+            cache can know, of the kind that is counted.
     """
 
     request_id: str
@@ -41,6 +46,7 @@ class Call:
     target_tokens: int | None = None
     shared_tokens: int = 0
     measured: bool = True
+    calibrates: bool = False
 
 
 class OpenAICompat:
@@ -61,46 +67,45 @@ class OpenAICompat:
     def ask(self, call: Call) -> Recorded:
         """Make one request, with a scrape of the server's counters on either side of it."""
         path = "/chat/completions" if "messages" in call.prompt else "/completions"
-        body = {
-            "model": self.connection.model,
-            **call.prompt,
-            **call.decoding,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+        dialect = self.connection.dialect
+        body = dialect.body(self.connection.model, call.prompt, call.decoding)
         if call.salt is not None and self.identity.can("salt"):
             body["cache_salt"] = call.salt
         metrics = self.connection.metrics if self.identity.can("metrics") else None
         before = metrics.scrape() if metrics else None
         sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
         measurement = self.connection.client.measure(path, body, call.request_id)
-        measurement = measurement.redacted(self.connection.settings.redact)
-        server = ServerView(reason="the server has no vLLM metrics")
+        measurement = measurement.redacted(self.connection.settings.redactor)
+        known = self.identity.facts.get("metrics", Fact(why="the server has no vLLM metrics"))
+        server = ServerView(reason=known.why)
         if metrics and measurement.failure is None:
-            server = metrics.view(before)
+            usage_tokens, _ = usage_evidence(measurement.usage)
+            server = metrics.view(before, usage_tokens, measurement.stamps.latency_ms)
         evidence = self._evidence(measurement, server)
+        if call.calibrates and isinstance(self.counter, CalibratedCounter):
+            self.counter.observe(call.prompt, evidence.prompt_tokens)
         return Recorded(
             request_id=call.request_id,
             arm=call.arm,
             attempt=call.attempt,
             prompt=call.prompt,
-            decoding=call.decoding,
+            decoding=dialect.decoding(call.decoding),
             target_tokens=call.target_tokens,
             sent_utc=sent_utc,
             measurement=measurement,
             server=server,
             evidence=evidence,
-            label=classify(evidence, self.identity.block_size, call.shared_tokens),
+            label=classify(evidence, self.identity.law, call.shared_tokens),
             shared_tokens=call.shared_tokens,
             measured=call.measured,
         )
 
     def _evidence(self, measurement: Measurement, server: ServerView) -> Evidence:
-        generation = measurement.generation
-        prompt_tokens, cached = usage_evidence(measurement.usage)
-        if generation is None:
-            return Evidence(prompt_tokens)
-        return Evidence(prompt_tokens, cached, server.cached_tokens, as_tokens(generation.field_value))
+        connection, counters = self.connection, self.identity.facts.get("cached_counters", Fact())
+        if counters.holds is False:  # they stood still while a cache was at work: no witness
+            server = replace(server, cached_tokens=None, reason=counters.why)
+        evidence = evidence_of(measurement, asked=connection.model, aliases=connection.aliases, server=server)
+        return zero_judged(evidence, proof.nothing_reused(self.identity))
 
 
 def open_engine(settings: Settings, check: Callable[[int | None], None]) -> OpenAICompat:
@@ -116,13 +121,26 @@ def open_engine(settings: Settings, check: Callable[[int | None], None]) -> Open
     """
     connection = endpoint.connect(settings)
     try:
-        identity = endpoint.identify(connection)
+        identity = identify(connection)
         check(identity.max_model_len)
         identity = probe.probe(connection, identity)
-        return OpenAICompat(connection, identity, probe.counter(connection, identity))
+        counter = probe.counter(connection, identity)
+        identity = identity.model_copy(
+            update={"facts": {**identity.facts, "prompt_lengths": _lengths(counter)}}
+        )
+        # What a server says of itself goes into the manifest and the report: without a key that it echoes.
+        identity = Identity.model_validate(settings.redactor.value(identity.model_dump()))
+        return OpenAICompat(connection, identity, counter)
     except BaseException:
         connection.close()
         raise
+
+
+def _lengths(counter: Counter) -> Fact:
+    if counter.exact:
+        return Fact(holds=True, why=f"prompts are counted by {counter.source}")
+    why = f"prompts are cut by an estimate ({counter.source}); each row has its target and the server's count"
+    return Fact(holds=False, why=why)
 
 
 @contextmanager
@@ -133,5 +151,5 @@ def hold(settings: Settings, check: Callable[[int | None], None]) -> Iterator[No
 
         check(resolve_model(settings.kvlab_model, cache_dir=paths.cache_dir(), say=print).max_model_len)
     with endpoint.connect(settings) as connection:
-        check(endpoint.identify(connection).max_model_len)
+        check(identify(connection).max_model_len)
         yield

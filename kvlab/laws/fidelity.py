@@ -9,6 +9,7 @@ cold answers (exact McNemar test on pairs), or where it starts at a token that w
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from scipy.stats import binomtest
 
@@ -69,8 +70,8 @@ class Fidelity:
 
 def difference(cold: Continuation, other: Continuation, near_tie_nats: float = 0.1) -> Difference:
     """Return where two answers part; one that is the start of the other differs at its end."""
-    shorter = min(len(cold.tokens), len(other.tokens))
-    place = next((i for i in range(shorter) if cold.tokens[i] != other.tokens[i]), shorter)
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(cold.tokens, other.tokens, strict=False))
+    place = sum(1 for _ in alike)
     if place == len(cold.tokens) == len(other.tokens):
         return Difference(None, None, None)
     margins = cold.margins

@@ -19,20 +19,20 @@ from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kvlab.load import descriptors
-from kvlab.load.job import HEADER, Job, Progress
+from kvlab.load.job import HEADER, Job, Progress, allow_all_descriptors
 from kvlab.load.scheduler import Outgoing, Scheduler
 from kvlab.prompts.batch import Message
-from kvlab.taxonomy import RETRYABLE, ErrorType
+from kvlab.taxonomy import RETRYABLE
 from kvlab.timing.clock import now_ns
-from kvlab.timing.link import Exchange
-from kvlab.timing.pump import Pump
-from kvlab.timing.request import Failure, Measurement, interpret
-from kvlab.timing.response import Piece, ResponseReader, WireError
+from kvlab.timing.pump import Exchange, Pump
+from kvlab.timing.request import Measurement, Transfer, interpret
+from kvlab.timing.response import ResponseReader
 
-FLUSH_NS = 20_000_000
-#: A stream in which every event is an object and the last one says so: no reason to look closer.
+FLUSH_NS, FLUSH_BYTES = 20_000_000, 4 * 2**20
+#: A stream in which every event is an object and the last one says so: no reason to look closer, …
 _PLAIN = re.compile(rb"(?:data: \{[^\n]*\}\n\n|: [^\n]*\n\n)+data: \[DONE\]\n\n\Z")
+#: … unless one of these stands in it: an error object, or a finish reason that is none of the model's.
+_ODD = (b'"error', b'"abort', b'"cancelled', b'"insufficient')
 
 
 class Finished(NamedTuple):
@@ -42,25 +42,14 @@ class Finished(NamedTuple):
     attempt: int
     final: bool
     due_ns: int
-    sent_ns: int
-    pieces: list[Piece]
-    ended_ns: int
-    closed: bool
-    failure: Failure | None
+    reader: ResponseReader
+    transfer: Transfer
     messages: list[Message] | None  # of conversations; else the item alone tells them
 
 
 def measurement(job: Job, done: Finished) -> Measurement:
-    """Read the stamped bytes of one exchange in full."""
-    reader, failure = ResponseReader(), done.failure
-    try:
-        for t_ns, data in done.pieces:
-            reader.feed(t_ns, data)
-        if done.closed and not reader.end(done.ended_ns) and failure is None:
-            raise WireError("the server closed the connection")
-    except WireError as error:
-        failure = failure or Failure(ErrorType.ENGINE_ERROR, str(error), reader.status)
-    return interpret(job.target, done.sent_ns, reader, failure)
+    """Read what came of one exchange in full."""
+    return interpret(job.target, done.reader, done.transfer)
 
 
 class Generator:
@@ -72,6 +61,7 @@ class Generator:
         self.pump = Pump(job.target, self._finished)
         self._talks = job.workload.kind == "conversation"
         self._done: list[Finished] = []
+        self._done_bytes = 0
         self._flushed_ns = 0
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = self._backlog_peak = 0
@@ -115,7 +105,8 @@ class Generator:
         wait_s = min(due_s, 0.02 if self._done else 1.0)
         self.pump.poll(wait_s)
         self._passes.append(self.pump.pass_ns)
-        if self._done and (len(self._done) >= 64 or now_ns() - self._flushed_ns > FLUSH_NS):
+        enough = len(self._done) >= 64 or self._done_bytes > FLUSH_BYTES
+        if self._done and (enough or now_ns() - self._flushed_ns > FLUSH_NS):
             self._flush()
 
     @property
@@ -138,34 +129,37 @@ class Generator:
         self.scheduler.reachable(exchange.sent_ns)
         t_ns = exchange.ended_ns or now_ns()
         done = Finished(
-            outgoing.item, outgoing.attempt, True, exchange.due_ns, exchange.sent_ns, exchange.incoming.pieces,
-            t_ns, exchange.closed, exchange.failure, outgoing.messages if self._talks else None,
+            outgoing.item, outgoing.attempt, True, exchange.due_ns, exchange.reader, exchange.transfer,
+            outgoing.messages if self._talks else None,
         )  # fmt: skip
         text = None
         if self._talks or not self._is_plain(exchange):
             measured = measurement(self.job, done)
             failure = measured.failure
             if failure is not None and failure.error_type in RETRYABLE:
-                again = self.scheduler.again(outgoing, t_ns, _retry_after_s(exchange))
-                done = done._replace(final=not again)
+                done = done._replace(final=not self.scheduler.again(outgoing, t_ns, failure))
             text = measured.generation.text if measured.generation else None
         if done.final:
             self.scheduler.final(outgoing, t_ns, text)
         self._done.append(done)
+        self._done_bytes += exchange.reader.size
 
     @staticmethod
     def _is_plain(exchange: Exchange) -> bool:
-        """Whether it is an answer as it should be, as far as a glance tells; else it is read in full."""
-        incoming = exchange.incoming
-        if exchange.failure is not None or incoming.status != 200 or exchange.closed:
+        """Whether it is an answer as it should be, as far as a glance tells; else it is read in full.
+
+        A glance, since this process must be back at its sockets within microseconds.
+        """
+        reader = exchange.reader
+        if exchange.failure is not None or reader.status != 200 or "content-encoding" in reader.headers:
             return False
-        body = incoming.body()
-        return b'"error"' not in body and _PLAIN.match(body) is not None
+        body = reader.body()
+        return not any(word in body for word in _ODD) and _PLAIN.match(body) is not None
 
     def _flush(self) -> None:
         if self._done:
             self._write_out(pickle.dumps(self._done, protocol=5))
-            self._done = []
+            self._done, self._done_bytes = [], 0
         self._flushed_ns = now_ns()
 
     def _write_out(self, data: bytes) -> None:
@@ -196,6 +190,8 @@ class Generator:
             "wall_s": wall_s,
             "cpu_s": cpu_s,
             "connections_opened": self.pump.connections_opened,
+            "reconnects": self.pump.reconnects,
+            "stalled_ms": self.pump.stalls.stalled_ns / 1e6,
             "passes": len(passes),
             "pass_p50_ms": passes[len(passes) // 2] / 1e6 if passes else None,
             "pass_p99_ms": passes[len(passes) * 99 // 100] / 1e6 if len(passes) >= 500 else None,
@@ -208,20 +204,13 @@ class Generator:
         }
 
 
-def _retry_after_s(exchange: Exchange) -> float | None:
-    """Return the seconds of a ``Retry-After``; dates are passed over."""
-    head = exchange.incoming.raw()[:8192].lower().partition(b"\r\n\r\n")[0]
-    value = head.partition(b"\r\nretry-after:")[2].split(b"\r\n", 1)[0].strip()
-    return float(value) if value.isdigit() else None
-
-
 def main() -> None:
     """Do the job on standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the notebook's; it says stop
     with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux: only less precise
         Path("/proc/self/timerslack_ns").write_text("1000")
         fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 2**20)
-    descriptors.allow_all()
+    allow_all_descriptors()
     job, progress = Job.read(0), Progress.read(0)
     Generator(job, progress).run()
 

@@ -1,17 +1,26 @@
-"""What the load generator is told, as JSON through a pipe: it holds secrets and is never stored."""
+"""What the load generator is told, as JSON through a pipe: it holds secrets and is never stored.
 
+And how many connections it can have: each takes a file descriptor, and the system allows a process only
+so many.
+"""
+
+import contextlib
 import json
 import os
+import resource
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kvlab.evidence import CacheLaw, Evidence, zero_judged
 from kvlab.prompts.batch import Workload
 from kvlab.timing.arrivals import Arrivals
 from kvlab.timing.request import Target
 
-HEADER = struct.Struct("<I")  # before each message in a pipe: its length
+HEADER = struct.Struct("<Q")  # before each message in a pipe: its length
+_MOST_DESCRIPTORS = 65_536
+_OTHER_DESCRIPTORS = 64  # pipes, files, the database, the selector
 
 
 def pack(value: object) -> bytes:
@@ -54,7 +63,8 @@ class Retries:
         wait_s: Before the second attempt; it doubles with each, with jitter (AWS Architecture Blog
             2015, "Exponential Backoff and Jitter"), and a longer ``Retry-After`` is obeyed.
         max_wait_s: The longest wait.
-        outage_limit_s: How long to wait for a server that accepts no connection at all.
+        outage_limit_s: How long to wait for a server that accepts no connection at all, or answers
+            nothing but that it is busy: an outage costs time, not attempts.
     """
 
     max_attempts: int = 6
@@ -68,15 +78,33 @@ class Labels:
     """What cache labels are made with (`kvlab.evidence.classify`).
 
     Attributes:
-        block_size: Tokens a block; ``None``: unknown.
+        law: What the server's cache reuses; ``None``: unknown.
         shared_tokens: Leading tokens that all prompts of the run share.
         prefix_tokens: Leading tokens that the prompts of this trial share; ``None``: unknown, or no
             fixed number.
+        nothing_reused: Why 0 cached tokens prove nothing on this server; ``None``: they prove a cold request.
+        model_aliases: Other names of the model that is asked for.
     """
 
-    block_size: int | None = None
+    law: CacheLaw | None = None
     shared_tokens: int = 0
     prefix_tokens: int | None = None
+    nothing_reused: str | None = None
+    model_aliases: tuple[str, ...] = ()
+
+    @property
+    def aliases(self) -> frozenset[str]:
+        """The aliases as a set."""
+        return frozenset(self.model_aliases)
+
+    def judged(self, evidence: Evidence) -> Evidence:
+        """Return the evidence with a 0 that proves nothing named so."""
+        return zero_judged(evidence, self.nothing_reused)
+
+    @classmethod
+    def of(cls, law: Mapping[str, Any] | None, **values: Any) -> "Labels":  # noqa: ANN401 - JSON
+        """Return them as `asdict` has taken them apart."""
+        return cls(None if law is None else CacheLaw(**law), **values)
 
 
 @dataclass(frozen=True)
@@ -128,12 +156,12 @@ class Job:
     def read(cls, descriptor: int) -> "Job":
         """Read it from the other end."""
         values = unpack(descriptor)
-        kinds = {
+        kinds: dict[str, Callable[..., Any]] = {
             "workload": Workload,
             "arrivals": Arrivals,
             "target": Target,
             "retries": Retries,
-            "labels": Labels,
+            "labels": Labels.of,
         }
         made = {name: kind(**values[name]) for name, kind in kinds.items()}
         return cls(**{**values, **made, "secrets": tuple(values["secrets"])})
@@ -166,3 +194,23 @@ class Progress:
         """Read it from the other end."""
         final, attempts, answers = unpack(descriptor)
         return cls(frozenset(final), dict(attempts), dict(answers))
+
+
+def _descriptors() -> tuple[int, int]:
+    """Return the soft limit, and what it can be raised to; no limit is a large one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    known = [_MOST_DESCRIPTORS if value == resource.RLIM_INFINITY else value for value in (soft, hard)]
+    return known[0], max(known[0], min(known[1], _MOST_DESCRIPTORS))
+
+
+def allow_all_descriptors() -> None:
+    """Raise this process's soft limit to what the system allows."""
+    soft, most = _descriptors()
+    if most > soft:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+def connections_allowed() -> int:
+    """Return how many connections a load generator can have at once."""
+    return max(0, _descriptors()[1] - _OTHER_DESCRIPTORS)

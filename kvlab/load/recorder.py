@@ -14,22 +14,25 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kvlab.endpoints.answer import evidence_of
 from kvlab.endpoints.metrics import ServerView
 from kvlab.errors import EXIT_FAILED, EXIT_OK
-from kvlab.evidence import Evidence, as_tokens, classify, usage_evidence
-from kvlab.load.batches import Batches
+from kvlab.evidence import Evidence, classify
+from kvlab.load.batches import COMMIT_S, Batches, Inbox
 from kvlab.load.generator import Finished, measurement
-from kvlab.load.inbox import Inbox
 from kvlab.load.job import HEADER, Job, Progress, read_exactly
 from kvlab.records import Recorded
+from kvlab.redact import Redactor
 from kvlab.store.database import Database
 from kvlab.timing.clock import Anchor
 
+_DECODING = ("max_tokens", "max_completion_tokens", "temperature")
 _SHARED_VIEW = ServerView(reason="many requests at once: the counters cannot be split")
 
 
@@ -38,21 +41,22 @@ class Rows:
 
     def __init__(self, job: Job, base_sha256: str) -> None:
         self.job, self._base = job, base_sha256
+        self._redact = Redactor(job.secrets)
         self._anchor = Anchor.take()
 
     def row(self, done: Finished) -> Recorded:
         """Return one exchange as it is stored."""
         job, labels = self.job, self.job.labels
         measured = measurement(job, done)
-        if measured.failure is not None:
-            measured = measured.redacted(self._redact)
-        generation, evidence = measured.generation, Evidence()
-        if generation is not None:
-            prompt_tokens, cached = usage_evidence(generation.usage)
-            evidence = Evidence(prompt_tokens, cached, None, as_tokens(generation.field_value))
-        decoding = {key: job.body[key] for key in ("max_tokens", "temperature") if key in job.body}
+        measured = measured.redacted(self._redact)
+        evidence = Evidence()
+        if measured.generation is not None:
+            evidence = labels.judged(
+                evidence_of(measured, asked=job.body.get("model"), aliases=labels.aliases)
+            )
+        decoding = {key: job.body[key] for key in _DECODING if key in job.body}
         messages = done.messages or [job.workload.question(done.item)]
-        unix_ns = done.sent_ns + self._anchor.unix_ns - self._anchor.perf_ns
+        unix_ns = done.transfer.sent_ns + self._anchor.unix_ns - self._anchor.perf_ns
         return Recorded(
             request_id=job.request_id(done.item, done.attempt),
             arm=f"{job.arm}/{done.item:06d}",
@@ -64,17 +68,12 @@ class Rows:
             measurement=measured,
             server=_SHARED_VIEW,
             evidence=evidence,
-            label=classify(evidence, labels.block_size, labels.shared_tokens, labels.prefix_tokens),
+            label=classify(evidence, labels.law, labels.shared_tokens, labels.prefix_tokens),
             shared_tokens=labels.shared_tokens,
             item=done.item,
             final=done.final,
             due_ns=done.due_ns,
         )
-
-    def _redact(self, message: str) -> str:
-        for secret in self.job.secrets:
-            message = message.replace(secret, "[redacted]")
-        return message
 
 
 class Recorder:
@@ -110,8 +109,7 @@ class Recorder:
             rows = Rows(self.job, base)
             say(state="started", generator_pid=self._generator.pid, done=self._done)
             while (batch := batches.next()) is not None:
-                made = [rows.row(done) for done in batch]
-                if made:
+                for made in _in_time(batch, rows.row):
                     database.record_items(self.job.run_id, self.job.trial_id, made)
                     self._report(made)
         said = batches.said
@@ -162,6 +160,19 @@ class Recorder:
     def _to_generator(self) -> Any:  # noqa: ANN401 - a pipe
         assert self._generator.stdin is not None  # noqa: S101 - PIPE, for the type checker
         return self._generator.stdin
+
+
+def _in_time(batch: list[Finished], row: Callable[[Finished], Recorded]) -> Iterator[list[Recorded]]:
+    """Yield the rows of a batch in parts, none of which takes long: huge answers take a second each to read."""
+    made: list[Recorded] = []
+    since = time.monotonic()
+    for done in batch:
+        made.append(row(done))
+        if time.monotonic() - since > COMMIT_S:
+            yield made
+            made, since = [], time.monotonic()
+    if made:
+        yield made
 
 
 def say(**what: Any) -> None:  # noqa: ANN401 - JSON

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from kvlab.load.job import Job, Progress
 from kvlab.prompts.batch import Conversation, Message
+from kvlab.timing.request import Failure
 from kvlab.timing.route import is_lasting, is_local
 
 AHEAD = 256  # requests built ahead of their sending
@@ -43,6 +44,8 @@ class Scheduler:
         self._built: deque[tuple[int, list[Message], bytes]] = deque()
         self._later: list[tuple[int, int]] = []  # (when, item) of those to be sent again
         self._again: dict[int, tuple[list[Message], bytes]] = {}
+        self._busy_since_ns: dict[int, int] = {}  # of items that the server was too busy for
+        self._busy_attempts: Counter[int] = Counter()
         self._outage_ns: int | None = None
         self._servers = False  # whether it is the server's, and no shortage of this machine
         self._blocked_until_ns = 0
@@ -100,19 +103,34 @@ class Scheduler:
         due_ns = max(min(moments, default=t_ns + 10**9), self._blocked_until_ns)
         return min(1.0, max(0.0, (due_ns - t_ns) / 1e9))
 
-    def again(self, outgoing: Outgoing, t_ns: int, retry_after_s: float | None) -> bool:
-        """Plan another attempt after a failure that one can mend. Returns whether there is one left."""
-        retries = self.job.retries
-        if outgoing.attempt >= retries.max_attempts:
+    def again(self, outgoing: Outgoing, t_ns: int, failure: Failure) -> bool:
+        """Plan another attempt after a failure that may not come again. Returns whether there is one left.
+
+        A server that says that it is busy (429, 503) costs time, at most ``outage_limit_s`` an item, not
+        attempts.
+        """
+        retries, item = self.job.retries, outgoing.item
+        made = outgoing.attempt - self.progress.attempts.get(item, 0)
+        wait_s = min(retries.max_wait_s, retries.wait_s * 2 ** min(made - 1, 20)) * self._draw.uniform(
+            0.5, 1.5
+        )
+        wait_s = max(wait_s, min(failure.retry_after_s or 0.0, retries.outage_limit_s))
+        busy = failure.is_outage and failure.http_status is not None
+        if busy:
+            since_ns = self._busy_since_ns.setdefault(item, t_ns)
+            if t_ns - since_ns + wait_s * 1e9 > retries.outage_limit_s * 1e9:
+                return False
+        elif outgoing.attempt - self._busy_attempts[item] >= retries.max_attempts:
             return False
-        made = outgoing.attempt - self.progress.attempts.get(outgoing.item, 0)
-        wait_s = min(retries.max_wait_s, retries.wait_s * 2 ** (made - 1)) * self._draw.uniform(0.5, 1.5)
-        self._put_back(outgoing, t_ns + int(max(wait_s, min(retry_after_s or 0.0, 300.0)) * 1e9))
+        self._busy_attempts[item] += busy
+        self._put_back(outgoing, t_ns + int(wait_s * 1e9))
         return True
 
     def final(self, outgoing: Outgoing, t_ns: int, text: str | None) -> None:
         """An item has its answer, or has failed for good: its place is free."""
         self._left -= 1
+        self._busy_since_ns.pop(outgoing.item, None)
+        self._busy_attempts.pop(outgoing.item, None)
         if self.job.arrivals.is_closed:
             self._free.append(t_ns)
         if self._conversations:

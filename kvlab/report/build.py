@@ -1,55 +1,20 @@
 """Everything in a run folder that follows from its database, written anew and the same each time."""
 
-import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import pandas as pd
-
-from kvlab.findings import Summary
+from kvlab.conclude import conclude
+from kvlab.experiment import Experiment
+from kvlab.findings import Findings, Summary
 from kvlab.report import render
+from kvlab.runs.data import RunData
 from kvlab.runs.files import replacing, write_atomic, write_json
-from kvlab.runs.folder import SUMMARY, identity_of, stored_experiment
-from kvlab.store import frames, requests_csv
-from kvlab.store.connect import FILE_NAME as DATABASE
-from kvlab.store.database import Database
+from kvlab.runs.folder import SUMMARY
+from kvlab.store import requests_csv
 
 
-class Reporter(Protocol):
-    """What a report needs of an experiment (`kvlab.experiment.Experiment` has it)."""
-
-    @property
-    def title(self) -> str:
-        """One line for people."""
-
-    @property
-    def Params(self) -> Any:  # noqa: ANN401, N802 - the experiment's own class
-        """Its parameters' class."""
-
-    def derive(self, database: Database, params: Any) -> None:  # noqa: ANN401
-        """Bring the derived tables up to date."""
-
-    def load(self, sql: sqlite3.Connection, requests: pd.DataFrame, params: Any) -> pd.DataFrame:  # noqa: ANN401
-        """Return the frame for the rest."""
-
-    def summarize(self, frame: pd.DataFrame, params: Any, profile: str, identity: Any) -> Summary:  # noqa: ANN401
-        """Return what the requests say."""
-
-    def draw(self, frame: pd.DataFrame, summary: Summary, params: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Return the figures."""
-
-    def exports(
-        self,
-        frame: pd.DataFrame,
-        params: Any,  # noqa: ANN401
-        stored: Mapping[str, Any],
-        identity: Any,  # noqa: ANN401
-    ) -> dict[str, str | bytes]:
-        """Return further files by name."""
-
-
-def rebuild(folder: Path, experiment: Reporter) -> Summary:
+def rebuild(folder: Path, experiment: Experiment[Any]) -> Summary:
     """Write everything in a run folder that follows from its database: results, then reports.
 
     The database is the only source, and there is no clock in it: the same database gives the same
@@ -58,51 +23,41 @@ def rebuild(folder: Path, experiment: Reporter) -> Summary:
     Raises:
         InputError: The folder is not a run folder.
     """
-    summary = write_results(folder, experiment)
-    write_reports(folder, experiment.title, summary)
+    with RunData.open(folder) as data:
+        return write(data, experiment)
+
+
+def write(data: RunData, experiment: Experiment[Any]) -> Summary:
+    """Do what `rebuild` does, for data that are open already."""
+    summary = write_results(data, experiment)
+    write_reports(data, experiment.title, summary)
     return summary
 
 
-def write_results(folder: Path, experiment: Reporter) -> Summary:
-    """Write requests.csv, the tables, plots/, the exports and summary.json."""
-    stored = stored_experiment(folder)
-    identity = identity_of(folder)
-    params = experiment.Params.check(stored["params"])
-    with Database(folder / DATABASE) as database:
-        experiment.derive(database, params)
-        requests = frames.requests(database.sql)
-        with replacing(folder / "requests.csv") as file:
-            requests_csv.write(requests, file)
-        frame = experiment.load(database.sql, requests, params)
-        del requests  # of a large run, hundreds of megabytes, where the experiment needs only a part
-        broken = frames.integrity(database.sql)
-    summary = experiment.summarize(frame, params, stored["profile"], identity)
-    summary.limitations.extend(f"The database is not sound: {line}." for line in broken)
-    for table in summary.tables:
-        write_atomic(
-            folder / f"{table.name}.csv", pd.DataFrame(table.rows, columns=table.columns).to_csv(index=False)
-        )
-    _write_plots(folder, experiment.draw(frame, summary, params))
-    for name, content in experiment.exports(frame, params, stored, identity).items():
+def write_results(data: RunData, experiment: Experiment[Any]) -> Summary:
+    """Write requests.csv, the tables, plots/, the further files, the derived tables and summary.json."""
+    folder, params = data.folder, experiment.Params.check(data.stored["params"])
+    with replacing(folder / "requests.csv") as file:
+        requests_csv.write(data.requests, file)
+    found = conclude(experiment, data, params)
+    summary = found.summary(experiment.name, data.profile)
+    for table in found.tables:
+        write_atomic(folder / f"{table.name}.csv", requests_csv.text(table.frame()))
+    _write_plots(folder, found)
+    for name, content in found.files.items():
         write_atomic(folder / name, content)
+    if found.derived:
+        data.database.replace_derived(found.derived)
     write_json(folder / SUMMARY, summary.as_json())
     return summary
 
 
-def draw_plots(folder: Path, experiment: Reporter, summary: Summary) -> None:
-    """Draw the plots of a summary out of the database."""
-    params = experiment.Params.check(stored_experiment(folder)["params"])
-    with Database(folder / DATABASE) as database:
-        frame = experiment.load(database.sql, frames.requests(database.sql), params)
-    _write_plots(folder, experiment.draw(frame, summary, params))
-
-
-def _write_plots(folder: Path, figures: Mapping[str, Any]) -> None:
+def _write_plots(folder: Path, found: Findings) -> None:
     from kvlab.report.figures import png  # with matplotlib, only where pictures are drawn
 
     (folder / "plots").mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        write_atomic(folder / "plots" / f"{name}.png", png(figure))
+    for picture in found.pictures:
+        write_atomic(folder / "plots" / f"{picture.name}.png", png(picture.draw()))
 
 
 def missing_plots(folder: Path, summary: Summary) -> list[str]:
@@ -111,12 +66,17 @@ def missing_plots(folder: Path, summary: Summary) -> list[str]:
     return [name for name in names if not (folder / "plots" / name).is_file()]
 
 
-def write_reports(folder: Path, title: str, summary: Summary) -> None:
+def draw_plots(data: RunData, experiment: Experiment[Any]) -> None:
+    """Draw the plots of a run out of its database."""
+    params = experiment.Params.check(data.stored["params"])
+    _write_plots(data.folder, conclude(experiment, data, params))
+
+
+def write_reports(data: RunData, title: str, summary: Summary) -> None:
     """Write report.md and report.html of a summary whose plots are there."""
-    stored, identity = stored_experiment(folder), identity_of(folder)
-    names = [figure.name for figure in summary.figures]
-    plots = {name: folder / "plots" / f"{name}.png" for name in names}
-    pictures = {name: path.read_bytes() for name, path in plots.items() if path.is_file()}
-    text = render.markdown(title, summary, stored, identity)
+    folder = data.folder
+    plots = {figure.name: folder / "plots" / f"{figure.name}.png" for figure in summary.figures}
+    pictures: Mapping[str, bytes] = {n: path.read_bytes() for n, path in plots.items() if path.is_file()}
+    text = render.markdown(title, summary, data.stored, data.identity)
     write_atomic(folder / "report.md", text)
     write_atomic(folder / "report.html", render.html(title, text, pictures))

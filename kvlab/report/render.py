@@ -1,11 +1,16 @@
 """A summary as Markdown, and that Markdown as one HTML file that needs nothing else."""
 
 import base64
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
+from kvlab import escape
 from kvlab.endpoints.connect import Identity
-from kvlab.findings import Summary
+from kvlab.findings import StoredTable, Summary
+from kvlab.report.headers import headers
 
 if TYPE_CHECKING:
     import jinja2
@@ -23,7 +28,16 @@ def environment() -> "jinja2.Environment":
         keep_trailing_newline=True,
         autoescape=jinja2.select_autoescape(["html.jinja"]),
     )
-    env.filters["cell"] = cell
+    env.filters |= {
+        "cell": cell,
+        "prose": escape.markdown_prose,
+        "code": escape.markdown_code,
+        "alt": escape.markdown_alt,
+        "href": quote,
+        "json": _json,
+        "headers": headers,
+        "alignment": _alignment,
+    }
     return env
 
 
@@ -35,7 +49,23 @@ def cell(value: Any) -> str:  # noqa: ANN401 - a table's cell
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
-    return str(value).replace("|", "\\|").replace("](", "]\\(").replace("\n", " ")
+    return escape.markdown(value)
+
+
+def _alignment(table: StoredTable) -> str:
+    """Return the second line of a Markdown table: columns of numbers stand to the right."""
+    columns = range(len(table.columns))
+    return "".join("---:|" if _is_numeric(row[n] for row in table.rows) else "---|" for n in columns)
+
+
+def _is_numeric(values: Iterable[Any]) -> bool:
+    known = [value for value in values if value is not None]
+    return bool(known) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in known)
+
+
+def _json(value: Any) -> str:  # noqa: ANN401 - JSON
+    """Return JSON as it is stored: the filter of Jinja's own escapes for HTML, which this is not."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
 
 
 def markdown(title: str, summary: Summary, stored: Mapping[str, Any], identity: Identity | None) -> str:
@@ -48,8 +78,14 @@ def html(title: str, text: str, pictures: Mapping[str, bytes]) -> str:
     """Return ``report.html``: the Markdown with its pictures inside."""
     from markdown_it import MarkdownIt  # as above
 
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-    for name, data in pictures.items():
-        uri = "data:image/png;base64," + base64.b64encode(data).decode()
-        body = body.replace(f'src="plots/{name}.png"', f'src="{uri}"')
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.parse(text)
+    for token in (inner for outer in tokens for inner in outer.children or ()):
+        if token.type == "image":
+            data = pictures.get(PurePosixPath(unquote(str(token.attrs.get("src", "")))).stem)
+            # The run's own picture, inside of the page; of any other, nothing is loaded from anywhere.
+            token.attrs["src"] = (
+                "" if data is None else "data:image/png;base64," + base64.b64encode(data).decode()
+            )
+    body = parser.renderer.render(tokens, parser.options, {})
     return environment().get_template("page.html.jinja").render(title=title, body=body)

@@ -43,7 +43,6 @@ def contract(
     params: Mapping[str, Any],
     identity: Identity,
     settings: Settings,
-    template_hash: str,
     counter: str,
 ) -> dict[str, Any]:
     """Return the contract of a run, without secrets: endpoint, model, engine, prompts, packages, machine."""
@@ -55,7 +54,6 @@ def contract(
         "block_size": identity.block_size,
         "max_model_len": identity.max_model_len,
         "tokenizer": counter,
-        "prompt_template_hash": template_hash,
     }
 
 

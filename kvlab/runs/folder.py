@@ -11,6 +11,7 @@ from typing import Any
 
 from kvlab.endpoints.connect import Identity
 from kvlab.errors import InputError
+from kvlab.escape import file_name
 from kvlab.runs import contract as manifest
 from kvlab.runs.files import read_json, write_json
 from kvlab.runs.status import utc_now
@@ -42,7 +43,7 @@ def new_folder(outputs: Path, experiment: str, profile: str) -> Path:
         InputError: It cannot be created there.
     """
     now = datetime.now()
-    name = f"{now:%H%M%S}_{experiment}_{profile}"
+    name = f"{now:%H%M%S}_{experiment}_{file_name(profile)}"
     try:
         day = outputs / f"{now:%Y-%m-%d}"
         day.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ class Run:
         drafted = False
         if resumed:
             with Database(path) as old:
-                stored, drafted = _experiment_row(old)["contract"], _is_draft(old)
+                stored, drafted = experiment_row(old)["contract"], _is_draft(old)
             agreed = {key: contract[key] for key in stored if key in contract} if drafted else contract
             forced = manifest.check_same(stored, agreed, force=force)
         database = Database(path, create=True)
@@ -126,7 +127,7 @@ class Run:
             with database.transaction():
                 database.sql.execute("UPDATE experiments SET contract_json = ?", (to_json(contract),))
                 _insert_run(database, experiment_id, identity, template)
-        row = _experiment_row(database)
+        row = experiment_row(database)
         database.begin_session(row["experiment_id"], utc_now(), os.getpid(), forced)
         session = int(database.sql.execute("SELECT max(session_id) FROM sessions").fetchone()[0])
         run_id = database.sql.execute("SELECT run_id FROM runs ORDER BY rowid").fetchone()[0]
@@ -161,7 +162,7 @@ class Run:
 
     def write_manifest(self, identity: Identity) -> None:
         """Write ``manifest.json`` out of the database: the contract, the sessions, what the server proves."""
-        row = _experiment_row(self.database)
+        row = experiment_row(self.database)
         sessions = self.database.sql.execute(
             "SELECT started_utc, forced_json FROM sessions ORDER BY session_id"
         )
@@ -194,10 +195,15 @@ def stored_experiment(folder: Path) -> dict[str, Any]:
         InputError: The folder is not a run folder.
     """
     with Database(folder / DATABASE) as database:
-        return _experiment_row(database)
+        return experiment_row(database)
 
 
-def _experiment_row(database: Database) -> dict[str, Any]:
+def experiment_row(database: Database) -> dict[str, Any]:
+    """Return what an open database says about its experiment; keys as `stored_experiment`.
+
+    Raises:
+        InputError: It holds no experiment.
+    """
     row = database.sql.execute("SELECT * FROM experiments").fetchone()
     if row is None:
         raise InputError("run folder", str(database.path.parent), "holds an empty database; start a new run")

@@ -6,14 +6,18 @@ runs: the lock is asked for, not read.
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvlab.errors import InputError
+from kvlab.runs.files import sweep
 
 FILE_NAME = ".lock"
+#: For so long a refused lock is asked for again: `is_held` takes it for a moment, to see.
+_PATIENCE_S, _PAUSE_S = 0.5, 0.05
 
 
 @dataclass(frozen=True)
@@ -32,20 +36,30 @@ class Lock:
 def hold(folder: Path) -> Lock:
     """Return the lock of a run folder, taken; it is given back by ``release``, or by the process's end.
 
+    What a killed owner has left half written is taken away.
+
     Raises:
-        InputError: Another one holds it.
+        InputError: Another one holds it, or nothing can be written there.
     """
-    path = folder / FILE_NAME
+    path, until = folder / FILE_NAME, time.monotonic() + _PATIENCE_S
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            fix = f"cannot be written in ({error.strerror}); name another, or make it writable"
+            raise InputError("run folder", str(folder), fix) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
+            if time.monotonic() < until:
+                time.sleep(_PAUSE_S)
+                continue
             fix = "is still running; wait for it, or stop it"
             raise InputError("run folder", str(folder), fix) from None
         # Between opening and locking, the one before may have taken the file away, and a third made another.
         if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            sweep(folder, folder / "plots")
             return Lock(path, handle)
         os.close(handle)
 
@@ -62,6 +76,22 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def held_if_free(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a run folder, unless somebody else does. Yields whether it is held by this one.
+
+    For what may be done beside a run under way: each file is replaced as a whole.
+
+    Raises:
+        InputError: Nothing can be written there.
+    """
+    if is_held(folder):
+        yield False
+        return
+    with held(folder):
+        yield True
 
 
 def is_held(folder: Path) -> bool:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from kvlab.escape import terminal
+
 T = TypeVar("T")
 
 
@@ -34,17 +36,19 @@ class Steps:
     def note(self, line: str) -> None:
         """Say something about the step under way."""
         if self._bar is not None:
-            self._bar.set_postfix_str(line)
+            self._bar.set_postfix_str(terminal(line))
         else:
-            print(f"    {line}", flush=True)
+            print(terminal(f"    {line}"), flush=True)
 
-    def step(self, line: str) -> None:
-        """Say that one more is done."""
+    def step(self, line: str, *, keep: bool = False) -> None:
+        """Say that one more is done; beside a bar only the last line is shown, but for those to ``keep``."""
         self.done += 1
         left = (time.monotonic() - self._start) / self.done * (self.total - self.done)
-        text = f"[{self.done}/{self.total}] {line}"
+        text = terminal(f"[{self.done}/{self.total}] {line}")
         if self._bar is not None:
-            self._bar.write(text)
+            if keep:
+                self._bar.write(text)
+            self._bar.set_postfix_str(line, refresh=False)
             self._bar.update()
         else:
             rest = f" · {left:.0f} s left" if self.done < self.total else ""

@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 
 from kvlab import paths
 from kvlab.errors import ServerError
-from kvlab.serving.launch import ServerSpec, first_error, phase, server_spec
+from kvlab.serving import threads
+from kvlab.serving.launch import KEY, ServerSpec, first_error, phase, server_spec
 from kvlab.serving.lease import Connection, Lease
 from kvlab.serving.model import resolve_model
 from kvlab.serving.state import Home, State, homes, kill, make_home
@@ -143,7 +144,10 @@ def _start(spec: ServerSpec, home: Home, grace_s: float) -> Connection:
         "device": spec.device,
         "block_size": spec.block_size,
     }
-    home.write(State(command=spec.command(), description=description, grace_s=grace_s))
+    environment = spec.environment()
+    threads.bound(environment)
+    key = environment.get(KEY, "")
+    home.write(State(command=spec.command(), description=description, grace_s=grace_s, api_key=key))
     # The supervisor inherits the socket, so that there is no moment at which it cannot be reached.
     with socket.socket(socket.AF_UNIX) as listener, home.log.open("wb") as log:
         listener.bind(str(home.socket))
@@ -153,7 +157,7 @@ def _start(spec: ServerSpec, home: Home, grace_s: float) -> Connection:
         starter = subprocess.Popen(
             command,
             cwd=home.path,
-            env=spec.environment(),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from kvlab.errors import ServerError
+from kvlab.serving import threads
 from kvlab.serving.launch import ServerSpec
 
 # Flags of the HTTP server alone; the offline engine reports cached tokens without being asked.
@@ -67,6 +68,7 @@ class InProcess:
             ServerError: vLLM could not.
         """
         os.environ.update(ENVIRONMENT)
+        threads.bound(os.environ)  # before torch is imported
         if spec.model.is_local:
             os.environ["HF_HUB_OFFLINE"] = "1"
         # Open for as long as the engine is: its loggers write into it.

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import re
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import psutil
 
 import kvlab
 from kvlab.errors import InputError
+from kvlab.serving import threads
 from kvlab.serving.model import Model
 
 PROGRAM = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
@@ -33,6 +35,7 @@ SIZING_FLAGS = ("--kv-cache-memory-bytes", "--gpu-memory-utilization")
 
 # A measured server has no business with credentials. The hub's are kept for models that need the hub.
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|TENSORMESH_|OPENAI_", re.IGNORECASE)
+KEY = "VLLM_API_KEY"
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 # Variables that change what vLLM does: servers that differ in one of them are not the same server.
 TELLING = re.compile(r"VLLM_|HF_HOME$|CUDA_VISIBLE_DEVICES$|OMP_NUM_THREADS$|LD_PRELOAD$")
@@ -83,11 +86,18 @@ class ServerSpec:
         return [*self.program, *model, "--host", "127.0.0.1", "--port", "{port}", *self.flags, *self.sizing]
 
     def environment(self, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """The server's environment: `base` without secrets, with telemetry off and resets allowed."""
+        """The server's environment: `base` without secrets, with telemetry off, and a key of its own.
+
+        Without a key any user of the machine, and any web page in its browser, could use the server.
+        vLLM's development mode stays off: its /reset_prefix_cache asks for no key.
+        """
         kept = set() if self.model.is_local else set(HUB_TOKENS)
         environment = {name: text for name, text in base.items() if name in kept or not SECRET.search(name)}
-        # The development mode is what offers /reset_prefix_cache; the server listens on loopback only.
-        environment |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        environment.pop("VLLM_SERVER_DEV_MODE", None)
+        environment |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        environment[KEY] = secrets.token_urlsafe(32)
+        if self.device == "cpu":
+            environment = {**threads.PASSIVE, **environment}
         if self.model.is_local:
             environment["HF_HUB_OFFLINE"] = "1"
         return environment
@@ -96,6 +106,9 @@ class ServerSpec:
     def digest(self) -> str:
         """Twelve hex digits that two servers share only if they are interchangeable."""
         told = {name: text for name, text in self.environment().items() if TELLING.match(name)}
+        told.pop(KEY)  # drawn anew at each start
+        if threads.CHOSEN in self.environment():
+            told.pop("OMP_NUM_THREADS", None)
         identity = [self.model.source, self.model.served_name, self.model.revision, self.flags, self.device]
         parts = [kvlab.__version__, *identity, self.engine_version, self.program, sorted(told.items())]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

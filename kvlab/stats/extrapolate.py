@@ -7,7 +7,11 @@ their own steady rate (start-up and drain). Three things make T uncertain: windo
 ones are alike, so they count for less: n_eff = n (1 - r) / (1 + r) with the lag-1 autocorrelation r, Bayley &
 Hammersley 1946), trials differ, and the predicted one is one more of them. How much trials differ is known
 from two or three of them, which may be alike by luck: so the interval is never narrower than Student's (1908)
-for one more trial, from the trials' means alone.
+for one more trial, from the trials' means alone. One trial says nothing of how trials differ: there is a
+prediction, and no interval.
+
+A rate that changes while a trial goes on cannot be extrapolated, however little it changes: +4 % in 10,000 requests is
++68 % at 170,000. `trend` tells such a change from a slow wandering, in which neighbours are alike, too.
 """
 
 import itertools
@@ -18,7 +22,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kvlab.stats.intervals import Interval
+
 MOST_VALUES = 200  # of a series in which a trend is looked for
+LEAST_VALUES = 6
+METHOD = "steady rate and overhead; Student's t for one more trial"
 
 
 class Trial(NamedTuple):
@@ -35,7 +43,12 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """A predicted time in seconds; ``low`` and ``high`` are ``None`` with a ``reason`` where there is no interval."""
+    """A predicted time in seconds; ``low`` and ``high`` are ``None`` with a ``reason`` where there is no interval.
+
+    Attributes:
+        trials: How many it is from: the level that the interval varies over.
+        windows: Of them together.
+    """
 
     requests: int
     seconds: float
@@ -44,6 +57,15 @@ class Prediction:
     confidence: float
     windows: int
     reason: str | None = None
+    trials: int = 0
+
+    @property
+    def interval(self) -> Interval:
+        """The same as an `Interval`, in seconds."""
+        return Interval(
+            self.seconds, self.low_s, self.high_s, self.trials, self.confidence, self.reason, METHOD, "trials",
+            "the rate stays what it was",
+        )  # fmt: skip
 
 
 def predict(trials: Sequence[Trial], requests: int, confidence: float) -> Prediction | None:
@@ -61,15 +83,17 @@ def predict(trials: Sequence[Trial], requests: int, confidence: float) -> Predic
     ]
     seconds = max(0.0, float(np.mean(overheads)) + requests * tau)
     n = sum(len(trial.s_per_request) for trial in used)
-    if n < 3:
-        return Prediction(requests, seconds, None, None, confidence, n, f"{n} windows: an interval needs 3")
+    if len(used) < 2:
+        reason = "one trial with a steady state: how much trials differ is not known, an interval needs 2"
+        return Prediction(requests, seconds, None, None, confidence, n, reason, len(used))
     within = _within_s(used, counts, requests, confidence)
     between = _between_s(means, counts, confidence)
     half = float(
         np.hypot(requests * max(within, between), _spread_s(overheads, max(1, n - len(used)), confidence))
     )
-    reason = None if len(used) > 1 else "one trial: how much trials differ is not in it"
-    return Prediction(requests, seconds, max(0.0, seconds - half), seconds + half, confidence, n, reason)
+    return Prediction(
+        requests, seconds, max(0.0, seconds - half), seconds + half, confidence, n, None, len(used)
+    )
 
 
 def _within_s(
@@ -90,16 +114,12 @@ def _between_s(
     means: "np.typing.NDArray[np.float64]", counts: "np.typing.NDArray[np.float64]", confidence: float
 ) -> float:
     """Return half the interval of a further trial's seconds a request, from the trials' means alone."""
-    if len(means) < 2:
-        return 0.0
     weights = counts / counts.sum()
     spread = float(means.std(ddof=1)) * math.sqrt(1 + float(np.sum(weights**2)))
     return _quantile(len(means) - 1, confidence) * spread
 
 
 def _spread_s(overheads: Sequence[float], freedom: int, confidence: float) -> float:
-    if len(overheads) < 2:
-        return 0.0
     spread = float(np.std(overheads, ddof=1)) * math.sqrt(1 + 1 / len(overheads))
     return _quantile(freedom, confidence) * spread
 
@@ -130,23 +150,68 @@ def _shrink(trials: Sequence[Trial]) -> float:
     return (1 - r) / (1 + r) if 0 < r < 1 else 1.0
 
 
-def trend(values: Sequence[float], least_change: float = 0.1, alpha: float = 0.01) -> float | None:
-    """Return the relative change from first to last, if there is a trend in it; else ``None``.
+class Trend(NamedTuple):
+    """A straight change over a series, as a share of its level, from the first value to the last.
 
-    A trend needs a Theil-Sen line (the median of all pairs' slopes, Sen 1968) that changes by at least
-    ``least_change`` of the median, and Kendall's tau at ``alpha`` (Mann 1945). Many values are taken
-    together to `MOST_VALUES` means, since the pairs grow with their square.
+    Attributes:
+        change: 0.04 is a rise by 4 %.
+        p_value: Two-sided, of "there is none".
     """
-    if len(values) < 6 or np.ptp(values) == 0:
+
+    change: float
+    p_value: float
+
+    def at(self, times: float) -> float:
+        """Return the change over so many times the length of the series, if it goes on."""
+        return self.change * times
+
+
+def fit_trend(values: Sequence[float]) -> Trend | None:
+    """Return the trend of a series; ``None``: fewer than `LEAST_VALUES`, or all equal.
+
+    The line is that of Theil & Sen (the median of all pairs' slopes, Sen 1968), the test that of least squares
+    with errors of which neighbours are alike: t of the slope, its variance raised by (1 + r) / (1 - r) and its
+    degrees of freedom lowered by the same, with the correlation r of neighbouring residuals, corrected for how much
+    too small a few of them show it (Kendall 1954). Kendall's own test takes them as independent, and finds a trend in
+    37 to 47 % of series that only wander. Many values are taken together to `MOST_VALUES` means.
+
+    Args:
+        values: In the order of time, evenly spaced, positive.
+    """
+    if len(values) < LEAST_VALUES or np.ptp(values) == 0:
         return None
     known = np.asarray(values, dtype=float)
     if len(known) > MOST_VALUES:
         known = np.array([part.mean() for part in np.array_split(known, MOST_VALUES)])
-    later, earlier = np.tril_indices(len(known), -1)
+    n = len(known)
+    later, earlier = np.tril_indices(n, -1)
     slope = float(np.median((known[later] - known[earlier]) / (later - earlier)))
-    change = slope * (len(known) - 1) / float(np.median(known))
-    if abs(change) < least_change:
-        return None
-    from scipy import stats  # a second and a half, and most series never come this far
+    off = np.arange(n) - (n - 1) / 2
+    fitted = float(off @ known / (off @ off))
+    rest = known - known.mean() - fitted * off
+    squares = float(rest @ rest)
+    if squares < 1e-18 * float(known @ known):
+        return Trend(slope * (n - 1) / float(np.median(known)), 0.0)
+    raw = float(rest[1:] @ rest[:-1]) / squares
+    r = min(0.95, max(0.0, (n * raw + 2) / (n - 4)))
+    less = (1 - r) / (1 + r)
+    freedom = max(1.0, n * less - 2)
+    from scipy import special  # the distribution alone
 
-    return change if float(stats.kendalltau(np.arange(len(known)), known).pvalue) < alpha else None
+    t = abs(fitted) / math.sqrt(squares / (n - 2) / float(off @ off) / less)
+    return Trend(slope * (n - 1) / float(np.median(known)), 2 * float(special.stdtr(freedom, -t)))
+
+
+def trend(values: Sequence[float], least_change: float = 0.0, alpha: float = 0.01) -> float | None:
+    """Return the relative change from first to last, if there is a trend in it; else ``None``.
+
+    Args:
+        values: In the order of time.
+        least_change: A smaller change is none. Over a longer time a small change is a large one: ask for what matters
+            *there* and divide it by how many times longer that is.
+        alpha: Of the test of `fit_trend`.
+    """
+    found = fit_trend(values)
+    if found is None or found.p_value >= alpha or abs(found.change) < least_change:
+        return None
+    return found.change

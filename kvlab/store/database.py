@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -9,14 +11,19 @@ from pathlib import Path
 from typing import Any, Self
 
 from kvlab.errors import KvlabError
+from kvlab.machine_load import MachineLoad
 from kvlab.records import Recorded, Trial
-from kvlab.store.connect import open_database
-from kvlab.timing.clock import Anchor
+from kvlab.store.connect import is_full, open_database
+from kvlab.timing.clock import Anchor, now_ns
 
 
 def to_json(value: object) -> str:
     """Return the one text of a JSON value (sorted keys), so that equal values are equal bytes."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _unless(value: float | None, why: str) -> str | None:
+    return why if value is None else None
 
 
 class Database:
@@ -34,9 +41,17 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file, so that it can be copied alone, and close."""
-        self.sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self.sql.close()
+        """Fold the write-ahead log into the file, so that it can be copied alone, and close.
+
+        On a full disk the log stays beside the file; nothing in it is lost.
+        """
+        try:
+            self.sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            if not is_full(error):
+                raise
+        finally:
+            self.sql.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -44,10 +59,11 @@ class Database:
         self.sql.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self.sql.execute("COMMIT")
         except BaseException:
-            self.sql.execute("ROLLBACK")
+            if self.sql.in_transaction:  # of a full disk, SQLite has rolled it back itself
+                self.sql.execute("ROLLBACK")
             raise
-        self.sql.execute("COMMIT")
 
     def insert(self, table: str, **row: Any) -> None:  # noqa: ANN401 - column values
         """Insert one row. ``table`` and the column names are this package's own, never a user's."""
@@ -84,12 +100,12 @@ class Database:
         if stored:
             return
         with self.transaction():
-            for trial in trials:
+            for ordinal, trial in enumerate(trials):
                 self.insert(
                     "trials",
                     trial_id=trial.trial_id,
                     run_id=run_id,
-                    ordinal=trial.ordinal,
+                    ordinal=ordinal,
                     point=trial.point,
                     repeat=trial.repeat,
                     planned_json=planned[trial.trial_id],
@@ -100,26 +116,91 @@ class Database:
         rows = self.sql.execute("SELECT trial_id, status, attempts FROM trials")
         return {row["trial_id"]: (row["status"], row["attempts"]) for row in rows}
 
+    def claim_attempt(self, trial_id: str) -> int:
+        """Take the next attempt number of a trial, durably, before anything of the attempt is sent.
+
+        A number that was claimed is never given again, whether its attempt was recorded or its process
+        was killed: what carries it (markers, salts, request ids) is new to every cache.
+
+        Returns:
+            The number, from 1.
+
+        Raises:
+            KvlabError: No such trial is planned.
+        """
+        with self.transaction():
+            row = self.sql.execute(
+                "UPDATE trials SET status = 'planned', attempts = attempts + 1 WHERE trial_id = ? RETURNING attempts",
+                (trial_id,),
+            ).fetchone()
+        if row is None:
+            raise KvlabError(f"trial {trial_id} is not in the plan of this run")
+        return int(row[0])
+
+    def observe(
+        self,
+        trial_id: str | None,
+        name: str,
+        value: float | None,
+        *,
+        text: str | None = None,
+        request_id: str | None = None,
+        t_ns: int | None = None,
+    ) -> None:
+        """Store something that was seen, durably: a new experiment needs no table of its own.
+
+        Args:
+            trial_id: ``None``: of the run as a whole.
+            name: What it is, with its unit: ``pause_s``.
+            value: A number; ``None`` where it is a text, or where there is none.
+            text: The text; beside ``None``, the reason why there is no number.
+            request_id: The request it belongs to, if it is one's.
+            t_ns: When, on this process's ``perf_counter``; ``None``: now.
+
+        Raises:
+            KvlabError: There is neither a finite number nor a text: what is missing needs a reason.
+        """
+        number = None if value is None or not math.isfinite(value) else float(value)
+        if number is None and text is None:
+            raise KvlabError(f"{name} has no value, and no text says why")
+        row = {"trial_id": trial_id, "request_id": request_id, "name": name, "value": number, "text": text}
+        t_ns = now_ns() if t_ns is None else t_ns
+        if self.sql.in_transaction:
+            self.insert("observations", session_id=self._session, t_ns=t_ns, **row)
+            return
+        with self.transaction():
+            self.insert("observations", session_id=self._session, t_ns=t_ns, **row)
+
+    def observe_load(self, trial_id: str | None, load: MachineLoad) -> None:
+        """Store how busy the machine was with other work during a trial (`kvlab.machine_load`)."""
+        why = load.reason or "the system does not say"
+        self.observe(trial_id, "foreign_cpu_share", load.foreign_share, text=_unless(load.foreign_share, why))
+        self.observe(trial_id, "steal_share", load.steal_share, text=_unless(load.steal_share, why))
+
     def record_attempt(
-        self, run_id: str, trial_id: str | None, attempt: int, rows: Sequence[Recorded], status: str
+        self,
+        run_id: str,
+        trial_id: str | None,
+        rows: Sequence[Recorded],
+        status: str,
+        load: MachineLoad | None = None,
     ) -> None:
         """Record all requests of one attempt and the trial's new status, in one transaction.
 
         Args:
             run_id: The engine setting that they ran under.
             trial_id: ``None`` for a warm-up.
-            attempt: From 1, over all sessions.
             rows: The requests; each becomes a row with its response or failure.
             status: ``done``, ``failed``, or ``planned`` where another attempt follows.
+            load: How busy the machine was with other work meanwhile.
         """
         with self.transaction():
             for row in rows:
                 self._insert_request(run_id, trial_id, row)
+            if load is not None:
+                self.observe_load(trial_id, load)
             if trial_id is not None:
-                self.sql.execute(
-                    "UPDATE trials SET status = ?, attempts = ? WHERE trial_id = ?",
-                    (status, attempt, trial_id),
-                )
+                self.sql.execute("UPDATE trials SET status = ? WHERE trial_id = ?", (status, trial_id))
 
     def join_session(self, session_id: int) -> None:
         """Write for a session that another process has begun."""
@@ -131,12 +212,20 @@ class Database:
             for row in rows:
                 self._insert_request(run_id, trial_id, row)
 
-    def set_trial(self, trial_id: str, status: str, attempts: int) -> None:
+    def set_trial(self, trial_id: str, status: str, load: MachineLoad | None = None) -> None:
         """Record how a trial stands whose requests are recorded on their own."""
         with self.transaction():
-            self.sql.execute(
-                "UPDATE trials SET status = ?, attempts = ? WHERE trial_id = ?", (status, attempts, trial_id)
-            )
+            if load is not None:
+                self.observe_load(trial_id, load)
+            self.sql.execute("UPDATE trials SET status = ? WHERE trial_id = ?", (status, trial_id))
+
+    def replace_derived(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Replace all rows of tables that follow from others, in one transaction; a read-only run keeps its own."""
+        with self.transaction():
+            for table, rows in tables.items():
+                self.sql.execute(f"DELETE FROM {table}")  # noqa: S608 - an experiment's own table
+                for row in rows:
+                    self.insert(table, **row)
 
     def add_prompt(self, prompt: Mapping[str, Any]) -> str:
         """Store a prompt's body, once. Returns its name: the SHA-256 of the text of its JSON."""
@@ -165,6 +254,17 @@ class Database:
             final=None if row.final is None else int(row.final),
         )
         self._insert_telemetry(row)
+        for name, value, text in row.measurement.notes:
+            self.insert(
+                "observations",
+                session_id=self._session,
+                trial_id=trial_id,
+                request_id=row.request_id,
+                t_ns=row.measurement.stamps.sent_ns,
+                name=name,
+                value=value,
+                text=text,
+            )
         if row.kv is not None:
             kept = {**asdict(row.kv), "n_kept_json": to_json(list(row.kv.n_kept))}
             del kept["n_kept"]

@@ -1,10 +1,13 @@
 """Reading a run's database into pandas, with the derived times."""
 
+import re
 import sqlite3
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from kvlab.timing.stamps import BUNDLED
 
 #: The columns of ``requests.csv``, the same for every experiment; empty where unknown.
 REQUEST_COLUMNS = (
@@ -14,7 +17,7 @@ REQUEST_COLUMNS = (
     "attempt", "used", "target_tokens", "predicted_cached_tokens", "shared_tokens", "cache_source",
     "cache_reason", "tpot_ms", "server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms",
     "finish_reason", "first_byte_ns", "first_content_ns", "last_token_ns", "events", "sent_utc", "session_id",
-    "error_message", "cache_reset", "completion_token_ids", "item", "send_lag_ms",
+    "error_message", "cache_reset", "completion_token_ids", "item", "send_lag_ms", "machine_busy_share",
 )  # fmt: skip
 
 _QUERY = """
@@ -28,23 +31,54 @@ SELECT r.request_id, r.trial_id, r.arm, t.point, t.repeat, r.attempt, r.target_t
        m.server_queue_ms, m.server_prefill_ms, m.server_decode_ms, m.server_ttft_ms,
        json_array_length(m.token_ns_json) AS events,
        json_extract(p.evidence_json, '$.reset') AS cache_reset,
-       json_extract(p.usage_json, '$.completion_token_ids') AS completion_token_ids
+       json_extract(p.usage_json, '$.completion_token_ids') AS completion_token_ids,
+       busy.share AS machine_busy_share
 FROM requests r
 JOIN telemetry m USING (request_id)
 JOIN sessions s USING (session_id)
 LEFT JOIN trials t USING (trial_id)
 LEFT JOIN responses p USING (request_id)
 LEFT JOIN failures f USING (request_id)
+LEFT JOIN (SELECT trial_id, session_id, max(value) AS share FROM observations
+           WHERE name = 'foreign_cpu_share' GROUP BY trial_id, session_id) AS busy
+       ON busy.trial_id = r.trial_id AND busy.session_id = r.session_id
 WHERE r.measured = 1
 ORDER BY m.sent_ns + s.anchor_unix_ns - s.anchor_perf_ns
 """
+
+#: How a column that the database does not hold is made of those that it does.
+_DERIVED = {
+    "ttft_ms": "(telemetry.first_token_ns - telemetry.sent_ns) / 1e6",
+    "latency_ms": "(telemetry.done_ns - telemetry.sent_ns) / 1e6",
+    "tpot_ms": "(telemetry.last_token_ns - telemetry.first_token_ns) / 1e6 / (events - 1), where events carry one token each",
+    "send_lag_ms": "(telemetry.sent_ns - telemetry.due_ns) / 1e6",
+    "used": "trials.status is done and trials.attempts = requests.attempt; of many items: requests.final",
+    "status": "ok where responses has the request, failed where failures has it",
+    "error_message": "failures.message",
+    "events": "length of telemetry.token_ns_json",
+    "machine_busy_share": "observations, foreign_cpu_share of the trial in its session",
+    "cache_reset": "responses.evidence_json, reset",
+    "completion_token_ids": "responses.usage_json, completion_token_ids",
+}
+_TABLES = {"r": "requests", "t": "trials", "f": "failures", "p": "responses", "m": "telemetry"}
+
+
+def stored_as(column: str) -> str:
+    """Return where the database holds a column of `requests`, or how it is derived."""
+    if column in _DERIVED:
+        return _DERIVED[column]
+    found = re.search(rf"\b([rtfpm])\.{column}\b", _QUERY)
+    return f"{_TABLES[found[1]]}.{column}" if found else column
+
 
 _INTEGERS = frozenset((
     "prompt_tokens", "completion_tokens", "cached_tokens", "predicted_cached_tokens", "shared_tokens", "item",
     "target_tokens", "repeat", "first_byte_ns", "first_token_ns", "first_content_ns", "last_token_ns", "done_ns", "due_ns",
 ))  # fmt: skip
 _COUNTS = frozenset(("sent_ns", "attempt", "session_id", "events", "used"))  # never missing
-_TIMES = frozenset(("server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms"))
+_TIMES = frozenset(
+    ("server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms", "machine_busy_share")
+)
 _ROWS = 20_000
 
 
@@ -52,9 +86,10 @@ def requests(sql: sqlite3.Connection) -> pd.DataFrame:
     """Return every measured request, in the order of sending: `REQUEST_COLUMNS`, missing as NA.
 
     ``used`` says whether a row is of the attempt that its trial's result comes from; in a trial of many
-    items, whether it is its item's final one. ``ttft_ms`` is sent to first token, ``latency_ms`` sent to
-    done, ``tpot_ms`` the mean gap between the tokens after the first: (last - first) /
-    (completion_tokens - 1), ``send_lag_ms`` due to sent. ``cache_reset`` is what the engine answered when told
+    items, whether it is its item's final one. ``machine_busy_share`` is what other processes
+    took of the processors while the request's trial was measured. ``ttft_ms`` is sent to first token, ``latency_ms`` sent to
+    done, ``tpot_ms`` the mean gap between arrivals of tokens, where each carried one: (last - first) /
+    (events - 1), ``send_lag_ms`` due to sent. ``cache_reset`` is what the engine answered when told
     to empty its cache just before; ``completion_token_ids`` is a JSON list, where the engine gives token ids.
     ``frame.attrs["database"]`` is the database's file, for an experiment that keeps more than requests.
 
@@ -74,8 +109,7 @@ def requests(sql: sqlite3.Connection) -> pd.DataFrame:
     frame["ttft_ms"] = _ms(frame, "sent_ns", "first_token_ns")
     frame["latency_ms"] = _ms(frame, "sent_ns", "done_ns")
     frame["send_lag_ms"] = _ms(frame, "due_ns", "sent_ns")
-    gaps = (frame["completion_tokens"] - 1).astype("Float64")
-    frame["tpot_ms"] = _ms(frame, "first_token_ns", "last_token_ns") / gaps.where(gaps > 0)
+    frame["tpot_ms"] = _tpot_ms(frame)
     frame = frame[[*REQUEST_COLUMNS]]
     frame.attrs["database"] = sql.execute("PRAGMA database_list").fetchone()[2]
     return frame
@@ -104,8 +138,36 @@ def _column(name: str, parts: list[Any]) -> "pd.Series[Any]":
     )
 
 
+def _tpot_ms(frame: pd.DataFrame) -> "pd.Series[float]":
+    """Return `kvlab.timing.stamps.tpot_ms` of every row."""
+    tokens = frame["completion_tokens"].to_numpy(dtype=float, na_value=np.nan)
+    gaps = frame["events"].to_numpy(dtype=float) - 1
+    fewest = tokens - 1 - np.maximum(BUNDLED * (tokens - 1), tokens > 3)  # `fewest_gaps`
+    told = (gaps >= 1) & (gaps >= fewest) & (gaps <= tokens - 1)  # False where a count is unknown
+    return _ms(frame, "first_token_ns", "last_token_ns") / pd.Series(gaps, frame.index, "Float64").where(told)
+
+
 def _ms(frame: pd.DataFrame, start: str, end: str) -> "pd.Series[float]":
     return (frame[end].astype("Int64") - frame[start].astype("Int64")).astype("Float64") / 1e6
+
+
+def observations(sql: sqlite3.Connection, name: str | None = None) -> pd.DataFrame:
+    """Return what was stored by `kvlab.store.database.Database.observe`, in the order in which it was seen.
+
+    Args:
+        sql: The database.
+        name: Only those of this name; ``None``: all.
+
+    Returns:
+        Columns trial_id, request_id, session_id, t_ns, name, value (float, NaN where there is none), text.
+    """
+    query = """SELECT o.trial_id, o.request_id, o.session_id, o.t_ns, o.name, o.value, o.text
+        FROM observations o JOIN sessions s USING (session_id) WHERE ?1 IS NULL OR o.name = ?1
+        ORDER BY o.t_ns + s.anchor_unix_ns - s.anchor_perf_ns, o.observation_id"""
+    cursor = sql.execute(query, (name,))
+    names = [column[0] for column in cursor.description]
+    frame = pd.DataFrame([tuple(row) for row in cursor], columns=names)
+    return frame.astype({"value": float})
 
 
 def integrity(sql: sqlite3.Connection) -> list[str]:

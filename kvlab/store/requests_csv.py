@@ -7,6 +7,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
+from kvlab.escape import csv_cell
+
 _ROWS = 20_000
 _DIGITS = 6  # nanoseconds are six digits of a millisecond
 
@@ -18,7 +20,7 @@ def write(frame: pd.DataFrame, file: BinaryIO) -> None:
     """
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(frame.columns)
+    writer.writerow(map(csv_cell, frame.columns))
     for start in range(0, len(frame), _ROWS):
         part = frame.iloc[start : start + _ROWS]
         writer.writerows(zip(*(_cells(part[name]) for name in part.columns), strict=True))
@@ -34,4 +36,12 @@ def _cells(column: "pd.Series[Any]") -> list[Any]:
         values = column.to_numpy(dtype=float, na_value=np.nan).round(_DIGITS)
         cells: list[Any] = values.tolist()
         return ["" if cell != cell else cell for cell in cells] if np.isnan(values).any() else cells
-    return list(column.to_numpy(dtype=object, na_value="").tolist())
+    whole = list(column.to_numpy(dtype=object, na_value="").tolist())
+    return whole if pd.api.types.is_numeric_dtype(column.dtype) else [csv_cell(cell) for cell in whole]
+
+
+def text(frame: pd.DataFrame, **options: Any) -> str:  # noqa: ANN401 - of DataFrame.to_csv
+    """Return a smaller table as CSV: as ``DataFrame.to_csv`` without the index, no cell of it a formula."""
+    safe = {name: column if pd.api.types.is_numeric_dtype(column.dtype) else column.map(csv_cell)
+            for name, column in frame.items()}  # fmt: skip
+    return str(pd.DataFrame(safe, index=frame.index).rename(columns=csv_cell).to_csv(index=False, **options))

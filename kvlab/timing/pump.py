@@ -1,21 +1,73 @@
 """Many requests at once, in one loop: non-blocking sockets, each read stamped before all else.
 
 An event loop with a task a request costs ten times what a socket does. Here one `select` tells which
-of the sockets have something, each is read and stamped at once, and nothing is parsed but where a
-response ends (`kvlab.timing.incoming`). What the bytes mean is for another process.
+of the sockets have something, and each is read and stamped at once; the parser that finds out where a
+response ends (`kvlab.timing.response`) takes microseconds. What the bytes mean is for another process.
 """
 
 import contextlib
 import select
 import selectors
+import socket
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from kvlab.taxonomy import ErrorType
-from kvlab.timing.clock import now_ns
-from kvlab.timing.link import READ, WRITE, Exchange, Link
-from kvlab.timing.request import Failure, Target
-from kvlab.timing.route import BLOCKED, Route, still_open
+from kvlab.timing.clock import BEAT_S, Watch, now_ns
+from kvlab.timing.request import Failure, Target, Transfer
+from kvlab.timing.response import ResponseReader, WireError
+from kvlab.timing.route import BLOCKED, READ, WRITE, Route, is_stale, still_open
+
+#: What all answers on their way may hold together; the one that is over its share is given up.
+MAX_HELD_BYTES = 2**30
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One sending of one request, and what came of it.
+
+    Attributes:
+        key: Whatever the caller knows it by.
+        due_ns: When it was to be sent.
+        sent_ns: Just before its first byte went out on an open connection; ``None``: it never did.
+        reader: What has arrived.
+        ended_ns: When it was over: the last read, the end of the connection, the timeout.
+        failure: What the transport knows to have gone wrong.
+        cause: Why no connection could be opened, where that is what went wrong.
+        reconnects: How often it was sent anew since a kept connection turned out to be closed.
+        client_stall_ms: How long this process did not run while it was on its way.
+    """
+
+    key: Any
+    request: bytes
+    due_ns: int
+    sent_ns: int | None = None
+    reader: ResponseReader = field(default_factory=ResponseReader)
+    ended_ns: int | None = None
+    failure: Failure | None = None
+    cause: OSError | None = None
+    reconnects: int = 0
+    client_stall_ms: float = 0.0
+    broken: OSError | None = None  # why not all of it could be sent
+    stalled_before_ns: int = 0
+
+    @property
+    def transfer(self) -> Transfer:
+        """What the transport knows of it."""
+        return Transfer(self.sent_ns or 0, self.failure, self.reconnects, self.client_stall_ms)
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """A connection; ``open`` once it can carry requests, ``used`` once it has carried one."""
+
+    socket: socket.socket
+    open: bool = False
+    used: bool = False
+    exchange: Exchange | None = None
+    unsent: memoryview | None = None
 
 
 class Pump:
@@ -31,9 +83,11 @@ class Pump:
 
     def __init__(self, target: Target, finished: Callable[[Exchange], None]) -> None:
         self.target, self._finished = target, finished
-        self.connections_opened = 0
+        self.connections_opened = self.reconnects = 0
         self.in_flight = 0
+        self.held_bytes = 0  # by the answers that are on their way
         self.pass_ns = 0  # how long the last `poll` was busy: what arrived meanwhile waited for it
+        self.stalls = Watch()
         self._selector = selectors.DefaultSelector()
         self._idle: list[Link] = []
         #: Of what is in flight alone: what is over must not be held behind what takes long.
@@ -60,27 +114,26 @@ class Pump:
     def send(self, exchange: Exchange) -> None:
         """Send on an idle connection, or on a new one as soon as it is open."""
         self.in_flight += 1
+        exchange.reader.max_bytes = self.target.max_bytes
         while self._idle:
             link = self._idle.pop()
             if link.socket.fileno() >= 0:
-                break
-        else:
-            try:
-                link = self._connect()
-            except OSError as error:
-                self._unconnected(exchange, error)
+                self._carry(link, exchange)
                 return
-        link.exchange = exchange
-        self._deadlines[exchange] = (now_ns() + int(self.target.timeout_s * 1e9), link)
-        if link.open:
-            self._write(link, exchange)
+        self._send_anew(exchange)
 
     def poll(self, timeout_s: float) -> None:
         """Wait until something happens, at most so long, and deal with all of it."""
+        if self.in_flight:  # a stall of this process must show
+            timeout_s = min(timeout_s, BEAT_S)
         if timeout_s > 0:
             timeout_s = min(timeout_s, self._until_deadline_s())
             # select() takes microseconds where epoll_wait() rounds up to whole milliseconds.
             select.select([self._selector.fileno()], [], [], max(0.0, timeout_s))
+        if self.in_flight:
+            self.stalls.beat()
+        else:
+            self.stalls.start()
         awake_ns = now_ns()
         for key, mask in self._selector.select(0):
             if isinstance(key.data, Link):
@@ -99,8 +152,22 @@ class Pump:
 
     def _connect(self) -> Link:
         link = Link(self._route.begin())
-        self._selector.register(link.socket, WRITE, link)
+        self._selector.register(link.socket, selectors.EVENT_WRITE, link)
         return link
+
+    def _send_anew(self, exchange: Exchange) -> None:
+        try:
+            link = self._connect()
+        except OSError as error:
+            self._unconnected(exchange, error)
+            return
+        self._carry(link, exchange)
+
+    def _carry(self, link: Link, exchange: Exchange) -> None:
+        link.exchange = exchange
+        self._deadlines[exchange] = (now_ns() + int(self.target.timeout_s * 1e9), link)
+        if link.open:
+            self._write(link, exchange)
 
     def _ready(self, link: Link, mask: int) -> None:
         if not link.open:
@@ -108,15 +175,15 @@ class Pump:
         elif link.exchange is None:
             if not still_open(link.socket):
                 self._drop(link)
-        elif mask & READ:
+        elif mask & selectors.EVENT_READ:
             self._read(link, link.exchange)
-        elif mask & WRITE:
+        elif mask & selectors.EVENT_WRITE:
             self._write_more(link, link.exchange)
 
     def _go_on_connecting(self, link: Link) -> None:
         """Finish connecting, then TLS's handshake; then the connection is open."""
         try:
-            waits_for = link.go_on_connecting(self._route)
+            link.socket, waits_for = self._route.step(link.socket)
         except OSError as error:
             self._route.missed()
             exchange, link.exchange = link.exchange, None
@@ -124,9 +191,11 @@ class Pump:
             if exchange is not None:
                 self._unconnected(exchange, error)
             return
-        self._selector.modify(link.socket, waits_for or READ, link)  # TLS's has the same descriptor
+        # TLS's has the same descriptor.
+        self._selector.modify(link.socket, _EVENTS[waits_for or READ], link)
         if waits_for:
             return
+        link.open = True
         self._route.reached()
         self.connections_opened += 1
         if link.exchange is None:
@@ -135,6 +204,9 @@ class Pump:
             self._write(link, link.exchange)
 
     def _write(self, link: Link, exchange: Exchange) -> None:
+        if self.in_flight == 1:
+            self.stalls.start()  # while nothing was on its way, this process may have done what it liked
+        exchange.stalled_before_ns = self.stalls.stalled_ns
         exchange.sent_ns = now_ns()
         link.unsent = memoryview(exchange.request)
         self._write_more(link, exchange)
@@ -146,44 +218,78 @@ class Pump:
                 unsent = unsent[link.socket.send(unsent) :]
         except BLOCKED:
             link.unsent = unsent
-            self._selector.modify(link.socket, READ | WRITE, link)
+            self._selector.modify(link.socket, _EVENTS[READ] | _EVENTS[WRITE], link)
             return
         except OSError as error:
-            self._give_up(link, Failure(ErrorType.ENGINE_ERROR, str(error)))
-            return
+            exchange.broken = error  # it may have said why before it hung up: that is read next
         if link.unsent is not None and len(link.unsent) < len(exchange.request):
-            self._selector.modify(link.socket, READ, link)
+            self._selector.modify(link.socket, _EVENTS[READ], link)
         link.unsent = None
 
     def _read(self, link: Link, exchange: Exchange) -> None:
+        reader = exchange.reader
+        held = reader.size
         try:
             data = link.socket.recv(65_536)
             t_ns = now_ns()
             if not data:
                 self._peer_closed(link, exchange, t_ns)
                 return
-            complete = exchange.incoming.feed(t_ns, data)
+            complete = reader.feed(t_ns, data)
+            # What TLS has decrypted already makes no socket readable; there is at most one record of it.
             while not complete and self._route.secure and link.socket.pending():  # type: ignore[attr-defined]
-                complete = exchange.incoming.feed(now_ns(), link.socket.recv(65_536))
+                t_ns = now_ns()
+                complete = reader.feed(t_ns, link.socket.recv(65_536))
         except BLOCKED:
             return
-        except (OSError, ValueError) as error:
-            self._give_up(link, Failure(ErrorType.ENGINE_ERROR, str(error), exchange.incoming.status or None))
+        except (OSError, WireError) as error:
+            self._failed(link, exchange, exchange.broken or error)
             return
+        finally:
+            self.held_bytes += reader.size - held
         if complete:
             link.exchange = None
-            if exchange.incoming.keep_alive and link.unsent is None:  # else it is out of step
+            if (
+                reader.keep_alive and link.unsent is None and exchange.broken is None
+            ):  # else it is out of step
+                link.used = True
                 self._idle.append(link)
             else:
                 self._drop(link)
             self._end(t_ns, exchange, None)
+        elif self.held_bytes > MAX_HELD_BYTES and reader.size * self.in_flight >= self.held_bytes:
+            words = (
+                f"the answers on their way hold more than {MAX_HELD_BYTES // 2**20} MiB, this one the most"
+            )
+            self._give_up(link, Failure(ErrorType.ENGINE_ERROR, words, reader.status))
 
     def _peer_closed(self, link: Link, exchange: Exchange, t_ns: int) -> None:
-        """Some responses end with their connection; whether this is one, the full reader will say."""
-        exchange.closed = True
+        """Some responses end with their connection."""
+        if not exchange.reader.end(t_ns):
+            self._failed(link, exchange, exchange.broken or ConnectionError(exchange.reader.cut_off()))
+            return
         link.exchange = None
         self._drop(link)
         self._end(t_ns, exchange, None)
+
+    def _failed(self, link: Link, exchange: Exchange, error: Exception) -> None:
+        failure = Failure(ErrorType.ENGINE_ERROR, str(error), exchange.reader.status)
+        if link.used and is_stale(exchange.reader, failure, now_ns() - (exchange.sent_ns or 0)):
+            self._send_again(link, exchange)
+        else:
+            self._give_up(link, failure)
+
+    def _send_again(self, link: Link, exchange: Exchange) -> None:
+        """The server had closed the kept connection: on a new one, and the clock starts anew."""
+        link.exchange = None
+        self._drop(link)
+        self._deadlines.pop(exchange, None)
+        exchange.reader.close()
+        exchange.reader = ResponseReader(self.target.max_bytes)
+        exchange.sent_ns = exchange.broken = None
+        exchange.reconnects += 1
+        self.reconnects += 1
+        self._send_anew(exchange)
 
     def _until_deadline_s(self) -> float:
         if not self._deadlines:
@@ -200,8 +306,7 @@ class Pump:
             message = f"no complete answer within {self.target.timeout_s:g} s"
             if not link.open:
                 exchange.cause = TimeoutError(f"no connection within {self.target.timeout_s:g} s")
-            status = exchange.incoming.status or None
-            self._give_up(link, Failure(ErrorType.TIMEOUT, message, status))
+            self._give_up(link, Failure(ErrorType.TIMEOUT, message, exchange.reader.status))
 
     def _give_up(self, link: Link, failure: Failure) -> None:
         exchange, link.exchange = link.exchange, None
@@ -221,5 +326,12 @@ class Pump:
     def _end(self, t_ns: int | None, exchange: Exchange, failure: Failure | None) -> None:
         self._deadlines.pop(exchange, None)
         exchange.ended_ns, exchange.failure = t_ns, failure
+        self.stalls.stop()
+        exchange.client_stall_ms = (self.stalls.stalled_ns - exchange.stalled_before_ns) / 1e6
+        exchange.reader.close()
+        self.held_bytes -= exchange.reader.size
         self.in_flight -= 1
         self._finished(exchange)
+
+
+_EVENTS = {READ: selectors.EVENT_READ, WRITE: selectors.EVENT_WRITE}

@@ -3,7 +3,60 @@
 Only the stamps are stored. Each derived figure is ``None`` where a stamp that it needs is missing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+#: Tokens come one after the other: no engine makes three within this time of each other, a token.
+_TOGETHER_NS = 100_000
+#: ... and what was streamed takes more than this share of the time to its first token.
+_SHARE = 0.01
+_MIN_TOKENS = 3
+#: A share of events that carry more than one token which moves a time per token less than its own noise.
+BUNDLED = 0.05
+
+
+def came_together(sent_ns: int, token_ns: Sequence[int]) -> str | None:
+    """Return why the arrivals of an answer's tokens are those of one delivery; ``None``: it was streamed.
+
+    A proxy that holds a stream back until it is complete makes a time to first token of the whole latency.
+    """
+    if len(token_ns) < _MIN_TOKENS:
+        return None
+    span, waited = token_ns[-1] - token_ns[0], token_ns[0] - sent_ns
+    if span > _TOGETHER_NS * (len(token_ns) - 1) or span > _SHARE * waited:
+        return None
+    return (
+        f"{len(token_ns)} events with tokens came together after {waited / 1e6:.0f} ms: the stream is buffered "
+        "on its way, so the time of its first token is not known"
+    )
+
+
+def fewest_gaps(completion_tokens: int) -> float:
+    """Return how many gaps between arrivals there must be at least for a time per token out of them.
+
+    One fewer than between the tokens is let pass: the token that ends an answer has no text of its own. A
+    time per token over the arrivals is then too long by that much at most, never too short.
+    """
+    return completion_tokens - 1 - max(BUNDLED * (completion_tokens - 1), float(completion_tokens > 3))
+
+
+def tpot_ms(token_ns: Sequence[int], completion_tokens: int | None) -> float | None:
+    """Return the mean time between tokens, in milliseconds, from what arrived.
+
+    Args:
+        token_ns: The arrivals of the events that carried tokens.
+        completion_tokens: How many tokens the server counts.
+
+    Returns:
+        ``None`` where the count is unknown, and where tokens came bundled, were hidden or are more than
+        were counted: then how many came after the first arrival cannot be told.
+    """
+    gaps = len(token_ns) - 1
+    if completion_tokens is None or gaps < 1:
+        return None
+    if not fewest_gaps(completion_tokens) <= gaps <= completion_tokens - 1:
+        return None
+    return (token_ns[-1] - token_ns[0]) / 1e6 / gaps
 
 
 def _ms(start_ns: int | None, end_ns: int | None) -> float | None:
@@ -23,6 +76,8 @@ class Stamps:
         last_token_ns: The last generated token arrived.
         done_ns: The response was complete.
         token_ns: The arrival of every event that carried generated text, in order.
+        untimed: Why the reads do not say when the tokens arrived, where they do not: the stream was
+            buffered on its way, or this client stood still. Then there is no stamp of any token.
     """
 
     sent_ns: int
@@ -32,11 +87,19 @@ class Stamps:
     last_token_ns: int | None = None
     done_ns: int | None = None
     token_ns: tuple[int, ...] = ()
+    untimed: str | None = None
 
     @property
     def ttft_ms(self) -> float | None:
         """Time to first token: sent to first generated token, in milliseconds."""
         return _ms(self.sent_ns, self.first_token_ns)
+
+    @property
+    def ttft_words(self) -> str:
+        """`ttft_ms` for a line of text, or why there is none."""
+        if self.ttft_ms is None:
+            return f"no time known ({self.untimed or 'no token came'})"
+        return f"{self.ttft_ms:.0f} ms"
 
     @property
     def latency_ms(self) -> float | None:

@@ -13,6 +13,7 @@ from kvlab.vram.choose import for_process, for_server, for_this_process, server_
 from kvlab.vram.monitor import Cost, Monitor, Sample, Usage, Window, usage
 from kvlab.vram.nvml import NvmlDevice, NvmlProcess
 from kvlab.vram.samplers import ProcessTree, Reading, Sampler, TorchAllocator, Unavailable
+from kvlab.vram.watch import Watched, watch
 
 __all__ = [
     "Cost",
@@ -26,10 +27,12 @@ __all__ = [
     "TorchAllocator",
     "Unavailable",
     "Usage",
+    "Watched",
     "Window",
     "for_process",
     "for_server",
     "for_this_process",
     "server_pid",
     "usage",
+    "watch",
 ]

@@ -2,8 +2,9 @@
 
 from types import SimpleNamespace
 
-from kvlab.endpoints.connect import Fact, Identity
+from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.counter import TokenizerCounter
+from kvlab.endpoints.facts import Fact
 from kvlab.endpoints.offline import OfflineEngine
 from tests.fakes.prefix_cache import PrefixCache
 

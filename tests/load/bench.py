@@ -7,17 +7,34 @@ import time
 
 import psutil
 
+from kvlab.evidence import CacheLaw
 from kvlab.load import control
+from kvlab.load.generator import Finished
 from kvlab.load.job import Job, Labels, Retries
 from kvlab.prompts.batch import Workload, handbook
 from kvlab.store.database import Database
+from kvlab.taxonomy import ErrorType
 from kvlab.timing.arrivals import Arrivals
-from kvlab.timing.request import Target
+from kvlab.timing.request import Failure, Target, Transfer
+from kvlab.timing.response import ResponseReader, WireError
 from tests.store.test_database import fill
 
 TRIAL = "t0"
 BODY = {"model": "fake", "max_tokens": 4, "temperature": 0.0, "stream": True,
         "stream_options": {"include_usage": True}}  # fmt: skip
+
+
+def finished(item, pieces, *, sent_ns=1, ended_ns=3, **changes):
+    """One exchange as the generator hands it on, whose connection ended after these bytes."""
+    reader, failure = ResponseReader(), None
+    try:
+        complete = any(reader.feed(t_ns, data) for t_ns, data in pieces)
+        if not complete and not reader.end(ended_ns):
+            raise WireError(reader.cut_off())
+    except WireError as error:
+        failure = Failure(ErrorType.ENGINE_ERROR, str(error), reader.status)
+    reader.close()
+    return Finished(item, 1, True, 0, reader, Transfer(sent_ns, failure, **changes), None)
 
 
 class Bench:
@@ -33,7 +50,7 @@ class Bench:
         workload = Workload(kind, "abc", handbook(1, 3), conversations=4, trim_interval=3, keep_messages=2)
         quick = Retries(max_attempts=6, wait_s=0.02, max_wait_s=0.1, outage_limit_s=20.0)
         arrivals = arrivals or Arrivals("closed", 8)
-        values = {"retries": quick, "labels": Labels(16, 3), **changes}
+        values = {"retries": quick, "labels": Labels(CacheLaw.whole_blocks(16), 3), **changes}
         tag = f"i/{TRIAL}.s{session or self.sessions}"
         return Job(str(self.path), "r", TRIAL, session or 1, kind, tag, items, workload, arrivals,
                    Target(url, timeout_s=timeout_s), BODY, **values)  # fmt: skip

@@ -4,7 +4,7 @@ import signal
 
 import psutil
 
-from tests.command.tool.tool import folders, kvlab, read, start, status, until
+from tests.command.tool import folders, kvlab, read, start, status, until
 from tests.fakes.process import FakeServer
 
 ITEMS = 600

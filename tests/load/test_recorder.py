@@ -4,11 +4,9 @@ import json
 
 import pytest
 
-from kvlab.load.generator import Finished
 from kvlab.load.recorder import Rows
 from kvlab.store import frames
-from kvlab.timing.response import Piece
-from tests.load.bench import TRIAL, Bench
+from tests.load.bench import TRIAL, Bench, finished
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 GOOD = {"choices": [{"delta": {"content": "A"}, "finish_reason": "stop"}]}
@@ -25,8 +23,7 @@ def recorded(folder, raw):
     job = bench.job("http://x/v1", 1)
     with bench.database.transaction():
         base = bench.database.add_prompt({"marker": job.workload.marker, "text": job.workload.text})
-    done = Finished(0, 1, True, 0, 1, [Piece(2, raw)], 3, True, None, None)
-    bench.database.record_items("r", TRIAL, [Rows(job, base).row(done)])
+    bench.database.record_items("r", TRIAL, [Rows(job, base).row(finished(0, [(2, raw)]))])
     assert frames.integrity(bench.database.sql) == []
     frames.requests(bench.database.sql)  # can be read back, too
     return bench

@@ -7,10 +7,13 @@ from hypothesis import strategies as st
 from kvlab.endpoints import connect as endpoint
 from kvlab.endpoints import probe
 from kvlab.endpoints.counter import CalibratedCounter, ServerCounter, shared_prefix
+from kvlab.endpoints.identify import identify
 from kvlab.errors import InputError, ServerError
 from kvlab.prompts import exact, manual
 from kvlab.settings import load_settings
 from tests.fakes.process import FakeServer
+
+NAMES = exact.Names("token_targets", "manual_sections")
 
 
 class Words:
@@ -26,14 +29,14 @@ class Words:
 @given(st.integers(8, 900))
 def test_a_prompt_has_exactly_the_target_length(target):
     text = manual.manual(17, 40, "0123456789abcdef")
-    prompt = exact.fit(lambda cut: {"prompt": f"Q {cut} Z"}, text, target, Words())
+    prompt = exact.fit(lambda cut: {"prompt": f"Q {cut} Z"}, text, target, Words(), NAMES).prompt
     assert Words()(prompt) == target
 
 
 def test_too_short_and_too_long_targets_are_refused_by_name():
     for target, hint in ((3, "raise it"), (10**6, "raise manual_sections")):
         with pytest.raises(InputError, match=hint):
-            exact.fit(lambda cut: {"prompt": cut}, "one two three", target, Words())
+            exact.fit(lambda cut: {"prompt": cut}, "one two three", target, Words(), NAMES)
 
 
 def test_the_manual_is_seeded_and_carries_its_marker_in_every_section():
@@ -64,7 +67,7 @@ def test_the_marker_comes_first(api, role):
 def connect(point_at, server):
     point_at(server)
     connection = endpoint.connect(load_settings())
-    return connection, probe.probe(connection, endpoint.identify(connection))
+    return connection, probe.probe(connection, identify(connection))
 
 
 def test_the_server_counts_its_own_template(point_at):
@@ -74,7 +77,7 @@ def test_the_server_counts_its_own_template(point_at):
             counter = probe.counter(connection, identity)
             assert isinstance(counter, ServerCounter)
             build = lambda cut: manual.build("ab12", cut, api="chat", question="why?", marker_role="system")  # noqa: E731
-            prompt = exact.fit(build, manual.manual(1, 60, "ab12"), 700, counter)
+            prompt = exact.fit(build, manual.manual(1, 60, "ab12"), 700, counter, NAMES).prompt
             body = {
                 "model": "fake",
                 **prompt,

@@ -7,7 +7,7 @@ import pytest
 
 from kvlab.errors import InputError
 from kvlab.runs import lock
-from tests.command.tool.tool import until
+from tests.command.tool import until
 
 
 def test_a_second_writer_is_refused_and_a_later_one_is_not(tmp_path):
@@ -39,7 +39,7 @@ def test_a_lock_on_a_file_that_was_taken_away_is_no_lock(tmp_path, monkeypatch):
 
 
 def test_a_lock_dies_with_its_process(tmp_path):
-    code = "import sys, time, pathlib; from kvlab import lock; held = lock.hold(pathlib.Path(sys.argv[1])); time.sleep(60)"
+    code = "import sys, time, pathlib; from kvlab.runs import lock; held = lock.hold(pathlib.Path(sys.argv[1])); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     until(lambda: lock.is_held(tmp_path))
     process.kill()

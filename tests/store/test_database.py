@@ -5,25 +5,27 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from kvlab.endpoints.metrics import ServerView
 from kvlab.errors import InputError, KvlabError
-from kvlab.evidence import Evidence, classify
+from kvlab.evidence import CacheLaw, Evidence, classify
 from kvlab.records import Recorded, Trial
 from kvlab.store import frames
-from kvlab.store.connect import migrate, open_database
+from kvlab.store.connect import VERSION, open_database
 from kvlab.store.database import Database
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Failure, Measurement
-from kvlab.timing.stamps import Stamps
+from kvlab.timing.stamps import Stamps, tpot_ms
 from kvlab.timing.stream import Generation
 
 TRIALS = [Trial(f"t{i}", i, "300", i + 1, {"target_tokens": 300}) for i in range(3)]
 
 
 def recorded(request_id, arm="cold", attempt=1, failure=None, cached=0):
-    stamps = Stamps(1_000_000, 2_000_000, 3_000_000, 3_000_000, 7_000_000, 8_000_000, (3_000_000, 7_000_000))
+    tokens = (3_000_000, 4_000_000, 7_000_000)
+    stamps = Stamps(1_000_000, 2_000_000, 3_000_000, 3_000_000, 7_000_000, 8_000_000, tokens)
     usage = {"prompt_tokens": 300, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": cached}}
     generation = None if failure else Generation(text="x", usage=usage, ended=True)
     evidence = Evidence() if failure else Evidence(300, cached)
@@ -31,7 +33,7 @@ def recorded(request_id, arm="cold", attempt=1, failure=None, cached=0):
         request_id=request_id, arm=arm, attempt=attempt, prompt={"prompt": "p"}, decoding={"max_tokens": 3},
         target_tokens=300, sent_utc="2026-01-01T00:00:00+00:00",
         measurement=Measurement(stamps, generation, failure, 200), server=ServerView(), evidence=evidence,
-        label=classify(evidence, 16),
+        label=classify(evidence, CacheLaw.whole_blocks(16)),
     )  # fmt: skip
 
 
@@ -52,6 +54,12 @@ def fill(found):
     found.plan("r", TRIALS)
 
 
+def record(database, trial_id, rows, status):
+    """Claim an attempt and record it, as a session does."""
+    database.claim_attempt(trial_id)
+    database.record_attempt("r", trial_id, rows, status)
+
+
 FAILED = Failure(ErrorType.TIMEOUT, "slow", None)
 
 
@@ -63,17 +71,17 @@ def test_it_is_durable(database):
 
 def test_a_trial_is_all_or_nothing(database):
     with pytest.raises(sqlite3.IntegrityError):
-        database.record_attempt("r", "t0", 1, [recorded("a"), recorded("a", arm="hit")], "done")
+        record(database, "t0", [recorded("a"), recorded("a", arm="hit")], "done")
     assert database.sql.execute("SELECT count(*) FROM requests").fetchone()[0] == 0
-    assert database.trial_state()["t0"] == ("planned", 0)
+    assert database.trial_state()["t0"] == ("planned", 1), (
+        "the number is taken, whatever became of the attempt"
+    )
 
 
 def test_frame_derives_times_and_marks_the_attempt_that_counts(database):
-    database.record_attempt("r", "t0", 1, [recorded("a"), recorded("b", "hit", failure=FAILED)], "planned")
-    database.record_attempt(
-        "r", "t0", 2, [recorded("c", attempt=2), recorded("d", "hit", 2, cached=288)], "done"
-    )
-    database.record_attempt("r", None, 0, [replace(recorded("w", "warmup", 0), measured=False)], "done")
+    record(database, "t0", [recorded("a"), recorded("b", "hit", failure=FAILED)], "planned")
+    record(database, "t0", [recorded("c", attempt=2), recorded("d", "hit", 2, cached=288)], "done")
+    database.record_attempt("r", None, [replace(recorded("w", "warmup", 0), measured=False)], "done")
     frame = frames.requests(database.sql).set_index("request_id")
     assert sorted(frame.index) == ["a", "b", "c", "d"]
     assert list(frame.loc[["a", "b", "c", "d"], "used"]) == [False, False, True, True]
@@ -84,9 +92,58 @@ def test_frame_derives_times_and_marks_the_attempt_that_counts(database):
     assert frames.integrity(database.sql) == []
 
 
+@pytest.mark.parametrize(
+    ("arrivals", "tokens"),
+    [
+        (1, 1),
+        (2, 2),
+        (2, 3),
+        (3, 3),
+        (4, 5),
+        (9, 16),
+        (16, 16),
+        (15, 16),
+        (96, 100),
+        (8, 161),
+        (161, 8),
+        (6, None),
+    ],
+)
+def test_a_time_per_token_is_of_arrivals_that_carried_one_each_or_there_is_none(database, arrivals, tokens):
+    row = recorded("a")
+    token_ns = tuple(range(5_000_000, 5_000_000 * (arrivals + 1), 5_000_000))
+    stamps = replace(
+        row.measurement.stamps, token_ns=token_ns, first_token_ns=token_ns[0], last_token_ns=token_ns[-1]
+    )
+    generation = Generation(text="x", usage={"completion_tokens": tokens}, ended=True)
+    record(database, "t0", [replace(row, measurement=Measurement(stamps, generation, None, 200))], "done")
+    found = frames.requests(database.sql)["tpot_ms"][0]
+    expected = tpot_ms(token_ns, tokens)
+    assert expected in (5.0, None)
+    assert (None if pd.isna(found) else found) == expected
+    assert (expected is None) == (
+        (arrivals, tokens) in {(1, 1), (2, 3), (9, 16), (8, 161), (161, 8), (6, None)}
+    )
+
+
+def test_what_else_was_seen_of_a_request_is_observed(database):
+    row = recorded("a")
+    stamps = replace(row.measurement.stamps, untimed="all at once")
+    measurement = replace(row.measurement, stamps=stamps, reconnects=1, client_stall_ms=80.0)
+    record(database, "t0", [replace(row, measurement=measurement)], "done")
+    found = database.sql.execute(
+        "SELECT trial_id, request_id, name, value, text FROM observations ORDER BY name"
+    )
+    assert [tuple(line) for line in found] == [
+        ("t0", "a", "client_stall_ms", 80.0, None),
+        ("t0", "a", "reconnects", 1.0, None),
+        ("t0", "a", "untimed", None, "all at once"),
+    ]
+
+
 def test_a_request_never_has_both_an_answer_and_a_failure(database):
-    database.record_attempt("r", "t0", 1, [recorded("a")], "done")
-    database.record_attempt("r", "t1", 1, [recorded("b", failure=FAILED)], "failed")
+    record(database, "t0", [recorded("a")], "done")
+    record(database, "t1", [recorded("b", failure=FAILED)], "failed")
     for table, row in (("failures", {"request_id": "a", "error_type": "X", "message": "m"}),
                        ("responses", {"request_id": "b", "text": "", "reasoning": "", "shared_tokens": 0,
                                       "cache_state": "cold", "cache_reason": "", "evidence_json": "{}"})):  # fmt: skip
@@ -98,8 +155,8 @@ def test_a_request_with_neither_is_refused_and_would_be_found(database):
     broken = recorded("a")
     broken = replace(broken, measurement=Measurement(broken.measurement.stamps, None, None, 200))
     with pytest.raises(KvlabError, match="neither"):
-        database.record_attempt("r", "t0", 1, [broken], "done")
-    database.record_attempt("r", "t0", 1, [recorded("b")], "done")
+        record(database, "t0", [broken], "done")
+    record(database, "t0", [recorded("b")], "done")
     database.sql.execute("DELETE FROM responses")
     assert frames.integrity(database.sql) == ["1 requests with neither a response nor a failure"]
 
@@ -129,20 +186,64 @@ def test_what_is_no_database_is_one_line(tmp_path, content):
 def test_a_newer_schema_is_refused(tmp_path):
     path = tmp_path / "run.sqlite"
     with Database(path, create=True) as database:
-        newest = migrate(database.sql)
-        database.sql.execute(f"PRAGMA user_version={newest + 1}")
+        database.sql.execute(f"PRAGMA user_version={VERSION + 1}")
     with pytest.raises(InputError, match="newer"):
         open_database(path)
+
+
+def test_another_programs_database_is_refused_as_it_is(tmp_path):
+    path = tmp_path / "run.sqlite"
+    with sqlite3.connect(path) as sql:
+        sql.execute("CREATE TABLE theirs (a)")
+    sql.close()
+    before = path.read_bytes()
+    for version in (0, 3):
+        with sqlite3.connect(path) as sql:
+            sql.execute(f"PRAGMA user_version={version}")
+        sql.close()
+        before = path.read_bytes()
+        with pytest.raises(InputError, match="not a kvlab database"):
+            open_database(path, create=True)
+        assert path.read_bytes() == before
+
+
+def test_an_attempt_is_claimed_for_ever(database):
+    assert [database.claim_attempt("t0"), database.claim_attempt("t0"), database.claim_attempt("t1")] == [
+        1,
+        2,
+        1,
+    ]
+    with Database(database.path) as other:  # durable: another process sees it
+        assert other.trial_state()["t0"] == ("planned", 2)
+        assert other.claim_attempt("t0") == 3
+    with pytest.raises(KvlabError, match="not in the plan"):
+        database.claim_attempt("nobody")
+
+
+def test_what_is_observed_comes_back_in_order(database):
+    record(database, "t0", [recorded("a")], "done")
+    database.observe("t0", "pause_s", 1.5, t_ns=20)
+    database.observe("t0", "pause_s", None, text="the server does not say", t_ns=10, request_id="a")
+    database.observe(None, "engine", float("nan"), text="x")
+    assert len(frames.observations(database.sql)) == 3
+    found = frames.observations(database.sql, "pause_s")
+    assert found["t_ns"].tolist() == [10, 20]
+    assert found["value"].isna().tolist() == [True, False]
+    assert found["request_id"].isna().tolist() == [False, True]
+    with pytest.raises(KvlabError, match="no value"):
+        database.observe("t0", "pause_s", float("inf"))
+    with pytest.raises(sqlite3.IntegrityError):
+        database.observe("no trial", "pause_s", 1.0)
 
 
 def test_what_was_acknowledged_survives_sigkill(tmp_path):
     path = tmp_path / "run.sqlite"
     code = (
         "import sys; from pathlib import Path; from kvlab.store.database import Database\n"
-        "from tests.store.test_database import fill, recorded\n"
+        "from tests.store.test_database import fill, record, recorded\n"
         f"d = Database(Path({str(path)!r}), create=True); fill(d)\n"
         "for i in range(3):\n"
-        "    d.record_attempt('r', f't{i}', 1, [recorded(f'q{i}')], 'done'); print(i, flush=True)\n"
+        "    record(d, f't{i}', [recorded(f'q{i}')], 'done'); print(i, flush=True)\n"
         "import time; time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:

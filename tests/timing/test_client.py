@@ -1,13 +1,11 @@
 """The client against a server whose stamps are known. No time is asserted against a limit of the machine."""
 
-import asyncio
 import socket
 
 import pytest
 
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.client import Client
-from kvlab.timing.connection import Connection, measure
 from kvlab.timing.request import Target
 from tests.fakes.process import FakeServer
 from tests.fakes.tls import TlsFront
@@ -128,28 +126,3 @@ def test_https_is_verified_and_its_connection_is_reused(tmp_path, monkeypatch):
                 None
             ] * 3
     assert front.connections == 1, "TLS 1.3's session tickets are no sign of a closed connection"
-
-
-async def several(target, count):
-    connections = [await Connection.open(target.url) for _ in range(count)]
-    requests = [target.encode("/chat/completions", BODY, {"X-Request-Id": f"c{i}"}) for i in range(count)]
-    work = [
-        measure(target, connection, request)
-        for connection, request in zip(connections, requests, strict=True)
-    ]
-    found = await asyncio.gather(*work)
-    for connection in connections:
-        connection.close()
-    return found
-
-
-@pytest.mark.parametrize("fault", [None, "disconnect_mid", "stall_before", "status_500"])
-def test_many_at_once(fault):
-    with FakeServer(base_ms=20, faults={"3": fault} if fault else {}) as server:
-        found = asyncio.run(several(Target(server.base_url, timeout_s=1.5), 8))
-        truth = {record["request_id"]: record for record in server.truth()}
-    assert [m.failure is None for m in found].count(False) == (1 if fault else 0)
-    for i, measured in enumerate(found):
-        if measured.failure is None:
-            assert measured.stamps.sent_ns < truth[f"c{i}"]["received_ns"]
-            assert truth[f"c{i}"]["first_token_emit_ns"] < measured.stamps.first_token_ns

@@ -10,9 +10,8 @@ import weakref
 import pytest
 
 from kvlab.taxonomy import ErrorType
-from kvlab.timing.link import Exchange
-from kvlab.timing.pump import Pump
-from kvlab.timing.request import Target
+from kvlab.timing.pump import Exchange, Pump
+from kvlab.timing.request import Target, interpret
 from tests.fakes.process import FakeServer
 from tests.fakes.tls import TlsFront
 
@@ -174,3 +173,22 @@ def test_a_request_that_takes_too_long_ends_and_the_next_ones_do_not(sender):
     kinds = [done[key].failure and done[key].failure.error_type for key in range(4)]
     assert kinds.count(ErrorType.TIMEOUT) == 1
     assert kinds.count(None) == 3
+
+
+@pytest.mark.parametrize("fault", [None, "disconnect_mid", "stall_before", "status_500"])
+def test_many_at_once_with_the_servers_own_stamps(sender, fault):
+    with FakeServer(base_ms=20, itl_ms=5, faults={"3": fault} if fault else {}) as fake:
+        one = sender(fake.base_url, timeout_s=1.5)
+        for number in range(8):
+            request = one.target.encode("/chat/completions", BODY, {"X-Request-Id": f"c{number}"})
+            one.pump.send(Exchange(f"c{number}", request, 0))
+        one.poll(lambda: len(one.done) == 8)
+        truth = {record["request_id"]: record for record in fake.truth()}
+    measured = {
+        exchange.key: interpret(one.target, exchange.reader, exchange.transfer) for exchange in one.done
+    }
+    assert [m.failure is None for m in measured.values()].count(False) == (1 if fault else 0)
+    for key, found in measured.items():
+        if found.failure is None:
+            assert found.stamps.sent_ns < truth[key]["received_ns"]
+            assert truth[key]["first_token_emit_ns"] < found.stamps.first_token_ns

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvlab.timing.response import Piece, ResponseReader, WireError
-from kvlab.timing.sse import events
+from kvlab.timing.stream import events
 
 
 def chunked(parts: list[bytes]) -> bytes:

@@ -3,8 +3,7 @@ import random
 
 import pytest
 
-from kvlab.timing.sse import Event
-from kvlab.timing.stream import dig, read_stream
+from kvlab.timing.stream import Event, dig, read_stream
 
 
 def chat(delta, t_ns=0, **choice):

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -55,3 +57,27 @@ def test_a_process_that_cannot_be_seen_is_no_endpoint_elsewhere(monkeypatch):
     assert isinstance(hidden, Unavailable)
     assert "cannot be seen (another user's, or in a container?)" in hidden.reason
     assert card == "card 0"
+
+
+PROXY = """
+import socket, sys, threading
+onward = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_proxys_memory_is_not_the_servers(listening):
+    with subprocess.Popen(
+        [sys.executable, "-c", PROXY, str(listening)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as proxy:
+        url = f"http://127.0.0.1:{int(proxy.stdout.readline())}/v1"
+        pid, why = choose.server_process(url)
+        assert pid is None
+        assert f"connected to 127.0.0.1:{listening}" in why
+        assert "memory is not the server's" in choose.for_server(url)[0].reason
+        proxy.stdin.close()

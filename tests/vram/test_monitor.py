@@ -9,7 +9,7 @@ import pytest
 from kvlab.store.database import Database
 from kvlab.vram import Monitor, ProcessTree, Reading, Sample, Unavailable, timeline, usage
 from kvlab.vram.pictures import memory_over_time
-from tests.command.tool.tool import until
+from tests.command.tool import until
 from tests.store.test_database import fill
 
 

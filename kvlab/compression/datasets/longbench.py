@@ -1,9 +1,9 @@
 """LongBench (Bai et al. 2024): from the hub, from its data.zip, or from a folder of JSON-lines files."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from kvlab.bounded import json_value
 from kvlab.compression.datasets import longbench_tasks as facts
 from kvlab.compression.datasets import rows
 from kvlab.compression.datasets.example import Example, content_id
@@ -130,7 +130,7 @@ def _setting(config: Path, name: str, task: str) -> object:
     if file is None:
         raise InputError("config_path", str(config), f"has no {name}; name LongBench's config folder")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json_value(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError("config_path", str(file), f"is not JSON ({error}); mend it") from None
     if not isinstance(content, dict) or task not in content:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from kvlab.bounded import json_value
 from kvlab.compression.datasets import binning
 from kvlab.compression.datasets.example import Example, canonical_json
 from kvlab.compression.datasets.invalid import as_input_error
@@ -175,7 +176,7 @@ def load(path: Path) -> Manifest:
         InputError: Naming the field that is missing or wrong.
     """
     try:
-        content = json.loads(path.read_bytes().decode())
+        content = json_value(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise InputError("manifest", str(path), "is not there; prepare the dataset first") from None
     except (OSError, ValueError) as error:

@@ -79,7 +79,7 @@ def example(task: str, length_tokens: int, number: int, tokenizer: Tokenizer, *,
         "answer_prefix": puzzle.answer_prefix,
         "answer_pattern": puzzle.answer_pattern,
         "max_new_tokens": puzzle.max_new_tokens,
-        "first_line_only": len(puzzle.answers) == 1,
+        "first_line_only": False,  # RULER's string_match looks at the whole answer
         "depths": [round(depth, 4) for depth in depths],
     }
     return Example(content_id(task, *content), puzzle.question, context, puzzle.answers, meta)
@@ -92,9 +92,11 @@ def _context(puzzle: Puzzle, depths: list[float], length: int, tokenizer: Tokeni
         raise InputError("lengths_tokens", length, f"is below the {needles} tokens of the needles; raise it")
     # Enough prose for tokenizers of up to twelve characters a token.
     text = prose.prose(seed, 12 * length)
-    context = str(
-        exact.fit(lambda cut: {"prompt": _hide(puzzle.needles, depths, cut)}, text, length, counter)["prompt"]
+    names = exact.Names("lengths_tokens", "the prose")
+    fitted = exact.fit(
+        lambda cut: {"prompt": _hide(puzzle.needles, depths, cut)}, text, length, counter, names
     )
+    context = str(fitted.prompt["prompt"])
     got = tokenizer.count(context)
     if got != length:
         fix = f"cannot be hit with the tokenizer {tokenizer.name} (nearest: {got}); choose another length"

@@ -1,12 +1,15 @@
 """Loading a model for this engine, after refusing what it cannot do right."""
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from kvlab import paths
-from kvlab.endpoints.connect import Fact, Identity
+from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.facts import Fact
 from kvlab.errors import InputError
+from kvlab.serving import threads
 from kvlab.serving.model import Model, resolve_model
 from kvlab.settings import Settings
 
@@ -63,6 +66,7 @@ def find(settings: Settings) -> Model:
     """
     if importlib.util.find_spec("torch") is None:
         raise InputError("torch", None, "is not installed, and this engine runs on it; run `make setup`")
+    threads.bound(os.environ, steady=True)  # before torch is imported
     return resolve_model(settings.kvlab_model, cache_dir=paths.cache_dir(), say=print)
 
 
@@ -82,6 +86,7 @@ def load(model: Model, options: Options) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(model.source, **here)
         _check_architecture(config, shown)
+        _check_rope(config, shown)
         loaded = AutoModelForCausalLM.from_pretrained(
             model.source,
             dtype=getattr(torch, options.dtype),
@@ -102,6 +107,22 @@ def _check_architecture(config: Any, shown: str) -> None:  # noqa: ANN401 - a tr
         known = ", ".join(ARCHITECTURES)
         fix = f"is of type {config.model_type}, whose cache the policies do not know; choose one of {known}"
         raise InputError("KVLAB_MODEL", shown, fix)
+
+
+#: Rotations that change with the longest prompt seen so far: an answer would depend on what was asked before.
+_CHANGING_ROPE = ("dynamic", "longrope")
+
+
+def _check_rope(config: Any, shown: str) -> None:  # noqa: ANN401 - a transformers config
+    told = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [part for part in (told, *told.values()) if isinstance(part, dict)]  # one for each kind of layer
+    for kind in (str(part.get("rope_type", part.get("type"))) for part in kinds):
+        if kind in _CHANGING_ROPE:
+            fix = (
+                f"has rotary positions of type {kind}, which depend on what was asked before; choose a model with "
+                "default, linear, yarn or llama3 ones"
+            )
+            raise InputError("KVLAB_MODEL", shown, fix)
 
 
 def longest(config: Any) -> int:  # noqa: ANN401 - a transformers config

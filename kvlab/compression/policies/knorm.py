@@ -16,6 +16,10 @@ class Knorm(Policy):
     Devoto et al. 2024, "A Simple and Effective L2 Norm-Based Strategy for KV Cache Compression",
     arXiv:2406.11430. kvpress: ``KnormPress``. Norms are taken in float32 whatever the cache holds,
     since bfloat16 would round most of them onto each other.
+
+    The same token twice has keys of one norm in the first layer. Of equal norms the earlier entry is kept here; kvpress
+    leaves it to ``torch.topk``, whose choice depends on the budget, the device and torch's version. So on a text
+    that repeats itself the two keep other entries of equal norm, and entries of the same norms.
     """
 
     name: ClassVar[str] = "knorm"

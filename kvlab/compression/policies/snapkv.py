@@ -23,6 +23,11 @@ class SnapKV(Policy):
     In ``aware``, the prompt ends with the tail, so the window holds the question. A tail longer than
     the window widens it: else the question's first tokens would be out of view.
 
+    In float32 it keeps the entries that kvpress' ``SnapKVPress`` keeps. In bfloat16 both compute the same logits, but
+    kvpress rounds the attention weights to bfloat16 and pools them as such: with eight bits many scores are equal, and
+    ``torch.topk`` picks among them. Here weights and scores stay in float32. Entries that only one of the two keeps have
+    scores within that rounding of the last one kept (``tests/compression/policies/test_rounding.py``).
+
     Attributes:
         window: Tokens of the observation window.
         kernel: Entries that are pooled together, odd.

@@ -4,9 +4,9 @@ Pure functions on arrays and frames: no database, no clock, every draw seeded.
 
     scores      answers → a matrix of examples × budgets, and what failures count as
     drop        paired drops, tests on clusters of examples that share a context
-    call        the calibrated rule: a fixed sequence of tests, Holm over length bins
+    detect      the calibrated rule: a fixed sequence of tests, Holm over length bins
     point_rule  the uncalibrated one: the first step of the means that is large enough
-    location    between which budgets: a bootstrap of a monotone fit
+    location    between which budgets: tests from both ends
     power       the smallest drop that would be seen
     bins        what each budget scored in each length bin; which bin is the worst
     flips       right to wrong, wrong to right

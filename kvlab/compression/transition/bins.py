@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kvlab.compression.transition.bootstrap import mean_interval, percentile, resampled_means
 from kvlab.compression.transition.scores import FULL, Floats, Scores, Treatment
+from kvlab.stats.percentiles import percentile
+from kvlab.stats.scores import mean_interval, resampled_means
 
 #: The columns of `bin_table`, the same whatever is missing.
 BIN_COLUMNS = (
@@ -40,7 +41,8 @@ def bin_table(
     """Return one row a policy, budget and bin, the empty bins too: `BIN_COLUMNS`.
 
     - ``n``: answers asked for. ``acc_mean``: mean of the metric, a failed answer counting as 0;
-      ``acc_std`` is the population's; the interval is a bootstrap over contexts.
+      ``acc_std`` is the population's; the interval is over contexts
+      (`kvlab.stats.scores`).
     - ``no_answer_rate``: share without an answer. ``fail_rate``: share without one or with a label of the
       failure taxonomy (a truncated answer has one, right or wrong).
     - Percentiles are refused, with the reason, below their floor; tokens are prompt and completion.
@@ -51,7 +53,7 @@ def bin_table(
         n_bins: How many bins there are.
         confidence: Of the intervals.
         seed: Of the resampling.
-        resamples: How many.
+        resamples: How many draws.
     """
     narrow = frame[
         [name for name in frame.columns if name in (*_NEEDED, metric)]
@@ -84,7 +86,7 @@ def _accuracy(
     failed = cell["failed"].astype(bool)
     scores = zeroed(cell, metric)
     clusters = pd.factorize(cell["context_id"].astype(str), sort=True)[0].astype(np.int64)
-    found = mean_interval(scores, clusters, seed=seed, confidence=confidence, resamples=resamples)
+    found = mean_interval(scores, clusters, seed=seed, confidence=confidence, draws=resamples)
     known = scores[~np.isnan(scores)]
     return {
         "acc_mean": found.estimate,

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from kvlab.compression.transition.bins import zeroed
-from kvlab.compression.transition.bootstrap import mean_interval
 from kvlab.compression.transition.scores import FULL, Floats, Ints
 from kvlab.stats.intervals import Interval
+from kvlab.stats.scores import mean_interval
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Resampling:
     resamples: int
 
     def mean(self, values: Floats, clusters: Ints) -> Interval:
-        """Return the mean with its interval over contexts."""
+        """Return the mean of differences of scores with its interval over contexts."""
         return mean_interval(
-            values, clusters, seed=self.seed, confidence=self.confidence, resamples=self.resamples
+            values, clusters, least=-1.0, seed=self.seed, confidence=self.confidence, draws=self.resamples
         )
 
 

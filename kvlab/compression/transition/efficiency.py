@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from kvlab.compression.transition.bins import column, timings
-from kvlab.compression.transition.bootstrap import percentile
 from kvlab.compression.transition.scores import Floats
+from kvlab.stats.percentiles import percentile
 
 COLUMNS = (
     "policy", "budget", "n", "prompt_tokens_mean", "completion_tokens_mean", "cache_bytes_mean",

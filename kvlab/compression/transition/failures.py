@@ -1,5 +1,6 @@
 """Wrong answers or no answers: what a drop is made of, and what failures do to the call."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,13 @@ def by_treatment(scores: Scores, *, margin: float, alpha: float, seed: int) -> d
         treatment: call(scores, margin=margin, alpha=alpha, seed=seed, treatment=treatment)
         for treatment in TREATMENTS
     }
+
+
+def decide_call(calls: Mapping[Treatment, Call]) -> bool:
+    """Whether what failures count as changes the call: its outcome, or a budget that it names."""
+    return (
+        len({(made.outcome, made.fails_at, made.holds_at, made.also_falls_at) for made in calls.values()}) > 1
+    )
 
 
 def integrity(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """The point rule: the first step of the means that is at least as large as a threshold.
 
 It has no error rate: it compares two means, and the more budgets there are, the more often noise alone
-makes such a step. It is reported under its own name, beside the calibrated rule (`call`).
+makes such a step. It is reported under its own name, beside the calibrated rule (`detect.call`).
 """
 
 from dataclasses import dataclass

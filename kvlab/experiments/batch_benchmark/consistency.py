@@ -1,9 +1,7 @@
 """Whether a larger size is served more slowly than a smaller one, told from windows that differ anyway.
 
-Two sizes are compared by the ratios of all their windows' rates: the median of the ratios with its
-interval (Hodges & Lehmann 1963; the interval inverts the rank test of Mann & Whitney 1947, with its normal
-approximation), corrected for the number of comparisons (Bonferroni). Ranks bear a slow spell of the machine
-that covers a part of a trial, which a comparison of means does not.
+Two sizes are compared by `kvlab.stats.rates`, which does not take the windows of one trial as independent,
+corrected for the number of comparisons (Bonferroni).
 """
 
 import itertools
@@ -11,9 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from kvlab.experiments.batch_benchmark import analysis, forecast
+from kvlab.experiments.batch_benchmark import estimate, forecast
+from kvlab.stats.rates import rate_change
 
 if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
@@ -35,44 +32,38 @@ class Change(NamedTuple):
 
     def __str__(self) -> str:
         """Return it in words."""
-        span = f"{self.change:+.1%} [{self.low:+.1%} to {self.high:+.1%}]"
+        known = math.isfinite(self.high)
+        ends = f"[{self.low:+.1%} to {self.high:+.1%}]" if known else "(no interval: windows are too alike)"
+        span = f"{self.change:+.1%} {ends}"
         return f"{span} ({self.strategy}, {self.smaller:,} to {self.larger:,} requests)"
 
 
 def changes(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> list[Change]:
     """Return every change from a smaller size to a larger one, with intervals that hold for all at once.
 
-    Sizes with fewer than `LEAST_WINDOWS` windows are left out, and comparisons of so few windows
-    that there is no interval.
+    Sizes with fewer than `LEAST_WINDOWS` windows are left out. A comparison without an interval has one without
+    ends, from -1 to infinity.
     """
-    pairs = []
+    pairs: list[tuple[str, int, list[list[float]], int, list[list[float]]]] = []
     for strategy in params.strategies:
         if strategy in forecast.WITHOUT:
             continue  # no steady state of its own
-        sizes: dict[int, list[float]] = {}
-        for cell in analysis.trials_of(complete, strategy):
+        sizes: dict[int, list[list[float]]] = {}
+        for cell in estimate.trials_of(complete, strategy):
             if cell["steady_requests_per_s"]:
-                sizes.setdefault(cell["size"], []).extend(cell["steady"].windows["s_per_request"])
-        known = sorted((size, found) for size, found in sizes.items() if len(found) >= LEAST_WINDOWS)
+                sizes.setdefault(cell["size"], []).append(list(cell["steady"].windows["s_per_request"]))
+        known = sorted(
+            (size, found) for size, found in sizes.items() if sum(map(len, found)) >= LEAST_WINDOWS
+        )
         pairs += [(strategy, *smaller, *larger) for smaller, larger in itertools.combinations(known, 2)]
     alpha = (1 - params.confidence) / max(1, len(pairs))
+    found = [(pair, rate_change(pair[2], pair[4], confidence=1 - alpha)) for pair in pairs]
+    # Without an interval anything may be true: left out, a size would pass for one that was compared.
     return [
-        Change(strategy, small, large, *span)
-        for strategy, small, before, large, after in pairs
-        if (span := _ratio(before, after, alpha)) is not None
-    ]
-
-
-def _ratio(
-    before: Sequence[float], after: Sequence[float], alpha: float
-) -> tuple[float, float, float] | None:
-    """Return the relative change of the rate with its interval; ``None``: too few windows for one."""
-    from scipy import special  # the quantile alone
-
-    ratios = np.sort(np.divide.outer(np.asarray(before, float), np.asarray(after, float)).ravel()) - 1
-    m, n = len(before), len(after)
-    z = float(special.ndtri(1 - alpha / 2))
-    rank = math.floor(m * n / 2 - z * math.sqrt(m * n * (m + n + 1) / 12))
-    if rank < 1:
-        return None
-    return float(np.median(ratios)), float(ratios[rank - 1]), float(ratios[-rank])
+        Change(
+            strategy, small, large, span.estimate,
+            -1.0 if span.low is None else span.low, math.inf if span.high is None else span.high,
+        )
+        for (strategy, small, _, large, _), span in found
+        if span.estimate is not None
+    ]  # fmt: skip

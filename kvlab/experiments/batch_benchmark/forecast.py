@@ -3,32 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kvlab.experiments.batch_benchmark import analysis, data, leaks
+from kvlab.experiments.batch_benchmark import estimate, leaks
 from kvlab.stats import extrapolate
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from kvlab.endpoints.connect import Identity
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 
 Cell = Mapping[str, Any]
+#: A change of the time a request that would move the whole by less than this is none.
+LEAST_EFFECT = 0.02
 #: Strategies that have no steady state of their own: all is sent at once, or by the server itself.
 WITHOUT = {
     "concurrent_start": "all requests are sent at once: there is no steady state to go on from",
     "batch_api": "the server sends the requests itself: there are no windows to go on from",
 }
-
-
-def judged(
-    frame: "pd.DataFrame", params: "BatchBenchmarkParams", identity: "Identity | None"
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the trials and the extrapolations of a frame: those of its summary, if it has one already."""
-    known = data.of(frame).judged
-    if known is not None:
-        return known
-    table = analysis.cells(frame, params, identity)
-    return table, [forecast(table, params, strategy) for strategy in params.strategies]
 
 
 def forecast(table: Sequence[Cell], params: "BatchBenchmarkParams", strategy: str) -> dict[str, Any]:
@@ -41,7 +29,7 @@ def forecast(table: Sequence[Cell], params: "BatchBenchmarkParams", strategy: st
     """
     if strategy in WITHOUT:
         return {"strategy": strategy, "refused": [WITHOUT[strategy]], "held_out": None}
-    found = analysis.trials_of(table, strategy)
+    found = estimate.trials_of(table, strategy)
     held_out = _held_out(found, params)
     complete = [cell for cell in table if cell["state"] == "complete"]
     refused = _refusals(found, complete, held_out, params)
@@ -114,15 +102,25 @@ def _refusals(
         reasons.append(f"{evicted} requests did not find the shared prefix any more: it was evicted")
     if lost:
         reasons.append(f"{lost} requests failed for good")
-    change = extrapolate.trend(largest["steady"].windows["s_per_request"].tolist())
+    times = params.target_requests / largest["size"]
+    # Half of a change by the end of the target is its effect on the whole.
+    change = extrapolate.trend(
+        largest["steady"].windows["s_per_request"].tolist(), 2 * LEAST_EFFECT / max(times, 1.0)
+    )
     if change is not None:
         reasons.append(
-            f"the time a request {'rises' if change > 0 else 'falls'} by {abs(change):.0%} within {largest['size']:,} requests"
+            f"the time a request {'rises' if change > 0 else 'falls'} by {abs(change):.1%} within {largest['size']:,} "
+            f"requests: over {params.target_requests:,}, if it goes on, by {abs(change) * times:.0%}"
         )
-    rising = [*leaks.within(found, params), *leaks.over_all(complete, params)]
-    reasons += [f"memory rises: {line}" for line in rising]
+    rising = leaks.rising(complete, params)
+    reasons += [f"memory rises: {line}" for line in [*rising.measured, *rising.at_target]]
     if held_out is None:
         reasons.append("no smaller size has a steady state, so the fit cannot be checked on the largest")
+    elif held_out["inside"] is False:
+        reasons.append(
+            f"the largest size took {held_out['measured_s']:,.1f} s, outside of what the smaller ones predict "
+            f"({held_out['low_s']:,.1f} to {held_out['high_s']:,.1f} s)"
+        )
     elif abs(held_out["miss"]) > params.max_held_out_miss:
         reasons.append(
             f"the smaller sizes miss the largest by {held_out['miss']:+.1%}, more than {params.max_held_out_miss:.0%}"

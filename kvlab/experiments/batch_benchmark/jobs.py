@@ -1,10 +1,11 @@
 """What a trial asks, and what the load generator is told of it."""
 
+import secrets
 from typing import TYPE_CHECKING, Any
 
-from kvlab.endpoints.counter import Counter, Prompt, shared_prefix
-from kvlab.errors import InputError
-from kvlab.experiments.batch_benchmark.plan import Planned, trimming
+from kvlab.endpoints.counter import CalibratedCounter, Counter, Prompt, shared_prefix
+from kvlab.endpoints.proof import nothing_reused
+from kvlab.experiments.batch_benchmark.trials import Planned
 from kvlab.load.job import Job, Labels, Retries
 from kvlab.prompts import batch, exact, manual
 from kvlab.prompts.batch import Kind, Workload
@@ -13,7 +14,7 @@ from kvlab.timing.arrivals import Arrivals
 
 if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
-    from kvlab.session import Lab
+    from kvlab.session import Session
 
 KINDS: dict[str, Kind] = {"isolated": "isolated", "conversation": "conversation"}
 
@@ -32,28 +33,31 @@ def handbook(params: "BatchBenchmarkParams", counter: Counter) -> str:
         return {"messages": [system, batch.question(params.seed, 0)]}
 
     text = batch.handbook(params.seed, params.handbook_sections)
-    try:
-        prompt = exact.fit(build, text, params.prompt_tokens, counter)
-    except InputError as error:
-        why = str(error).partition(f"{params.prompt_tokens} ")[2] or str(error)
-        raise InputError(
-            "prompt_tokens", params.prompt_tokens, why.replace("manual_sections", "handbook_sections")
-        ) from None
+    names = exact.Names("prompt_tokens", "handbook_sections")
+    if isinstance(counter, CalibratedCounter) and not counter.seen:
+        mark = secrets.token_hex(8)
+        exact.calibrate(
+            lambda cut: {"messages": [batch.system_message(mark, cut), batch.question(params.seed, 0)]},
+            text,
+            [params.prompt_tokens],
+            counter,
+            names,
+        )
+    prompt = exact.fit(build, text, params.prompt_tokens, counter, names).prompt
     return cuts[prompt["messages"][0]["content"]]
 
 
-def workload(lab: "Lab[BatchBenchmarkParams]", trial: Trial) -> Workload:
+def workload(session: "Session[BatchBenchmarkParams]", trial: Trial) -> Workload:
     """Return what the requests of a trial ask; its marker is that of no other trial or run."""
-    params, item = lab.params, Planned(**trial.planned)
-    interval, keep = trimming(params)
+    params, item = session.params, Planned(**trial.planned)
     return Workload(
         kind=KINDS.get(item.strategy, "shared"),
-        marker=manual.marker(lab.run.isolation_id, trial.trial_id),
-        text=handbook(params, lab.counter),
+        marker=manual.marker(session.run.isolation_id, trial.trial_id),
+        text=handbook(params, session.counter),
         seed=params.seed,
         conversations=params.conversations or params.concurrency,
-        trim_interval=interval,
-        keep_messages=keep,
+        trim_interval=params.trim_interval,
+        keep_messages=params.keep_messages,
     )
 
 
@@ -88,41 +92,42 @@ def arrivals(params: "BatchBenchmarkParams", item: Planned) -> Arrivals:
     )
 
 
-def job(
-    lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int, asked: Workload, prefix: int | None
-) -> Job:
+def job(session: "Session[BatchBenchmarkParams]", trial: Trial, asked: Workload, prefix: int | None) -> Job:
     """Return what the load generator is told."""
-    params, item = lab.params, Planned(**trial.planned)
-    connection = lab.engine.connection
+    params, item = session.params, Planned(**trial.planned)
+    connection = session.engine.connection
     prefixed = prefix if asked.kind == "shared" else None
     return Job(
-        database=str(lab.run.database.path),
-        run_id=lab.run.run_id,
+        database=str(session.database.path),
+        run_id=session.run.run_id,
         trial_id=trial.trial_id,
-        session_id=lab.run.session_id,
+        session_id=session.run.session_id,
         arm=item.strategy,
-        tag=f"{lab.run.isolation_id[:8]}/{lab.tag(trial, attempt)}",
+        tag=f"{session.run.isolation_id[:8]}/{session.tag(trial)}",
         items=item.size,
         workload=asked,
         arrivals=arrivals(params, item),
         target=connection.target,
-        body=body(lab),
-        salted=lab.identity.can("salt"),
+        body=body(session),
+        salted=session.identity.can("salt"),
         retries=Retries(
             params.max_attempts, params.retry_wait_s, params.retry_max_wait_s, params.outage_limit_s
         ),
-        labels=Labels(lab.identity.block_size, lab.shared_tokens, prefixed),
+        labels=Labels(
+            session.identity.law,
+            session.shared_tokens,
+            prefixed,
+            nothing_reused(session.identity),
+            tuple(sorted(connection.aliases)),
+        ),
         max_connections=params.max_connections,
-        secrets=tuple(text for text in connection.settings.secrets() if len(text) >= 8),
+        secrets=tuple(connection.settings.secrets()),
     )
 
 
-def body(lab: "Lab[BatchBenchmarkParams]") -> dict[str, Any]:
+def body(session: "Session[BatchBenchmarkParams]") -> dict[str, Any]:
     """Return what all request bodies share."""
-    return {
-        "model": lab.engine.connection.model,
-        "max_tokens": lab.params.max_tokens,
-        "temperature": lab.params.temperature,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    connection = session.engine.connection
+    decoding = {"max_tokens": session.params.max_tokens, "temperature": session.params.temperature}
+    body: dict[str, Any] = connection.dialect.body(connection.model, {}, decoding)
+    return body

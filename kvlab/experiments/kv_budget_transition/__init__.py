@@ -226,7 +226,9 @@ class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
         identity: Identity | None,
     ) -> dict[str, str | bytes]:
         """Return every answer as a CSV."""
-        return {"answers.csv": frame.to_csv(index=False, float_format="%.6f")}
+        from kvlab.store import requests_csv  # with pandas
+
+        return {"answers.csv": requests_csv.text(frame, float_format="%.6f")}
 
 
 def _begin(row: Recorded) -> str:

@@ -37,11 +37,11 @@ class AnalysisParams(Protocol):
 
     @property
     def confidence(self) -> float:
-        """Of the bootstrap intervals."""
+        """Of the intervals."""
 
     @property
     def resamples(self) -> int:
-        """Of each bootstrap."""
+        """Draws of each interval."""
 
     @property
     def seed(self) -> int:

@@ -56,7 +56,7 @@ def _parts(found: Analysis) -> Table:
 
 def _treatments(found: Analysis) -> Table:
     names = {
-        "zero": "0 (the call above)",
+        "zero": "0",
         "missing": "missing",
         "worst": "largest drop",
         "best": "smallest drop",
@@ -120,7 +120,7 @@ def _controls(found: Analysis) -> Table:
     noise = found.noise
     rows: list[list[Any]] = []
     if noise.difference.n:
-        rows.append(["budget 1.0 once more", 1.0, noise.difference.n, None, None, *_ends(noise.difference)])
+        rows.append(["budget 1.0 once more", 1.0, noise.n, None, None, *_ends(noise.difference)])
     rows += [_beside("random entries kept", item) for item in found.random]
     if found.no_context:
         rows.append(_beside("no context", found.no_context))
@@ -130,7 +130,7 @@ def _controls(found: Analysis) -> Table:
         ["control", "budget", "n", "policy_acc", "control_acc", "difference", "low", "high"],
         rows,
         "difference is policy - control on the same examples (first - second time, for budget 1.0 once more, on every "
-        "second example), with a bootstrap interval over contexts. Without the context, the policy's accuracy is that of budget 1.0.",
+        "second example), with its interval over contexts. Without the context, the policy's accuracy is that of budget 1.0.",
     )
 
 

@@ -112,7 +112,7 @@ class AnalysisGroup(Group):
         margin: Of the calibrated rule: a drop that is worth calling a transition.
         alpha: Its error rate over all looks.
         confidence: Of all intervals.
-        resamples: Of every bootstrap.
+        resamples: Of the draws of every interval.
         price_per_million_prompt_tokens: For the cost proxy; ``None``: none is given.
         price_per_million_completion_tokens: The same for generated tokens.
     """

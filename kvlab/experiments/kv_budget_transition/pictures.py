@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from kvlab.compression.transition.bins import column, curve, timings
-from kvlab.compression.transition.bootstrap import mean_interval
 from kvlab.compression.transition.flips import right
 from kvlab.compression.transition.scores import FULL
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, analyse, bin_stats
 from kvlab.experiments.kv_budget_transition.verdict import drawn
 from kvlab.report import figures
+from kvlab.stats.scores import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def _over_budget(found: Analysis, params: AnalysisParams) -> "Figure":
         bands = [
             mean_interval(
                 scores.filled()[:, k], scores.clusters, seed=params.seed, confidence=params.confidence,
-                resamples=params.resamples,
+                draws=params.resamples,
             )
             for k in chosen
         ]  # fmt: skip

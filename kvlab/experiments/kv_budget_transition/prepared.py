@@ -7,6 +7,7 @@ version. A run that goes on has its dataset in its database, should the source b
 """
 
 import hashlib
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -74,7 +75,8 @@ def _gone(params: KVBudgetTransitionParams) -> bool:
 @lru_cache(maxsize=4)
 def _manifest(path: Path, spec_json: str, counted_by: str | None) -> Manifest:
     if path.is_file():
-        return manifests.load(path)
+        with suppress(InputError):  # damaged: it is a copy, and is made anew
+            return manifests.load(path)
     found = prepare(DatasetSpec.model_validate_json(spec_json), tokenizers.load(counted_by))
     path.parent.mkdir(parents=True, exist_ok=True)
     found.write(path)

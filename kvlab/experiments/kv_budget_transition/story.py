@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from kvlab.compression.transition import failures
 from kvlab.compression.transition.bins import column, curve, timings
 from kvlab.compression.transition.drop import Drop
 from kvlab.compression.transition.location import Location
@@ -15,12 +16,12 @@ from kvlab.findings import Figure, Section
 FIGURES = {
     "accuracy_over_budget": (
         "Accuracy over the budget",
-        "Filled: planned; open: added where the curve falls. Bars: bootstrap interval over contexts. Shaded: the interval "
+        "Filled: planned; open: added where the curve falls. Bars: interval over contexts. Shaded: the interval "
         "of the middle of the fall. The dashed line is budget 1.0 less the margin.",
     ),
     "acc_by_bin": (
         "Accuracy by length bin",
-        "One curve a budget; bars are bootstrap intervals over contexts.",
+        "One curve a budget; bars are intervals over contexts.",
     ),
     "flips": (
         "Each example at each budget",
@@ -36,6 +37,19 @@ FIGURES = {
         "A point is one measurement. A line joins the medians (p50) of the bins that have at least 5 at that budget.",
     ),
 }
+
+
+FAILURES_ALONE = (
+    "a drop is shown only where missing answers count as wrong: mend what made them fail, and ask again"
+)
+
+
+def comes_back(found: Analysis, params: AnalysisParams) -> str:
+    """Return in words where a curve falls that does not stay down."""
+    return (
+        f"accuracy is more than {params.margin:g} below that of 1.0 at {_list(found, found.call.also_falls_at)} (Holm over "
+        f"the budgets), and higher again at {found.scores.name(found.call.drops[-1].budget)}: no budget parts good from bad"
+    )
 
 
 def figures(names: list[str]) -> list[Figure]:
@@ -128,6 +142,12 @@ def _where(found: Analysis, params: AnalysisParams) -> list[str]:
             f"1.0. The middle of the fall lies {place_of(found, found.half, params.confidence)}; the first loss of more than "
             f"{params.margin:g} {place_of(found, found.margin, params.confidence)}. Planned and added budgets make this fit."
         )
+    if call.outcome == "not monotone":
+        lines.append(f"{comes_back(found, params).capitalize()}.")
+    elif call.also_falls_at:
+        lines.append(f"By itself the drop at {_list(found, call.also_falls_at)} exceeds the margin, too.")
+    if call.outcome == "failures":
+        lines.append(f"{FAILURES_ALONE.capitalize()}.")
     if call.holds_at is not None and call.holds_at < FULL:
         lines.append(
             f"Down to {found.scores.name(call.holds_at)}, the drop is shown to be less than {params.margin:g}."
@@ -151,14 +171,15 @@ def _failures(found: Analysis) -> list[str]:
     if part is None or part.drop is None or part.no_answer is None:
         return ["There is no pair of budgets to compare."]
     outcomes = {call.outcome for call in found.treatments.values()}
+    decided = failures.decide_call(found.treatments)
     driver = f"It is driven by {part.driven_by}." if part.driven_by else "Nothing fell."
     return [
         f"The drop at {found.scores.name(part.budget)} is {part.drop:+.3f}: {part.no_answer:+.3f} from missing answers, "
         f"{part.broken:+.3f} from answers that answer nothing, {part.labelled:+.3f} from wrong ones that were cut off or are "
         f"of another form, {part.wrong:+.3f} from plainly wrong ones. {driver}",
         "The call is the same whatever the failed answers count as."
-        if len(outcomes) == 1
-        else f"The call depends on what failed answers count as: {', '.join(sorted(outcomes))}.",
+        if not decided
+        else f"The call, or a budget that it names, depends on what failed answers count as: {', '.join(sorted(outcomes))}.",
     ]
 
 
@@ -263,9 +284,9 @@ def _terms(params: AnalysisParams) -> list[str]:
         accuracy,
         "**Failure rate** is the share of the answers asked for that are missing or carry a label of the failure taxonomy.",
         f"**Transition zone detector**: each planned budget is compared with 1.0 on the same examples, from the smallest "
-        f"upwards, by a test clustered by context; a transition is called down from the last budget whose drop exceeds "
-        f"{params.margin:g} with a two-sided error of {params.alpha:g}. Where it lies is the interval in which a monotone fit, "
-        "resampled over contexts, passes half of its fall.",
+        f"upwards, by a test over contexts; a transition is called down from the last budget whose drop exceeds "
+        f"{params.margin:g} with a two-sided error of {params.alpha:g}. Where it lies is the interval of budgets at which tests do "
+        "not say whether half of the fall is passed.",
         f"**Analysis parameters** of this report: metric {params.metric}, drop_threshold {params.drop_threshold:g}, "
         f"margin {params.margin:g}, alpha {params.alpha:g}, confidence {params.confidence:g}, resamples "
         f"{params.resamples}, seed {params.seed}.",

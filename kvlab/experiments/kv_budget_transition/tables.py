@@ -3,11 +3,11 @@
 import pandas as pd
 
 from kvlab.compression.transition.bins import curve
-from kvlab.compression.transition.bootstrap import mean_interval
 from kvlab.compression.transition.drop import Drop
 from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, bin_stats
 from kvlab.experiments.kv_budget_transition.cells import table
 from kvlab.findings import Table
+from kvlab.stats.scores import METHOD, mean_interval
 
 
 def tables(found: Analysis, params: AnalysisParams) -> list[Table]:
@@ -27,7 +27,7 @@ def _curve(found: Analysis, params: AnalysisParams) -> Table:
             scores.clusters,
             seed=params.seed,
             confidence=params.confidence,
-            resamples=params.resamples,
+            draws=params.resamples,
         )
         asked = int((~pd.isna(scores.values[:, k]) | scores.failed[:, k]).sum())
         kind = "planned" if scores.planned[k] else "added"
@@ -52,10 +52,10 @@ def _curve(found: Analysis, params: AnalysisParams) -> Table:
         ["budget", "kind", "n", "acc_mean", "acc_ci_low", "acc_ci_high", "paired_drop", "drop_low", "drop_high",
          "p_value", "fail_rate", "no_answer_rate"],
         rows,
-        f"Accuracy is the mean {params.metric}, a failed answer counting as 0, with a {params.confidence:.0%} bootstrap "
-        f"interval over contexts. paired_drop is the mean of (1.0 - budget) on the same examples with its "
-        f"{1 - params.alpha:.0%} clustered t interval; p_value is of a drop of at most {params.margin:g}. Added "
-        "budgets were chosen by the answers and are not tested.",
+        f"Accuracy is the mean {params.metric}, a failed answer counting as 0, with a {params.confidence:.0%} interval "
+        f"over contexts ({METHOD}). paired_drop is the mean of (1.0 - budget) on the same examples with its "
+        f"{1 - params.alpha:.0%} interval; p_value is of a drop of at most {params.margin:g}, missing answers taken as "
+        "makes it smallest. Added budgets were chosen by the answers and are not tested.",
     )  # fmt: skip
 
 
@@ -73,8 +73,7 @@ def _bins(found: Analysis, params: AnalysisParams) -> Table:
         "Each budget in each length bin",
         list(stats.columns),
         rows,
-        "acc_std is the population's. A bin in which all answers are equal has a point for an interval: it says "
-        "nothing of answers not asked for. p50 needs 5 values, p95 needs 20. fail_rate counts answers that "
+        "acc_std is the population's. p50 needs 5 values, p95 needs 20. fail_rate counts answers that "
         "are missing or carry a failure label, no_answer_rate the missing ones alone.",
     )
 

@@ -4,7 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from kvlab.compression.transition import failures
 from kvlab.compression.transition.bins import column, timings
+from kvlab.compression.transition.detect import Call
 from kvlab.compression.transition.scores import FULL
 from kvlab.endpoints.connect import Identity
 from kvlab.experiments.kv_budget_transition import evidence, story, tables
@@ -43,6 +45,8 @@ def summarize(
     found = analyse(frame, params)
     checks = _checks(found, planned_answers, trials, tolerance, deterministic)
     verdict, grounds = _verdict(checks, deterministic)
+    if found.call.outcome == "failures" and verdict is Verdict.PASS:
+        verdict, grounds = Verdict.INVALID, [story.FAILURES_ALONE]
     partial = checks[2].holds is False
     names = drawn(found)
     return Summary(
@@ -95,7 +99,7 @@ def _checks(
     tolerance: int,
     deterministic: bool,
 ) -> list[Check]:
-    outcomes = sorted({call.outcome for call in found.treatments.values()})
+    outcomes = sorted({_in_short(call, found) for call in found.treatments.values()})
     return [
         _kept(found.frame, tolerance),
         _repeats(found, deterministic),
@@ -104,7 +108,7 @@ def _checks(
             name="failures_do_not_decide",
             asks="the call is the same with failures as 0, as missing, and as both bounds (not part of the verdict)",
             seen=", ".join(outcomes),
-            holds=len(outcomes) == 1,
+            holds=not failures.decide_call(found.treatments),
         ),
         *(
             Check(
@@ -116,6 +120,19 @@ def _checks(
             for item in found.assertions
         ),
     ]
+
+
+def _in_short(call: Call, found: Analysis) -> str:
+    """Return a call's outcome and the budgets that it names."""
+    name = found.scores.name
+    parts: list[str] = [call.outcome]
+    if call.fails_at is not None:
+        parts.append(f"down from {name(call.fails_at)}")
+    if call.holds_at is not None and call.holds_at < FULL:
+        parts.append(f"good down to {name(call.holds_at)}")
+    if call.also_falls_at:
+        parts.append(f"falls at {', '.join(map(name, call.also_falls_at))}")
+    return " ".join(parts)
 
 
 def _repeats(found: Analysis, deterministic: bool) -> Check:
@@ -181,6 +198,10 @@ def _headline(found: Analysis, params: AnalysisParams) -> str:
     smallest = f"[{found.scores.name(found.call.drops[-1].budget)}, 1]"
     if found.call.outcome == "no transition":
         return f"no transition in {smallest}: every planned budget is shown to lose less than {params.margin:g}; {said}; {least}"
+    if found.call.outcome == "failures":
+        return f"no call: {story.FAILURES_ALONE}; {said}; {least}"
+    if found.call.outcome == "not monotone":
+        return f"not monotone: {story.comes_back(found, params)}; {said}; {least}"
     return f"underpowered: neither a loss of more than {params.margin:g} in {smallest} nor its absence is shown; {said}; {least}"
 
 

@@ -7,8 +7,6 @@ name and with the reason.
 """
 
 import argparse
-import json
-import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kvlab.bounded import json_value
 from kvlab.errors import EXIT_BAD_INPUT, EXIT_OK
+from kvlab.escape import line
 from kvlab.report import figures
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ _WARMUP = "warmup_time_mean"
 _PANELS = (("ttft", "TTFT", "ms"), ("throughput", "Throughput", "tokens/s"))
 _NEEDED = ("ttft_mean", "throughput_mean")
 _CONDITIONS = (("cache_hit", "hit", figures.HIT), ("cache_miss", "miss", figures.COLD))
+
+#: Beyond these, a file holds no result that anybody has measured.
+_MOST, _MOST_BYTES = 1e12, 64 * 2**20
+#: A picture has no more than 2^16 pixels a side, whatever it should hold.
+_WIDEST_INCHES = 150.0
 
 Config = tuple[int, int]
 Result = dict[str, Any]
@@ -90,8 +95,10 @@ def _read(path: Path, match: "re.Match[str] | None") -> Result | str:
     if match is None:
         return "its name does not say phase, A and B"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        if path.stat().st_size > _MOST_BYTES:
+            return "is too big to be one"
+        content = json_value(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         return f"cannot be read: {type(error).__name__}"
     if not isinstance(content, dict):
         return "holds no JSON object"
@@ -109,7 +116,8 @@ def _read(path: Path, match: "re.Match[str] | None") -> Result | str:
 
 
 def _number(value: Any) -> float | None:  # noqa: ANN401 - JSON
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """Return a number that can be drawn: milliseconds or tokens a second, never negative."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:
         return None
     return float(value)
 
@@ -129,8 +137,10 @@ def draw(configs: Mapping[Config, Result], phase_label: str) -> "Figure":
         for condition, *_ in _CONDITIONS
     ):
         panels.append(("warmup_time", "Warm-up", "ms"))
-    figure, axes = figures.panels(1, len(panels), width=max(4.2, 1.2 * len(configs)), height=3.8)
-    figure.suptitle(f"Prefix hit against miss: {phase_label}")
+    figure, axes = figures.panels(
+        1, len(panels), width=min(max(4.2, 1.2 * len(configs)), _WIDEST_INCHES), height=3.8
+    )
+    figure.suptitle(f"Prefix hit against miss: {line(phase_label)[:120]}", parse_math=False)
     ordered = dict(sorted(configs.items()))
     for place, (stem, title, unit) in zip(axes, panels, strict=True):
         _bars(place, ordered, stem)
@@ -187,14 +197,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     found = discover_results(folder)
     for path, reason in found.skipped:
-        print(f"skipped {path.relative_to(folder)}: {reason}")
+        print(line(f"skipped {path.relative_to(folder)}: {reason}"))
     if not found.phases:
         print(f"kvlab: folder: {str(folder)!r} holds no usable {PATTERN}", file=sys.stderr)
         return EXIT_BAD_INPUT
     for key, configs in sorted(found.phases.items()):
         outfile = folder / picture_name(key)
         plot_phase(configs, key, label(key, configs), outfile)
-        print(f"{outfile}: {', '.join(f'a{a}_b{b}' for a, b in sorted(configs))}")
+        print(line(f"{outfile}: {', '.join(f'a{a}_b{b}' for a, b in sorted(configs))}"))
     return EXIT_OK
 
 

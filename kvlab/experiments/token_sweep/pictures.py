@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from kvlab.experiments.token_sweep.analysis import has_split
+from kvlab.findings import Picture
 from kvlab.report import figures
 
 if TYPE_CHECKING:
@@ -17,19 +17,46 @@ if TYPE_CHECKING:
 _ARMS = (("cold", figures.COLD, "cold"), ("hit", figures.HIT, "cache hit"))
 
 
-def draw(table: pd.DataFrame, params: "TokenSweepParams") -> "dict[str, Figure]":
-    """Return the figures by name, from the pairs (`analysis.pairs`)."""
+def pictures(table: pd.DataFrame, params: "TokenSweepParams") -> list[Picture]:
+    """Return the pictures of the pairs (`findings.pairs`)."""
     table = table.assign(axis_tokens=table["cold_prompt_tokens"].fillna(table["target_tokens"]).astype(float))
-    drawn = {
-        "ttft_vs_tokens": _against_tokens(table, "ttft_ms", "TTFT against prompt length", "TTFT (ms)"),
-        "latency_vs_tokens": _against_tokens(
-            table, "latency_ms", "Latency against prompt length", "latency (ms)"
+    found = [
+        Picture(
+            name="ttft_vs_tokens",
+            title="TTFT against prompt length",
+            caption="Each dot is one request; lines join the medians. Crosses are pairs whose cache state is not proven.",
+            draw=lambda: _against_tokens(table, "ttft_ms", "TTFT against prompt length", "TTFT (ms)"),
         ),
-        "ttft_reduction_vs_tokens": _reduction(table, params.ttft_min_reduction_fraction),
-    }
+        Picture(
+            name="latency_vs_tokens",
+            title="Latency against prompt length",
+            caption="Sent to the last byte, generated tokens included.",
+            draw=lambda: _against_tokens(
+                table, "latency_ms", "Latency against prompt length", "latency (ms)"
+            ),
+        ),
+        Picture(
+            name="ttft_reduction_vs_tokens",
+            title="TTFT saved by the cache",
+            caption="Per pair: 1 - TTFT(hit) / TTFT(cold). The dashed line is the margin of the verdict.",
+            draw=lambda: _reduction(table, params.ttft_min_reduction_fraction),
+        ),
+    ]
     if has_split(table):
-        drawn["ttft_split"] = _split(table[table["valid"]])
-    return drawn
+        found.append(
+            Picture(
+                name="ttft_split",
+                title="Where the first token's time goes",
+                caption="Medians: the server's own queue and prefill times, and the rest (network, HTTP, tokenizer).",
+                draw=lambda: _split(table[table["valid"]]),
+            )
+        )
+    return found
+
+
+def has_split(table: pd.DataFrame) -> bool:
+    """Whether the server told its queue and prefill times."""
+    return bool(table["cold_server_prefill_ms"].notna().any())
 
 
 def _against_tokens(table: pd.DataFrame, column: str, title: str, label: str) -> "Figure":

@@ -96,3 +96,11 @@ def test_an_example_scores_by_its_own_rules(tk):
     (example,) = synthetic.examples(["multi_value"], [300], 1, tk, seed=1)
     assert example.score(":\n1. " + example.answers[0]).contains == 0.25
     assert example.max_new_tokens == example.meta["max_new_tokens"] > 0
+
+
+@pytest.mark.parametrize("form", [" \n{}", "The number is:\n{}", "Sure!\n\n{}.", "{}\nAnything else?"])
+def test_the_whole_answer_to_a_single_needle_is_scored(tk, form):
+    """RULER looks for the gold answer in all of the text."""
+    (example,) = synthetic.examples(["single_needle"], [300], 1, tk, seed=1)
+    assert example.score(form.format(example.answers[0])).contains == 1
+    assert example.score(" \n0").contains == 0

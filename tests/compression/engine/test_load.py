@@ -71,3 +71,17 @@ def test_beyond_a_sliding_window_nothing_is_asked():
     assert longest(MistralConfig(max_position_embeddings=32768, sliding_window=4096)) == 4096
     assert longest(MistralConfig(max_position_embeddings=32768, sliding_window=None)) == 32768
     assert longest(Qwen2Config(max_position_embeddings=32768, use_sliding_window=False)) == 32768
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rotary_positions_that_depend_on_what_was_asked_before_are_refused_by_name(folder, kind):
+    long = {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32, "original_max_position_embeddings": 256}
+    scaling = {
+        "rope_type": kind,
+        "factor": 2.0,
+        "rope_theta": 10000.0,
+        **(long if kind == "longrope" else {}),
+    }
+    settings = folder(model_type="llama", max_position_embeddings=512, rope_scaling=scaling)
+    with pytest.raises(InputError, match=f"KVLAB_MODEL: .* rotary positions of type {kind}, which depend on"):
+        open_engine(settings, fits)

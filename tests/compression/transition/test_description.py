@@ -6,12 +6,12 @@ import pytest
 
 from kvlab.compression.transition import collect
 from kvlab.compression.transition.bins import bin_table, worst_bin
-from kvlab.compression.transition.bootstrap import percentile
 from kvlab.compression.transition.controls import Resampling, no_context, noise_floor, random_policy
 from kvlab.compression.transition.efficiency import profile
 from kvlab.compression.transition.failures import decompose, integrity
 from kvlab.compression.transition.flips import flips
 from kvlab.compression.transition.sanity import assertions, sample
+from kvlab.stats.percentiles import percentile
 from tests.compression.transition.synthetic import answers, cliff
 
 HOW = {"confidence": 0.95, "seed": 1, "resamples": 300}

@@ -5,11 +5,11 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import isotonic_regression
 
 from kvlab.compression.transition import collect
-from kvlab.compression.transition.location import bracket, locate, monotone
+from kvlab.compression.transition.location import bracket, interval, locate, monotone
 from tests.compression.transition.synthetic import answers, cliff
 
 BUDGETS = np.array([0.9, 0.7, 0.5, 0.2])
-HOW = {"margin": 0.05, "confidence": 0.95, "seed": 1, "resamples": 300}
+HOW = {"margin": 0.05, "confidence": 0.95, "seed": 1, "resamples": 1000}
 
 
 @settings(max_examples=50, deadline=None)
@@ -37,6 +37,20 @@ def test_added_budgets_narrow_the_interval():
 
 def test_a_flat_curve_and_few_contexts_have_no_place():
     flat = locate(collect(cliff(at=-1.0), "f1"), **HOW)
-    assert (flat.below, flat.above, flat.low, flat.high) == (None, None, 0.0, 0.2)
+    assert (flat.below, flat.above, flat.low, flat.high) == (None, None, 0.0, 1.0), (
+        "half of nothing is nowhere"
+    )
     few = locate(collect(answers({"e01": {1.0: 1.0, 0.5: 0.0}, "e02": {1.0: 1.0, 0.5: 0.0}}), "f1"), **HOW)
     assert (few.below, few.above, few.low, few.reason) == (0.5, 1.0, None, "2 contexts: an interval needs 5")
+
+
+def test_the_first_loss_of_a_margin_is_covered_where_a_fit_would_not():
+    """A curve that falls slowly: near the margin a fit is as often above as below it."""
+    budgets = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2])
+    truth = 0.3 * (0.95 - budgets)  # 0.05 is lost between 0.8 and 0.7
+    draw, inside = np.random.default_rng(5), 0
+    for _ in range(60):
+        drops = (draw.random((7, 100)) < truth[:, None]).astype(float)
+        low, high = interval(drops, np.arange(100), budgets, "margin", 0.05, 0.95, seed=1, draws=999)
+        inside += low <= 0.783 <= high
+    assert inside >= 55

@@ -1,10 +1,8 @@
 import numpy as np
 
 from kvlab.experiments.batch_benchmark import data
-from kvlab.load.generator import Finished
 from kvlab.load.recorder import Rows
-from kvlab.timing.response import Piece
-from tests.load.bench import TRIAL, Bench
+from tests.load.bench import TRIAL, Bench, finished
 from tests.load.test_recorder import GOOD, answer
 
 
@@ -19,15 +17,15 @@ def test_the_gaps_between_tokens_are_those_within_a_request(tmp_path):
     rows = []
     for item, moments in arrivals.items():
         stamps = [int(ms * 1e6) for ms in (*moments, moments[-1])]
-        pieces = [Piece(stamps[0], head), *(Piece(t, event) for t, event in zip(stamps, events, strict=True))]
-        rows.append(Rows(job, base).row(Finished(item, 1, True, 0, 1, pieces, stamps[-1], True, None, None)))
+        pieces = [(stamps[0], head), *zip(stamps, events, strict=True)]
+        rows.append(Rows(job, base).row(finished(item, pieces, ended_ns=stamps[-1])))
     bench.database.record_items("r", TRIAL, rows)
     with bench.database.transaction():  # an answer that came in one piece has no stamps: a batch job's
         bench.database.sql.execute(
             "UPDATE telemetry SET token_ns_json = '[]' WHERE request_id LIKE '%000001%'"
         )
-    found = data.read(bench.database.sql).itl_ms
+    found = data.gaps_ms(bench.database.sql)
     assert list(found) == [TRIAL]
     np.testing.assert_allclose(found[TRIAL], [1, 3, 0, 1])
     bench.database.sql.execute("UPDATE telemetry SET token_ns_json = '[]'")
-    assert len(data.read(bench.database.sql).itl_ms[TRIAL]) == 0
+    assert len(data.gaps_ms(bench.database.sql)[TRIAL]) == 0

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from kvlab.stats.intervals.steady import Steady
 
+from kvlab.experiments.batch_benchmark.findings import results
 from kvlab.experiments.batch_benchmark.forecast import forecast
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
-from kvlab.experiments.batch_benchmark.verdict import results
 from kvlab.stats import steady
+from kvlab.stats.steady import Steady
 from tests.stats.test_steady import closed_loop
 
 PARAMS = BatchBenchmarkParams(sizes=[100, 200, 400], strategies=["shared_prefix"])
@@ -48,9 +48,10 @@ def test_a_sound_one_stands_and_is_checked():
         ({"preemptions": 3.0}, "preempted 3"),
         ({"evicted": 7}, "evicted"),
         ({"failed": 1}, "failed for good"),
-        ({"tau": 0.15}, "miss the largest by -3"),
+        ({"tau": 0.15}, "outside of what the smaller ones predict"),
         ({"drift": 0.4}, "rises by"),
-        ({"memory": tuple(np.linspace(100, 120, 20))}, "memory rises: process_rss by 1"),
+        ({"drift": 0.04}, "170,000, if it goes on, by"),
+        ({"memory": tuple(np.linspace(100, 120, 20))}, "memory rises: process_rss by 8"),
     ],
 )
 def test_what_makes_it_unsound_is_named(largest, word):

@@ -11,7 +11,7 @@ from kvlab.experiments.kv_budget_transition import remote, store
 from kvlab.experiments.kv_budget_transition.remote import Pace
 from kvlab.scoring import scorer_name
 from kvlab.store.database import Database
-from tests.command.tool.tool import folders, kvlab, read
+from tests.command.tool import folders, kvlab, read
 from tests.fakes.process import FakeServer
 
 FIELD = "kv.n_kept"

@@ -12,7 +12,7 @@ from kvlab.report import build
 from kvlab.runs import lock, status
 from kvlab.session import open_lab
 from kvlab.store.database import Database
-from tests.command.tool.tool import folders, read
+from tests.command.tool import folders, read
 from tests.fakes.process import FakeServer
 
 #: Three answers at two budgets, and nothing else: a second, with the tiny model.

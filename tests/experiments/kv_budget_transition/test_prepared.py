@@ -9,7 +9,7 @@ from kvlab.command import pipeline
 from kvlab.errors import InputError
 from kvlab.experiments.kv_budget_transition import prepared
 from kvlab.settings import load_settings
-from tests.command.tool.tool import read
+from tests.command.tool import read
 from tests.experiments.kv_budget_transition.test_pipeline import FEW
 
 QUESTIONS = [

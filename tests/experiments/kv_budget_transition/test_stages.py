@@ -16,7 +16,7 @@ from kvlab.params import resolve
 from kvlab.store.database import Database
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Failure
-from tests.command.tool.tool import folders, kvlab, read
+from tests.command.tool import folders, kvlab, read
 from tests.conftest import ROOT
 
 

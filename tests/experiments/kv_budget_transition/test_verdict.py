@@ -164,7 +164,8 @@ def test_a_round_that_was_stopped_is_a_partial_run_and_no_part_of_the_fit():
 def test_a_collapse_of_failures_is_called_one():
     curves = {f"e{i:02d}": {1.0: 1.0, 0.5: 1.0, 0.2: None} for i in range(30)}
     summary = judge(answers(curves), n_bins=1)
-    assert summary.headline.startswith("transition")
+    assert (summary.verdict, summary.results["call_outcome"]) == ("INVALID", "failures")
+    assert "only where missing answers count as wrong" in summary.headline
     part = next(item for item in table(summary, "drop_parts") if item["budget"] == "0.2")
     assert (part["driven_by"], part["from_no_answer"]) == ("failures", 1.0)
     assert summary.checks[3].holds is False, "with failures left out there is no transition"

@@ -5,11 +5,12 @@ import json
 import pandas as pd
 
 from kvlab.endpoints.connect import Identity
-from kvlab.evidence import Evidence, classify
+from kvlab.evidence import CacheLaw, Evidence, classify
 from kvlab.experiments import get
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
-from kvlab.experiments.prefix_hit_miss.plan import Planned
+from kvlab.experiments.prefix_hit_miss.trials import Planned
 from kvlab.store.frames import REQUEST_COLUMNS
+from tests.experiments.stored import run_data, summary
 
 EXPERIMENT = get("prefix_hit_miss")
 BLOCK, QUESTION = 16, 20
@@ -53,10 +54,10 @@ def _requests(item, times):
 
 def frame(chosen, times=TTFT, change=None):
     rows = []
-    for trial in EXPERIMENT.plan(chosen):
+    for trial in EXPERIMENT.plan(chosen, None).trials:
         item = Planned(**trial.planned)
         for kind, length, prefix, cached, ttft, latency in _requests(item, times):
-            label = classify(Evidence(length, cached), BLOCK, prefix_tokens=prefix)
+            label = classify(Evidence(length, cached), CacheLaw.whole_blocks(BLOCK), prefix_tokens=prefix)
             row = dict.fromkeys(REQUEST_COLUMNS) | {
                 "request_id": f"{trial.trial_id}/{kind}", "trial_id": trial.trial_id, "arm": f"{item.condition}/{kind}",
                 "repeat": trial.repeat, "prompt_tokens": length, "completion_tokens": 1 if kind == "ttft" else 4,
@@ -72,6 +73,26 @@ def frame(chosen, times=TTFT, change=None):
     return found.astype({**dict.fromkeys(_FLOATS, "Float64"), "cache_reset": "boolean"})
 
 
+def scattered(row):
+    """Let a verified hit scatter a little, in no order: differences that are all equal have no interval."""
+    if "verified.hit" not in row["trial_id"] or row["ttft_ms"] is None:
+        return row
+    return {**row, "ttft_ms": row["ttft_ms"] + 0.01 * ((4 * int(row["trial_id"][-2:])) % 7 - 3.5)}
+
+
+def decided(chosen=None, **kwargs):
+    """Judge a run of six trials, the fewest that an interval can be made of, whose times scatter."""
+    return judge(chosen or params(num_trials=6), **{"change": scattered, **kwargs})
+
+
+def data(chosen, identity=IDENTITY, found=None, **kwargs):
+    """Return a run's data; ``found``: its requests, in place of those of `frame`."""
+    requests = frame(chosen, **kwargs) if found is None else found
+    made = run_data(requests, EXPERIMENT.plan(chosen, None), identity=identity)
+    made.stored = STORED
+    return made
+
+
 def judge(chosen=None, identity=IDENTITY, **kwargs):
     chosen = chosen or params()
-    return EXPERIMENT.summarize(frame(chosen, **kwargs), chosen, "test", identity)
+    return summary(EXPERIMENT, data(chosen, identity, **kwargs), chosen)

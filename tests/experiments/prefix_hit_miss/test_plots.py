@@ -72,6 +72,11 @@ def test_bars_have_the_means():
         ("results_phase2_a512_b256.json", changed(config=None), "its config says"),
         ("results_phase2_a512_b256.json", changed(cache_miss=[]), "cache_miss.stats.ttft_mean"),
         ("results_phase2_a512_b256.json", changed(cache_hit={"stats": {"ttft_mean": "fast"}}), "cache_hit.stats.ttft_mean"),
+        ("results_phase2_a512_b256.json", json.dumps(HAND).replace('"ttft_mean": 20', '"ttft_mean": NaN'), "cache_hit.stats.ttft_mean"),
+        ("results_phase2_a512_b256.json", json.dumps(HAND).replace('"ttft_mean": 20', '"ttft_mean": 1e308'), "cache_hit.stats.ttft_mean"),
+        ("results_phase2_a512_b256.json", json.dumps(HAND).replace('"ttft_mean": 20', f'"ttft_mean": 1{"0" * 400}'), "cache_hit.stats.ttft_mean"),
+        ("results_phase2_a512_b256.json", json.dumps(HAND).replace('"ttft_mean": 20', '"ttft_mean": -1'), "cache_hit.stats.ttft_mean"),
+        ("results_phase2_a512_b256.json", "", "cannot be read"),
         ("results_phase2_aX_b256.json", HAND, "its name"),
     ],
 )  # fmt: skip
@@ -99,3 +104,19 @@ def test_the_command(tmp_path):
     assert done.returncode == 0, done.stderr
     nowhere = subprocess.run([*command, str(tmp_path / "no")], capture_output=True, text=True)
     assert (nowhere.returncode, len(nowhere.stderr.splitlines())) == (2, 1)
+
+
+def test_what_a_file_calls_itself_is_text(tmp_path, capsys):
+    name = "a\x1b[2J\nb $x^{$ <"
+    write(tmp_path / name, "results_phase2_a512_b256.json", "\ufeff" + json.dumps(changed(phase=name)))
+    write(tmp_path / name, "results_phase2_a1_b1.json", "{")
+    assert plots.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert len(printed.splitlines()) == 2
+    assert (tmp_path / "experiment1_all_configs_phase2.png").exists()
+
+
+def test_many_sizes_fit_into_a_picture(tmp_path):
+    configs = {(a, 1): HAND for a in range(300)}
+    assert plots.draw(configs, "x").get_size_inches()[0] * 110 < 2**16

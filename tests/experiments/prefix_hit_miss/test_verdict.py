@@ -1,7 +1,15 @@
 import pytest
 
-from kvlab.experiments.prefix_hit_miss import analysis
-from tests.experiments.prefix_hit_miss.synthetic import EXPERIMENT, frame, judge, params
+from kvlab.experiments.prefix_hit_miss import estimate
+from tests.experiments.prefix_hit_miss.synthetic import (
+    EXPERIMENT,
+    data,
+    decided,
+    frame,
+    judge,
+    params,
+    scattered,
+)
 
 
 def table(summary, name):
@@ -9,13 +17,15 @@ def table(summary, name):
 
 
 def test_pass_says_which_figure_to_believe_and_why():
-    summary = judge()
+    summary = decided()
     assert summary.verdict == "PASS"
     first = summary.reasons[0]
-    assert first.startswith("Believe the verified figure: as written, 5 of 5 misses read from the cache")
+    assert first.startswith("Believe the verified figure: as written, 6 of 6 misses read from the cache")
     assert first.count(".") == 1, "one sentence"
-    assert [check.holds for check in summary.checks] == [True, True, True, False]
-    assert "5 of 5 did" in summary.checks[3].seen
+    held = {check.name: check.holds for check in summary.checks}
+    assert held.pop("as_written_misses_are_misses") is False
+    assert set(held.values()) <= {True, None}
+    assert any("6 of 6 did" in check.seen for check in summary.checks)
 
 
 def test_both_figures_side_by_side_with_their_sign():
@@ -23,9 +33,12 @@ def test_both_figures_side_by_side_with_their_sign():
     assert found["as_written_ttft_degradation_pct"]["estimate"] == pytest.approx(-19.84, abs=0.1)
     assert found["verified_ttft_degradation_pct"]["estimate"] == pytest.approx(297.4, abs=1)
     assert found["verified_same_length_ttft_degradation_pct"]["estimate"] == pytest.approx(892, abs=2)
-    assert found["verified_same_length_difference_ms"] == {
-        "estimate": 450.0, "low": 450.0, "high": 450.0, "n": 5, "reason": None
-    }  # fmt: skip
+    difference = found["verified_same_length_difference_ms"]
+    assert (difference["estimate"], difference["low"], difference["n"]) == (450.0, None, 5)
+    assert "5 pairs" in difference["reason"]
+    difference = decided().results["configs"]["a64_b48"]["verified_same_length_difference_ms"]
+    assert 449.9 < difference["low"] < difference["high"] < 450.1
+    assert difference["method"].endswith("order statistics of the median, n = 6 pairs")
     rows = table(judge(), "degradation").rows
     assert [row[2:4] + row[-1:] for row in rows] == [
         ["as_written", "miss", "5 of 5"],
@@ -35,7 +48,7 @@ def test_both_figures_side_by_side_with_their_sign():
 
 
 def test_a_miss_that_is_not_slower_fails():
-    summary = judge(times={"hit": 50.0, "miss": 50.0, "miss_same_length": 40.0})
+    summary = decided(times={"hit": 50.0, "miss": 50.0, "miss_same_length": 40.0})
     assert summary.verdict == "FAIL"
     assert "same length" in summary.reasons[1]
 
@@ -95,10 +108,10 @@ def test_without_proven_states_neither_figure_is_to_be_believed(state):
 def test_clean_as_written_misses_are_not_flagged():
     def clean(row):
         mine = "as_written.miss" in row["trial_id"]
-        return {**row, "cached_tokens": 0, "cache_state": "cold"} if mine else row
+        return {**row, "cached_tokens": 0, "cache_state": "cold"} if mine else scattered(row)
 
-    summary = judge(change=clean)
-    assert summary.checks[3].holds is True
+    summary = decided(change=clean)
+    assert [c.holds for c in summary.checks if c.name == "as_written_misses_are_misses"] == [True]
     assert "read nothing from the cache either" in summary.reasons[0]
 
 
@@ -135,19 +148,19 @@ def test_the_engines_view_is_beside_ours():
 
 @pytest.mark.parametrize("procedures", [["as_written"], ["verified"]])
 def test_one_arm_alone(procedures):
-    chosen = params(procedures=procedures)
-    summary = judge(chosen)
+    chosen = params(procedures=procedures, num_trials=6)
+    summary = decided(chosen)
     assert summary.verdict == ("PASS" if procedures == ["verified"] else "INVALID")
-    assert EXPERIMENT.draw(frame(chosen), summary, chosen)
+    assert [picture.draw() for picture in EXPERIMENT.findings(data(chosen), chosen).pictures]
 
 
 def test_nothing_measured_is_no_answer_and_no_crash():
     chosen = params()
     empty = frame(chosen).iloc[:0]
-    summary = EXPERIMENT.summarize(empty, chosen, "test", None)
-    assert (summary.verdict, summary.results["trials_complete"]) == ("INVALID", 0)
-    assert EXPERIMENT.draw(empty, summary, chosen)
-    assert EXPERIMENT.exports(empty, chosen, {"created_utc": "t"}, None) == {}
+    found = EXPERIMENT.findings(data(chosen, None, found=empty), chosen)
+    assert (found.verdict, found.results["trials_complete"]) == ("INVALID", 0)
+    assert [picture.draw() for picture in found.pictures]
+    assert found.files == {}
 
 
 def test_a_discarded_trial_is_in_no_statistic():
@@ -156,6 +169,6 @@ def test_a_discarded_trial_is_in_no_statistic():
     def slow(row):
         return {**row, "ttft_ms": 9999.0} if ".w01" in row["trial_id"] and row["ttft_ms"] else row
 
-    found = analysis.trials(frame(chosen, change=slow), chosen)
+    found = estimate.table_of(frame(chosen, change=slow), chosen)
     assert found[found["discarded"]]["ttft_ms"].max() == 9999
-    assert max(analysis.values(found)) < 600
+    assert max(estimate.values(found)) < 600

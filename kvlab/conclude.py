@@ -1,0 +1,105 @@
+"""What every run says, whichever experiment it is of: failures, the load of the machine, what one start can show."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from kvlab.experiment import Experiment
+from kvlab.findings import Check, Findings
+from kvlab.machine_load import BUSY_SHARE
+from kvlab.params import Params
+
+if TYPE_CHECKING:
+    from kvlab.runs.data import RunData
+
+_ONE_START = (
+    "Every interval is over what was measured in {starts} of one server on one machine: another start, or another "
+    "machine, may differ by more than the interval shows."
+)
+
+
+def conclude(experiment: Experiment[Any], data: "RunData", params: Params) -> Findings:
+    """Return the findings of an experiment, with what is said of every run."""
+    found = experiment.findings(data, params)
+    return replace(
+        found,
+        checks=[*found.checks, *([] if found.judges_failures else _few_failures(data, params))],
+        remarks=[*found.remarks, *_timing(data), *_load(data)],
+        limitations=[*found.limitations, *_starts(data), *_unproven(data), *_unsound(data)],
+    )
+
+
+def _few_failures(data: "RunData", params: Params) -> list[Check]:
+    """Return the bound on failures: what a server answers between its failures is not what it does as a rule.
+
+    A trial whose failure is what it set out to find is done, and not counted.
+    """
+    ended, failed = _ended(data)
+    if not ended:
+        return []
+    bound = params.max_failed_fraction
+    return [
+        Check(
+            name="few_failures",
+            asks=f"at most {bound:.0%} of the requests failed for good",
+            seen=f"{failed:,} of {ended:,}",
+            holds=failed <= bound * ended,
+            role="proof",
+        )
+    ]
+
+
+def _ended(data: "RunData") -> tuple[int, int]:
+    """Return how many requests have ended, and how many of them without an answer."""
+    query = """SELECT count(*), coalesce(sum(failed), 0) FROM (
+        SELECT (f.request_id IS NOT NULL AND f.error_type != 'EMPTY_OUTPUT'
+                AND (t.status = 'failed' OR r.item IS NOT NULL)) AS failed
+        FROM requests r JOIN trials t USING (trial_id) LEFT JOIN failures f USING (request_id)
+        WHERE r.measured = 1 AND t.status IN ('done', 'failed')
+              AND CASE WHEN r.item IS NULL THEN r.attempt = t.attempts ELSE r.final = 1 END)"""
+    ended, failed = data.sql.execute(query).fetchone()
+    return int(ended), int(failed)
+
+
+def _load(data: "RunData") -> list[str]:
+    """Say where other processes took the machine while trials were measured."""
+    query = """SELECT trial_id, sum(value) AS share FROM observations
+        WHERE name IN ('foreign_cpu_share', 'steal_share') AND trial_id IS NOT NULL GROUP BY trial_id, session_id"""
+    shares = [float(row[1]) for row in data.sql.execute(query) if row[1] is not None]
+    busy = [share for share in shares if share >= BUSY_SHARE]
+    if not busy:
+        return []
+    return [
+        f"the machine was busy with other work in {len(busy)} of {len(shares)} trials (it took up to "
+        f"{max(busy):.0%} of the processors): their times may be long, and a quiet machine may give others"
+    ]
+
+
+def _timing(data: "RunData") -> list[str]:
+    """Say which requests have no times, or odd ones, and why (`Measurement.notes`)."""
+    query = """SELECT count(DISTINCT request_id), min(text) FROM observations
+        WHERE name = ? AND request_id IN (SELECT request_id FROM requests WHERE measured = 1)"""
+    lines = {
+        "untimed": "{n} requests have no time to first token, and no time per token: {text}",
+        "usage_contradiction": "{n} answers contradict themselves, so that they give no time per token: {text}",
+        "reconnects": "{n} requests were sent anew, with a new clock, since the server had closed a kept connection",
+    }
+    found = {name: data.sql.execute(query, (name,)).fetchone() for name in lines}
+    return [
+        line.format(n=found[name][0], text=found[name][1]) for name, line in lines.items() if found[name][0]
+    ]
+
+
+def _starts(data: "RunData") -> list[str]:
+    sessions = int(data.sql.execute("SELECT count(*) FROM sessions").fetchone()[0])
+    return [_ONE_START.format(starts="one start" if sessions <= 1 else f"{sessions} sessions")]
+
+
+def _unproven(data: "RunData") -> list[str]:
+    facts = data.identity.facts if data.identity else {}
+    lacking = [(name, fact.why) for name, fact in facts.items() if fact.holds is not True]
+    return [f"Not proven on this server: {name} ({why})." for name, why in lacking]
+
+
+def _unsound(data: "RunData") -> Sequence[str]:
+    return [f"The database is not sound: {line}." for line in data.unsound]
