@@ -239,7 +239,12 @@ def lifetime(worlds: int = 200) -> list[dict[str, Any]]:
         cache = SimulatedCache(CacheLaw(64), None, "lru", ttl, renewed, seed)
         server = SimulatedServer([cache], loss_rate=loss, seed=seed)
         found = learn_lifetime(
-            server, CacheLaw(64), prompt_tokens=257, limit_s=3600, now=partial(getattr, server, "now_s"), sleep=server.sleep
+            server,
+            CacheLaw(64),
+            prompt_tokens=257,
+            limit_s=3600,
+            now=partial(getattr, server, "now_s"),
+            sleep=server.sleep,
         )
         high = found.ttl_s_high
         one = {
