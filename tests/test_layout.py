@@ -54,6 +54,8 @@ def test_the_store_knows_no_other_room_but_what_it_stores():
         "kvlab.compression.policies",
         "kvlab.experiments.batch_benchmark",
         "kvlab.load.recorder",
+        "kvlab.laws.learn",
+        "kvlab.laws.events",
     ],
 )
 def test_importing_brings_no_engine_and_no_plots(module):

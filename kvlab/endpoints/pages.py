@@ -19,6 +19,7 @@ PAGE_S = 15.0
 #: How long a page may ask for patience (429, 503) before its answer stands.
 PATIENCE_S = 45.0
 _BUSY = (429, 503)
+_SAID = 20_000
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,14 @@ class Page:
         content = self.json() if self.ok else None
         return content if isinstance(content, dict) else {}
 
-    def said(self, limit: int = 200) -> str:
-        """Return what the server said, in one line: its error's message, or the beginning of the body."""
+    def said(self) -> str:
+        """Return what the server said, in one line: its error's message, or the body.
+
+        It is not cut: a server may echo a key, and a key that is cut cannot be found any more.
+        """
         if self.why is not None:
             return self.why
-        return error_message(self.json(), self.text)[:limit]
+        return error_message(self.json(), self.text)
 
 
 def error_message(content: Any, text: str) -> str:  # noqa: ANN401 - JSON
@@ -67,7 +71,8 @@ def error_message(content: Any, text: str) -> str:  # noqa: ANN401 - JSON
     if isinstance(content, dict) and "error" not in content and content.get("detail"):
         error = content["detail"]
     found = text if error is None else error if isinstance(error, str) else json.dumps(error, default=str)
-    return " ".join(found.split()) or "an empty answer"
+    # Far more than is ever shown, so that a secret at this edge is not shown either.
+    return " ".join(found[:_SAID].split()) or "an empty answer"
 
 
 def fetch(
@@ -130,7 +135,7 @@ def _once(
         request.headers["Accept-Encoding"] = "identity"  # a small answer may be a large page
         answer = http.send(request, stream=True)
         try:
-            for piece in answer.iter_bytes(65_536):
+            for piece in answer.iter_bytes():  # as they arrive: a chunk size would wait for more
                 data += piece
                 if len(data) > max_bytes:
                     return Page(answer.status_code, "", f"its answer is above {max_bytes:,} bytes"), None

@@ -47,18 +47,21 @@ def delta(stretches: pd.DataFrame, name: str) -> float | None:
     return total if len(stretches) else None
 
 
-def measured(rows: pd.DataFrame, stretches: pd.DataFrame, proven: bool) -> Saved:
+def measured(rows: pd.DataFrame, stretches: pd.DataFrame, proven: bool, stuck: str | None = None) -> Saved:
     """Return a trial's savings.
 
     Args:
         rows: All its requests, failed attempts included.
         stretches: Its stretches of load.
         proven: Whether the endpoint was seen to report cached tokens truthfully.
+        stuck: Why its counters do not follow its cache; ``None``: nothing speaks against them.
     """
     sent, computed = delta(stretches, SENT), delta(stretches, BY_SOURCE.format(source="local_compute"))
     served = (rows["status"] == "ok") | (rows["error_type"] == ErrorType.EMPTY_OUTPUT)
     finished, answered = delta(stretches, FINISHED), int(served.sum())
-    if sent and computed is not None and finished is not None:
+    if stuck is not None:
+        why = stuck
+    elif sent and computed is not None and finished is not None:
         if finished == answered:
             return Saved(1 - computed / sent, "server counters")
         why = f"the server finished {finished:.0f} requests meanwhile, {answered} of them ours"

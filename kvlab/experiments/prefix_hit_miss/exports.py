@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kvlab.endpoints.connect import Identity
-from kvlab.experiments.prefix_hit_miss import analysis, plan
+from kvlab.experiments.prefix_hit_miss import estimate
+from kvlab.experiments.prefix_hit_miss import trials as plan
 
 if TYPE_CHECKING:
     from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
@@ -23,8 +24,8 @@ PHASES = {plan.AS_WRITTEN: "phase2_python_api", plan.VERIFIED: "phase2_verified"
 _STEMS = {plan.AS_WRITTEN: "results_phase2", plan.VERIFIED: "results_phase2_verified"}
 
 
-def exports(
-    frame: pd.DataFrame, params: "PrefixHitMissParams", stored: Mapping[str, Any], identity: Identity | None
+def files(
+    table: pd.DataFrame, params: "PrefixHitMissParams", stored: Mapping[str, Any], identity: Identity | None
 ) -> dict[str, str | bytes]:
     """Return the files of a run by name: a JSON each (A, B) and arm, and a picture each arm.
 
@@ -33,8 +34,7 @@ def exports(
     from kvlab.experiments.prefix_hit_miss import plots
     from kvlab.report.figures import png
 
-    table = analysis.trials(frame, params)
-    files: dict[str, str | bytes] = {}
+    made: dict[str, str | bytes] = {}
     found: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
     for procedure in sorted(params.procedures):
         for config in params.configs:
@@ -42,11 +42,11 @@ def exports(
             if result is None:
                 continue
             file = f"{_STEMS[procedure]}_a{config[0]}_b{config[1]}.json"
-            files[file] = json.dumps(result, indent=2, allow_nan=False) + "\n"
+            made[file] = json.dumps(result, indent=2, allow_nan=False) + "\n"
             found.setdefault(plots.phase_key(file), {})[config] = result
     for key, configs in found.items():
-        files[plots.picture_name(key)] = png(plots.draw(configs, plots.label(key, configs)))
-    return files
+        made[plots.picture_name(key)] = png(plots.draw(configs, plots.label(key, configs)))
+    return made
 
 
 def results(
@@ -61,7 +61,7 @@ def results(
     hit, miss = (_condition(table, config, procedure, condition) for condition in (plan.HIT, plan.MISS))
     if hit is None or miss is None:
         return None
-    warmup = analysis.warmup_ms(table, config, procedure)
+    warmup = estimate.warmup_ms(table, config, procedure)
     faster, slower = hit["stats"]["ttft_mean"], miss["stats"]["ttft_mean"]
     content = {
         "phase": PHASES[procedure],
@@ -87,11 +87,11 @@ def results(
 def _condition(
     table: pd.DataFrame, config: tuple[int, int], procedure: str, condition: str
 ) -> dict[str, Any] | None:
-    rows = analysis.of(table, config, procedure, condition)
+    rows = estimate.of(table, config, procedure, condition)
     rows = rows[rows["counted"]]
     if not len(rows):
         return None
-    ttft, total, speed = (analysis.values(rows, name) for name in ("ttft_ms", "total_ms", "tokens_per_s"))
+    ttft, total, speed = (estimate.values(rows, name) for name in ("ttft_ms", "total_ms", "tokens_per_s"))
     return {
         "trials": [_trial(row) for row in rows.to_dict("records")],
         "stats": {
@@ -123,14 +123,14 @@ def _evidence(
     table: pd.DataFrame, config: tuple[int, int], params: "PrefixHitMissParams", identity: Identity | None
 ) -> dict[str, Any]:
     """Return what shows the states of the verified arm, and its miss of the same length."""
-    rows = analysis.of(table, config, plan.VERIFIED)
+    rows = estimate.of(table, config, plan.VERIFIED)
     rows = rows[~rows["discarded"]]
     compared = rows["agrees"].dropna()
     resets = pd.concat(
         [rows[f"{plan.PRIME}_{kind}.cache_reset"] for kind in (plan.TTFT, plan.THROUGHPUT)]
     ).dropna()
     hits = rows[(rows["condition"] == plan.HIT) & rows["complete"]]
-    same_length = analysis.degradation(table, config, plan.VERIFIED, params, plan.SAME_LENGTH)
+    same_length = estimate.degradation(table, config, plan.VERIFIED, params, plan.SAME_LENGTH)
     return {
         "source": "num_cached_tokens of each request, and the engine's counters over it",
         "block_size": identity.block_size if identity else None,

@@ -5,7 +5,7 @@ from numbers import Real
 
 import pytest
 
-from tests.experiments.prefix_hit_miss.synthetic import EXPERIMENT, IDENTITY, STORED, frame, params
+from tests.experiments.prefix_hit_miss.synthetic import EXPERIMENT, STORED, data, params
 
 STATS = {
     "ttft_mean": Real, "ttft_median": Real, "ttft_stdev": Real, "total_time_mean": Real, "total_time_stdev": Real,
@@ -39,7 +39,7 @@ def matches(value, schema, where="$"):
 
 def exported(chosen=None, **kwargs):
     chosen = chosen or params(sizes=[[64, 48], [96, 48]])
-    return EXPERIMENT.exports(frame(chosen, **kwargs), chosen, STORED, IDENTITY)
+    return EXPERIMENT.findings(data(chosen, **kwargs), chosen).files
 
 
 def test_the_files_and_their_names():

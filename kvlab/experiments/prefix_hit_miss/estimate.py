@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kvlab.evidence import CacheState
-from kvlab.experiments.prefix_hit_miss import plan
+from kvlab.experiments.prefix_hit_miss import trials as plan
 from kvlab.stats.intervals import Interval
 from kvlab.stats.means import increase_interval
 from kvlab.stats.medians import median_interval
@@ -24,7 +24,7 @@ _PRIMES = (f"{plan.PRIME}_{plan.TTFT}", f"{plan.PRIME}_{plan.THROUGHPUT}")
 _KINDS = (plan.WARMUP, plan.TTFT, plan.THROUGHPUT, plan.REFERENCE, *_PRIMES)
 
 
-def trials(frame: pd.DataFrame, params: "PrefixHitMissParams") -> pd.DataFrame:
+def table_of(frame: pd.DataFrame, params: "PrefixHitMissParams") -> pd.DataFrame:
     """Return one row a planned trial, in the plan's order, measured or not.
 
     Columns: those of `plan.Planned` and ``trial_id``; for each request of a trial, ``<request>.<column
@@ -38,7 +38,7 @@ def trials(frame: pd.DataFrame, params: "PrefixHitMissParams") -> pd.DataFrame:
     - ``counted``: complete, not discarded, and in the verified arm proven: what statistics are from.
     - ``agrees``: the tokens after the hit are those of the cold reference; missing where not compared.
     """
-    planned = [plan.Planned(**trial.planned) for trial in plan.plan(params)]
+    planned = [plan.Planned(**trial.planned) for trial in plan.trials(params)]
     table = pd.DataFrame([{"trial_id": item.trial_id, **asdict(item)} for item in planned])
     used = frame[frame["used"] & (frame["status"] == "ok")]
     kinds = used["arm"].astype(str).str.rpartition("/")[2] if len(used) else used["arm"]
@@ -147,9 +147,13 @@ def pairs(table: pd.DataFrame, config: tuple[int, int], other: str) -> pd.DataFr
 def difference_ms(
     table: pd.DataFrame, config: tuple[int, int], other: str, params: "PrefixHitMissParams"
 ) -> Interval:
-    """Return the median over pairs of TTFT(``other``) - TTFT(hit), in ms; positive: the hit is faster."""
+    """Return the median over pairs of TTFT(``other``) - TTFT(hit), in ms; positive: the hit is faster.
+
+    The verdict looks at every (A, B), so each interval is wide enough for all of them (Bonferroni).
+    """
     found = pairs(table, config, other)
-    return median_interval((found["other"] - found["hit"]).tolist(), confidence=params.confidence)
+    confidence = 1 - (1 - params.confidence) / len(params.configs)
+    return median_interval((found["other"] - found["hit"]).tolist(), confidence=confidence)
 
 
 def degradation(

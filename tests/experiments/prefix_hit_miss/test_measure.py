@@ -4,7 +4,9 @@ import pytest
 
 from kvlab.errors import KvlabError
 from kvlab.evidence import full_hit_tokens
-from kvlab.experiments.prefix_hit_miss import analysis, plan, procedures
+from kvlab.experiments.prefix_hit_miss import estimate
+from kvlab.experiments.prefix_hit_miss import measure as procedures
+from kvlab.experiments.prefix_hit_miss import trials as plan
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 from tests.experiments.prefix_hit_miss.conftest import SMALL
 from tests.fakes.offline import BLOCK, FakeLLM
@@ -19,7 +21,7 @@ def _room_for_the_question(monkeypatch):
 
 
 def table(frame, **changes):
-    return analysis.trials(frame, PrefixHitMissParams(**SMALL | changes))
+    return estimate.table_of(frame, PrefixHitMissParams(**SMALL | changes))
 
 
 def cached(rows, kind="ttft"):
@@ -29,11 +31,11 @@ def cached(rows, kind="ttft"):
 def test_as_written_every_miss_after_the_first_is_a_hit(measured, params):
     _, frame, summary = measured()
     for a, b in params.configs:
-        misses = analysis.of(table(frame), (a, b), "as_written", "miss")
+        misses = estimate.of(table(frame), (a, b), "as_written", "miss")
         assert cached(misses) == [0] + [full_hit_tokens(b + QUESTION, BLOCK)] * 5
         assert list(misses["flagged"]) == [False] + [True] * 5
         assert list(misses["discarded"]) == [True] + [False] * 5
-        hits = analysis.of(table(frame), (a, b), "as_written", "hit")
+        hits = estimate.of(table(frame), (a, b), "as_written", "hit")
         assert cached(hits)[0] == (a + b) // BLOCK * BLOCK, "the first hit finds what the warm-up left"
         assert set(cached(hits)[1:]) == {full_hit_tokens(a + b + QUESTION, BLOCK)}
     assert summary.results["as_written_misses_read_from_cache"] == 10
@@ -44,11 +46,11 @@ def test_verified_states_are_what_they_are_meant_to_be(measured, params):
     found = table(frame)
     for a, b in params.configs:
         for kind in ("ttft", "throughput"):
-            assert set(cached(analysis.of(found, (a, b), "verified", "hit"), kind)) == {
+            assert set(cached(estimate.of(found, (a, b), "verified", "hit"), kind)) == {
                 (a + b) // BLOCK * BLOCK
             }
             for miss in ("miss", "miss_same_length"):
-                assert set(cached(analysis.of(found, (a, b), "verified", miss), kind)) == {0}
+                assert set(cached(estimate.of(found, (a, b), "verified", miss), kind)) == {0}
     lengths = {row.condition: row._asdict() for row in found.query("procedure == 'verified'").itertuples()}
     assert set(lengths) == {"hit", "miss", "miss_same_length"}
     by_condition = found.query("procedure == 'verified' and size_a == 100").groupby("condition")
@@ -77,28 +79,29 @@ def test_no_two_measurements_share_a_first_block(measured):
     assert len(set(heads)) == 2 * 6 * (2 + 4 + 4)
 
 
-def test_a_resumed_run_warms_up_again_and_its_first_miss_is_cold_by_evidence(open_fake, params):
-    lab = open_fake()
-    for trial in lab.pending():
-        lab.measure(trial)
+def test_a_resumed_run_warms_up_again_and_its_first_miss_is_cold_by_evidence(open_fake, params, capsys):
+    run = open_fake()
+    for trial in run.pending():
+        run.measure(trial)
         if trial.trial_id == "a00070-b00048.as_written.miss.m03":
             break
-    folder = lab.folder
-    lab.close()
+    folder = run.folder
+    run.close()
     again = open_fake(run_dir=str(folder))
     for trial in again.pending():
         again.measure(trial)
-    misses = analysis.of(table(again.frame()), (70, 48), "as_written", "miss")
+    misses = estimate.of(table(again.requests), (70, 48), "as_written", "miss")
     full = full_hit_tokens(48 + QUESTION, BLOCK)
     assert cached(misses) == [0, full, full, 0, full, full]
     assert list(misses["ttft.cache_state"]) == ["cold", "hit", "hit", "cold", "hit", "hit"]
     assert list(misses["ttft.session_id"].astype(int)) == [1, 1, 1, 2, 2, 2]
-    rewarms = again.run.database.sql.execute(
-        "SELECT trial_id FROM requests WHERE arm LIKE '%/rewarm'"
-    ).fetchall()
+    rewarms = again.database.sql.execute("SELECT trial_id FROM requests WHERE arm LIKE '%/rewarm'").fetchall()
     assert [row[0] for row in rewarms] == ["a00070-b00048.as_written.miss.m04"]
-    assert "after a new warm-up" not in again.experiment.line(again.trials[0], again.measure(again.trials[0]))
-    again.run.close()
+    capsys.readouterr()
+    list(again.pending())
+    again.measure(again.trials[0])
+    assert "after a new warm-up" not in capsys.readouterr().out
+    again.close()
 
 
 def test_all_requests_of_a_trial_are_one_transaction_and_a_failed_attempt_is_kept(measured):
@@ -111,17 +114,17 @@ def test_all_requests_of_a_trial_are_one_transaction_and_a_failed_attempt_is_kep
 
 def test_a_question_that_is_too_long_is_refused(open_fake, monkeypatch):
     monkeypatch.setattr(procedures, "QUESTION_TOKENS_AT_MOST", QUESTION - 1)
-    lab = open_fake()
-    warmup, first, *_ = lab.trials
-    lab.measure(warmup)
+    run = open_fake()
+    warmup, first, *_ = run.trials
+    run.measure(warmup)
     with pytest.raises(KvlabError, match="tokens of the question"):
-        lab.measure(first)
-    lab.run.close()
+        run.measure(first)
+    run.close()
 
 
 def test_the_plan_is_the_same_every_time_in_blocks_of_random_order(params):
-    trials = plan.plan(params)
-    assert trials == plan.plan(params)
+    trials = plan.trials(params)
+    assert trials == plan.trials(params)
     assert len({trial.trial_id for trial in trials}) == len(trials)
     verified = [trial.planned for trial in trials if trial.planned["procedure"] == "verified"]
     blocks = [verified[i : i + 3] for i in range(0, len(verified), 3)]

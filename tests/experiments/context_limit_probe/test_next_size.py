@@ -4,10 +4,9 @@ import pytest
 
 from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe import ledger, material
-from kvlab.experiments.context_limit_probe.aim import DOUBLING, STATED, next_aim
-from kvlab.experiments.context_limit_probe.ledger import bracket, settled
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+from kvlab.experiments.context_limit_probe.search import DOUBLING, STATED, bracket, confirmed, next_size
 from tests.experiments.context_limit_probe.test_endpoint import run
 from tests.experiments.context_limit_probe.test_ledger import probe
 from tests.fakes.process import FakeServer
@@ -21,11 +20,11 @@ def states(tokens):
 
 def search(limit, identity, params=PARAMS):
     probes = [probe(53_000)]
-    while (aim := next_aim(probes, params, identity)).size is not None:
-        outcome = Outcome.HELD if aim.size <= limit else Outcome.REFUSED
-        probes.append(probe(aim.size, outcome))
+    while (chosen := next_size(probes, params, identity)).size is not None:
+        outcome = Outcome.HELD if chosen.size <= limit else Outcome.REFUSED
+        probes.append(probe(chosen.size, outcome))
         assert len(probes) < 20
-    return [each.tokens for each in probes[1:]], bracket(probes), aim
+    return [each.tokens for each in probes[1:]], bracket(probes), chosen
 
 
 def test_a_stated_maximum_beyond_the_growth_is_tried_to_the_token():
@@ -41,39 +40,39 @@ def test_one_that_takes_more_than_it_states_is_doubled():
 
 
 def test_without_a_stated_maximum_it_is_doubled_to_the_ceiling_and_what_was_left_out_is_said():
-    tried, found, aim = search(10**9, None)
+    tried, found, chosen = search(10**9, None)
     assert tried == [106_000, 212_000, 262_144]
     assert found.failed is None
-    assert (aim.left_out_tokens, "ceiling_tokens=262,144" in aim.why) == (524_288, True)
+    assert (chosen.left_out_tokens, "ceiling_tokens=262,144" in chosen.why) == (524_288, True)
 
 
 def test_a_stated_maximum_above_the_ceiling_is_left_out():
-    aim = next_aim([probe(53_000)], PARAMS, states(1_000_000))
-    assert (aim.size, aim.left_out_tokens) == (None, 999_999)
+    chosen = next_size([probe(53_000)], PARAMS, states(1_000_000))
+    assert (chosen.size, chosen.left_out_tokens) == (None, 999_999)
 
 
 def test_nobody_waits_for_hours():
     slow = [probe(10_000, ttft_ms=60_000.0, cached_tokens=5000)]
-    aim = next_aim(slow, PARAMS, states(131_072))
-    assert aim.size is None
-    assert aim.left_out_tokens == 131_071
-    assert "longest_wait_s=600" in aim.why
+    chosen = next_size(slow, PARAMS, states(131_072))
+    assert chosen.size is None
+    assert chosen.left_out_tokens == 131_071
+    assert "longest_wait_s=600" in chosen.why
     quick = [probe(10_000, ttft_ms=60.0, cached_tokens=5000)]
-    assert next_aim(quick, PARAMS, states(131_072)).why == STATED
-    assert next_aim(quick, PARAMS, None).why == DOUBLING
+    assert next_size(quick, PARAMS, states(131_072)).why == STATED
+    assert next_size(quick, PARAMS, None).why == DOUBLING
 
 
 def test_where_nothing_was_accepted_there_is_nothing_to_double():
-    assert next_aim([], PARAMS, states(8192)).size == 8191
-    assert next_aim([], PARAMS, None).size is None
+    assert next_size([], PARAMS, states(8192)).size == 8191
+    assert next_size([], PARAMS, None).size is None
 
 
 @pytest.mark.parametrize("outcome", [Outcome.SERVER_ERROR, Outcome.RUN_ENDED])
 def test_a_failure_without_a_cause_bounds_nothing_until_it_comes_again(outcome):
     once = [probe(100), probe(300, outcome), probe(900, Outcome.REFUSED)]
-    assert bracket(settled(once)).failed.tokens == 900
-    assert bracket(settled([*once, probe(300, outcome)])).failed.tokens == 300
-    assert bracket(settled([*once, probe(300, Outcome.HELD)])).low == 300
+    assert bracket(confirmed(once)).failed.tokens == 900
+    assert bracket(confirmed([*once, probe(300, outcome)])).failed.tokens == 300
+    assert bracket(confirmed([*once, probe(300, Outcome.HELD)])).low == 300
 
 
 def test_a_long_context_server_is_probed_to_its_limit_and_so_is_its_quality(point_at, monkeypatch):

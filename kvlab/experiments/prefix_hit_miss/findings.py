@@ -4,57 +4,37 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.endpoints.connect import Identity
-from kvlab.experiments.prefix_hit_miss import analysis, plan
+from kvlab.experiments.prefix_hit_miss import estimate, exports
+from kvlab.experiments.prefix_hit_miss import trials as plan
+from kvlab.experiments.prefix_hit_miss.pictures import pictures
 from kvlab.experiments.prefix_hit_miss.tables import tables
-from kvlab.findings import Check, Figure, Summary, Verdict
+from kvlab.findings import Check, Findings, Verdict, judge
 from kvlab.stats import Interval, decide
 
 if TYPE_CHECKING:
     from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
-
-FIGURES = [
-    Figure(
-        name="ttft_by_trial",
-        title="Each trial's TTFT, coloured by what the cache served",
-        caption=(
-            "Yellow: the prompt was read from the cache; dark: it was computed. Open markers are discarded "
-            "trials. A miss ought to be dark."
-        ),
-    ),
-    Figure(
-        name="degradation",
-        title="How much longer a miss takes",
-        caption=(
-            "ttft_degradation_pct with its interval. Above 0: a miss takes longer than a hit. As written, a miss "
-            "may be a hit (the table says how many are); verified, none is; same length: only the cache differs."
-        ),
-    ),
-]
+    from kvlab.runs.data import RunData
 
 
-def summarize(
-    frame: pd.DataFrame, params: "PrefixHitMissParams", profile: str, identity: Identity | None
-) -> Summary:
+def findings(data: "RunData", params: "PrefixHitMissParams") -> Findings:
     """Judge a run: the states first, then the paired difference, then which arm to believe."""
-    table = analysis.trials(frame, params)
+    table = estimate.table_of(data.requests, params)
     differences = {
-        config: analysis.difference_ms(table, config, plan.SAME_LENGTH, params) for config in params.configs
+        config: estimate.difference_ms(table, config, plan.SAME_LENGTH, params) for config in params.configs
     }
-    results = _results(frame, table, params, differences)
+    results = _results(data.requests, table, params, differences)
     checks = _checks(results, differences, params)
-    verdict, grounds = _verdict(checks, params)
-    return Summary(
-        experiment="prefix_hit_miss",
-        profile=profile,
-        verdict=verdict,
+    verdict, _ = judge(checks)
+    return Findings(
         headline=_headline(verdict, results),
-        reasons=[*_belief(results, verdict), *grounds, *_lost(results)],
         checks=checks,
         results=results,
         tables=tables(table, params),
-        figures=FIGURES,
-        limitations=_limitations(params, results, identity),
+        pictures=pictures(table, params),
+        first_reasons=_belief(results, verdict),
+        remarks=_lost(results),
+        limitations=_limitations(params, results),
+        files=exports.files(table, params, data.stored, data.identity),
     )
 
 
@@ -108,7 +88,7 @@ def _config(
     for procedure in sorted(params.procedures):
         for other in plan.CONDITIONS[procedure][1:]:
             key = f"{procedure}_{'same_length_' if other == plan.SAME_LENGTH else ''}ttft_degradation_pct"
-            found[key] = _interval(analysis.degradation(table, config, procedure, params, other))
+            found[key] = _interval(estimate.degradation(table, config, procedure, params, other))
     found["verified_same_length_difference_ms"] = _interval(differences[config])
     return found
 
@@ -136,24 +116,30 @@ def _checks(
             ),
             seen=f"{proven} of {planned}",
             holds=proven >= params.min_valid_fraction * planned if planned else None,
+            role="proof",
+            reason=_unproven(proven, planned, params),
         ),
         Check(
             name="same_length_miss_slower",
             asks="median paired TTFT(miss of the same length) - TTFT(hit) > 0, at every (A, B)",
             seen=_each(differences, lambda item: f"{item.estimate:+.1f} ms" if item.n else "no pair"),
             holds=slower,
+            optional=True,  # undecided is what the check of the interval says, with what to do
         ),
         Check(
             name="interval_excludes_0",
             asks="the interval of that difference lies above 0, at every (A, B)",
             seen=_each(differences, _bounds),
             holds=slower,
+            role="power",
+            advice="raise num_trials",
         ),
         Check(
             name="as_written_misses_are_misses",
-            asks="no measured miss of the as-written arm read from the cache (not part of the verdict)",
+            asks="no measured miss of the as-written arm read from the cache",
             seen=f"{flagged} of {misses} did",
             holds=flagged == 0 if misses else None,
+            role="note",
         ),
     ]
 
@@ -168,19 +154,13 @@ def _bounds(interval: Interval) -> str:
     return f"{interval.low:+.1f} to {interval.high:+.1f} ms ({interval.made_by})"
 
 
-def _verdict(checks: list[Check], params: "PrefixHitMissParams") -> tuple[Verdict, list[str]]:
-    states, slower, interval, _ = checks
+def _unproven(proven: int, planned: int, params: "PrefixHitMissParams") -> str:
     if plan.VERIFIED not in params.procedures:
-        return Verdict.INVALID, [
-            "the verified arm was not asked for: nothing shows which states were measured"
-        ]
-    if not states.holds:
-        return Verdict.INVALID, [f"not met: {states.asks}: {states.seen}"]
-    if slower.holds is False:
-        return Verdict.FAIL, [f"not met: {slower.asks}: {slower.seen}"]
-    if not slower.holds or not interval.holds:
-        return Verdict.INVALID, [f"underpowered: {interval.asks}: {interval.seen}; raise num_trials"]
-    return Verdict.PASS, [f"{check.asks}: {check.seen}" for check in checks[:3]]
+        return "the verified arm was not asked for: nothing shows which states were measured"
+    return (
+        f"not met: in at least {params.min_valid_fraction:.0%} of the planned verified trials, hits read the whole "
+        f"blocks of their primed prefix and misses read nothing: {proven} of {planned}"
+    )
 
 
 def _belief(results: dict[str, Any], verdict: Verdict) -> list[str]:
@@ -245,9 +225,7 @@ def _headline(verdict: Verdict, results: dict[str, Any]) -> str:
     return f"TTFT of a miss against a hit: {'; '.join(parts)}{were}"
 
 
-def _limitations(
-    params: "PrefixHitMissParams", results: dict[str, Any], identity: Identity | None
-) -> list[str]:
+def _limitations(params: "PrefixHitMissParams", results: dict[str, Any]) -> list[str]:
     lines = [
         "One request at a time, inside the engine: no HTTP, no tokenizing of text, no queue, no eviction.",
         "Reset, then primed, then asked is the best case of a hit: nothing had time to be evicted.",
@@ -262,7 +240,4 @@ def _limitations(
             f"{different} of {results['greedy_compared']} answers after a hit differ from the cold ones under greedy "
             "decoding: this engine is not invariant to how a prompt is split."
         )
-    for key, fact in (identity.facts if identity else {}).items():
-        if fact.holds is not True:
-            lines.append(f"Not proven of this engine: {key} ({fact.why}).")
     return lines

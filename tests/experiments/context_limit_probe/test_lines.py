@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kvlab.experiments.context_limit_probe.growth import fit_child, fit_line
+from kvlab.experiments.context_limit_probe.estimate import fit_child, fit_line
 from tests.experiments.context_limit_probe.test_ledger import probe
 
 TOKENS = list(range(256, 2560, 64))

@@ -52,7 +52,7 @@ def arm(condition: str, kind: str) -> str:
     return f"{condition}/{kind}"
 
 
-def plan(params: "PrefixHitMissParams") -> list[Trial]:
+def trials(params: "PrefixHitMissParams") -> list[Trial]:
     """Return all trials in the order of measuring: each (A, B), as written first, then verified."""
     draw = random.Random(params.seed)  # noqa: S311 - an order, not a secret
     found: list[Planned] = []
@@ -66,12 +66,11 @@ def plan(params: "PrefixHitMissParams") -> list[Trial]:
     return [
         Trial(
             item.trial_id,
-            ordinal,
             f"{item.size_a}+{item.size_b} {item.procedure} {item.condition}",
             item.index,
             asdict(item),
         )
-        for ordinal, item in enumerate(found)
+        for item in found
     ]
 
 
