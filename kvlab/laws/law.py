@@ -18,6 +18,7 @@ a full hit is ``floor((L - 1) / block) * block``: ``KVCacheManager.get_computed_
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,20 @@ class CacheLaw:
         if min(counts) < 0:
             raise ValueError(f"{self}: no count may be below 0")
 
+    @classmethod
+    def whole_blocks(cls, block_size: int) -> Self:
+        """Return vLLM's law: whole blocks, and the last token is always computed.
+
+        >>> CacheLaw.whole_blocks(32).full_hit(65), CacheLaw.whole_blocks(32).full_hit(64)
+        (64, 32)
+        """
+        return cls(block_size)
+
+    @classmethod
+    def by_token(cls, shared_start_tokens: int = 0) -> Self:
+        """Return the law of llama.cpp, or of SGLang with pages of one token."""
+        return cls(1, shared_start_tokens=shared_start_tokens)
+
     def predict(self, prompt_tokens: int, shared_prefix_tokens: int) -> int:
         """Return how many tokens are served.
 
@@ -79,6 +94,27 @@ class CacheLaw:
         return self.predict(prompt_tokens, prompt_tokens)
 
     @property
+    def chance_tokens(self) -> int:
+        """How many tokens two unrelated prompts may share by chance beyond the template's start.
+
+        Markers are hexadecimal digits, so two of them begin alike now and then, and a cache that
+        reuses by the token shows it. Five digits or more in common are seen once in a million pairs.
+        """
+        return min(4, 4 // self.grain_tokens * self.grain_tokens)
+
+    @property
+    def words(self) -> str:
+        """The law in a few words, for reports."""
+        grain = "by the token" if self.grain_tokens == 1 else f"in steps of {self.grain_tokens} tokens"
+        more = [f"from {self.minimum_tokens} tokens on"] * (self.minimum_tokens > 0)
+        more += [f"{self.grains_off} steps fewer"] * (self.grains_off > 0)
+        more += [f"at most {self.cap_tokens} tokens"] * (self.cap_tokens is not None)
+        more += [f"the last {self.always_computed_tokens} always computed"]
+        if self.tail_grain_tokens not in (None, self.grain_tokens):
+            more += [f"cut off in steps of {self.tail_grain_tokens}"]
+        return ", ".join([grain, *more])
+
+    @property
     def formula(self) -> str:
         """The law as a line to read, with L and P as in `predict`."""
         grain, tail = self.grain_tokens, self.tail_grain_tokens or self.grain_tokens
@@ -100,12 +136,3 @@ class CacheLaw:
         if self.cap_tokens is not None:
             text += f", at most {self.cap_tokens:,}"
         return f"cached(L, P) = {text}"
-
-
-def whole_blocks(block_size: int, shared_start_tokens: int = 0) -> CacheLaw:
-    """Return vLLM's law: whole blocks, and the last token is always computed.
-
-    >>> whole_blocks(32).full_hit(65), whole_blocks(32).full_hit(64)
-    (64, 32)
-    """
-    return CacheLaw(block_size, shared_start_tokens=shared_start_tokens)

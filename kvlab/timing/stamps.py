@@ -12,7 +12,7 @@ _TOGETHER_NS = 100_000
 _SHARE = 0.01
 _MIN_TOKENS = 3
 #: A share of events that carry more than one token which moves a time per token less than its own noise.
-_BUNDLED = 0.05
+BUNDLED = 0.05
 
 
 def came_together(sent_ns: int, token_ns: Sequence[int]) -> str | None:
@@ -37,7 +37,7 @@ def fewest_gaps(completion_tokens: int) -> float:
     One fewer than between the tokens is let pass: the token that ends an answer has no text of its own. A
     time per token over the arrivals is then too long by that much at most, never too short.
     """
-    return min((1 - _BUNDLED) * (completion_tokens - 1), max(2, completion_tokens - 2))
+    return completion_tokens - 1 - max(BUNDLED * (completion_tokens - 1), float(completion_tokens > 3))
 
 
 def tpot_ms(token_ns: Sequence[int], completion_tokens: int | None) -> float | None:
@@ -93,6 +93,13 @@ class Stamps:
     def ttft_ms(self) -> float | None:
         """Time to first token: sent to first generated token, in milliseconds."""
         return _ms(self.sent_ns, self.first_token_ns)
+
+    @property
+    def ttft_words(self) -> str:
+        """`ttft_ms` for a line of text, or why there is none."""
+        if self.ttft_ms is None:
+            return f"no time known ({self.untimed or 'no token came'})"
+        return f"{self.ttft_ms:.0f} ms"
 
     @property
     def latency_ms(self) -> float | None:

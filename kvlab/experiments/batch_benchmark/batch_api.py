@@ -67,7 +67,7 @@ def send(session: "Session[BatchBenchmarkParams]", trial: Trial) -> str:
         last = [_wait(session, trial, batch, name) for name in state["batch_ids"]]
         done = _store(session, job, batch, last, state)
     except (httpx.HTTPError, ValueError) as error:
-        why = redact(f"{type(error).__name__}: {error}")
+        why = redact(f"{type(error).__name__}: {error}")[:500]
         stretch.end(database, number, why)
         raise UnfinishedError(f"the batch API failed: {why}") from None
     except BaseException as error:
@@ -76,7 +76,7 @@ def send(session: "Session[BatchBenchmarkParams]", trial: Trial) -> str:
     after = stretch.settled(connection, session.identity, before, done)
     stretch.end(database, number, "done", after)
     ends = ", ".join(
-        f"{name} ({end['status']}{': ' + said if (said := redact(said_of(end))) else ''})"
+        f"{name} ({end['status']}{': ' + said if (said := redact(said_of(end))[:500]) else ''})"
         for name, end in zip(state["batch_ids"], last, strict=True)
     )
     return f"{done:,} requests stored of batch {ends}"
@@ -151,23 +151,23 @@ def _store(
             database.record_items(job.run_id, job.trial_id, rows)
             rows.clear()
 
-    connection = session.engine.connection
+    field_path = session.engine.connection.target.field_path
     for end in last:
         for file_id in (end.get("output_file_id"), end.get("error_file_id")):
             for line in batch.lines(file_id if isinstance(file_id, str) else None):
                 item = _item(line)
                 if item in open_:
-                    keep(item, _read(line, connection.target.field_path))
-    missing = _missing(last, connection.settings.redact)
+                    keep(item, _read(line, field_path))
+    missing = _missing(last)
     for item in sorted(open_):
         keep(item, missing)
     database.record_items(job.run_id, job.trial_id, rows)
     return answered
 
 
-def _missing(last: list[dict[str, Any]], redact: Callable[[str], str]) -> Failure:
+def _missing(last: list[dict[str, Any]]) -> Failure:
     """Return why a request has no line: what the server says of the batch, or how it ended."""
-    said = "; ".join(filter(None, (redact(said_of(end)) for end in last)))
+    said = "; ".join(filter(None, (said_of(end) for end in last)))
     statuses = sorted({end["status"] for end in last})
     how = f"the batch ended as {', '.join(statuses)} without it" + (f": {said}" if said else "")
     late = not said and any(status not in OVER or status == "expired" for status in statuses)

@@ -151,6 +151,11 @@ def _rates(ok: pd.DataFrame, served: pd.DataFrame, concurrency: int) -> dict[str
     }
 
 
+def _stuck(identity: Identity | None) -> str | None:
+    counters = identity.facts.get("cached_counters") if identity is not None else None
+    return counters.why if counters is not None and counters.holds is False else None
+
+
 def _savings(
     rows: pd.DataFrame,
     ok: pd.DataFrame,
@@ -161,7 +166,7 @@ def _savings(
 ) -> dict[str, Any]:
     proven = identity is not None and identity.can("cached_tokens")
     saved = (
-        savings.measured(rows, stretches, proven)
+        savings.measured(rows, stretches, proven, _stuck(identity))
         if len(rows)
         else savings.Saved(None, "nothing was measured")
     )

@@ -36,6 +36,7 @@ def findings(data: "RunData", params: "BatchBenchmarkParams") -> Findings:
         pictures=pictures.pictures(load, table, forecasts, params),
         remarks=_foretold(forecasts, params),
         limitations=_limitations(table, load.memory_reasons),
+        judges_failures=True,
         files={"performance_benchmarks.json": _performance(data, table, forecasts, params)},
     )
 

@@ -218,7 +218,8 @@ def _by_target(table: pd.DataFrame, params: TokenSweepParams) -> Table:
         name="token_sweep",
         title="By prompt length (medians over valid pairs)",
         rows=rows,
-        note=f"axis_tokens is what the server counted. An interval needs {least_n(params.confidence)} pairs at that length.",
+        headers={"axis_tokens": "As the server counts (tokens)"},
+        note=f"An interval needs {least_n(params.confidence)} pairs at that length.",
     )
 
 
@@ -271,7 +272,7 @@ def _by_pair(table: pd.DataFrame) -> Table:
         title="Every pair, with its evidence",
         rows=table[columns],
         digits=dict.fromkeys(columns, 4),
-        note="cached_tokens is the server's figure; predicted is floor((prompt_tokens - 1) / block) * block.",
+        note="Cached tokens are the server's figure; predicted is what a full hit reads by the law of its cache.",
     )
 
 
@@ -287,6 +288,6 @@ def _limitations(params: TokenSweepParams, results: dict[str, Any]) -> list[str]
         lines.append("The server reports no prompt tokens: lengths are the targets, not counts.")
     elif off > 0:
         lines.append(
-            f"Prompts were up to {off} tokens off their target; axis_tokens is what the server counted."
+            f"Prompts were up to {off} tokens off their target; the figures are over what the server counted."
         )
     return lines

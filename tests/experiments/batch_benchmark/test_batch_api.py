@@ -82,13 +82,13 @@ def line(**body):
     ],
 )
 def test_a_malformed_line_is_a_failure(odd):
-    found = batch_api._read(odd, str)
+    found = batch_api._read(odd)
     assert isinstance(found, Failure)
     assert found.message
 
 
 def test_a_good_line_is_an_answer_and_one_of_nobody_is_no_item():
-    found = batch_api._read(line(choices=[{"message": {"content": "A"}, "finish_reason": "stop"}]), str)
+    found = batch_api._read(line(choices=[{"message": {"content": "A"}, "finish_reason": "stop"}]))
     assert isinstance(found, Generation)
     assert (found.text, found.finish_reason) == ("A", "stop")
     assert [batch_api._item(odd) for odd in (None, [], {"custom_id": 1}, {"custom_id": "x"})] == [-1] * 4
@@ -121,10 +121,10 @@ def test_statuses_in_capitals_are_over_and_the_servers_own_words_are_kept():
         (200, {"status": " FAILED", "errors": {"data": [{"message": "Enqueued token limit"}]}})
     ).look("b")
     assert found["status"] == "failed"
-    missing = batch_api._missing([found], str)
+    missing = batch_api._missing([found])
     assert "Enqueued token limit" in missing.message
     assert missing.error_type != "TIMEOUT"
-    assert batch_api._missing([{"status": "expired"}], str).error_type == "TIMEOUT"
+    assert batch_api._missing([{"status": "expired"}]).error_type == "TIMEOUT"
 
 
 @pytest.mark.parametrize(
@@ -155,4 +155,4 @@ def test_more_requests_than_a_file_may_hold_go_in_several(monkeypatch):
 def test_the_configured_field_is_read_from_a_line():
     answer = {**line(choices=[{"message": {"content": "A"}}]), "custom_id": "000001"}
     answer["response"]["body"]["usage"] = {"prompt_cache_hit_tokens": 64}
-    assert batch_api._read(answer, str, "usage.prompt_cache_hit_tokens").field_value == 64
+    assert batch_api._read(answer, "usage.prompt_cache_hit_tokens").field_value == 64

@@ -9,16 +9,19 @@ import pytest
 from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.metrics import Scrape
 from kvlab.experiments import get
-from kvlab.experiments.context_limit_probe import analysis, replayed, up_front
+from kvlab.experiments.context_limit_probe import replay
+from kvlab.experiments.context_limit_probe.estimate import estimate
 from kvlab.experiments.context_limit_probe.in_process import theory
 from kvlab.experiments.context_limit_probe.ledger import Ledger
+from kvlab.experiments.context_limit_probe.memory import Memory
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+from kvlab.runs.data import RunData
 from kvlab.stats.intervals import Interval
-from kvlab.store import frames
 from kvlab.store.database import Database
 from kvlab.vram.cache_usage import CacheUsage, capacity
 from kvlab.vram.kv_bytes import kv_layout
+from tests.experiments import stored
 from tests.store.test_database import fill
 
 PROBE = get("context_limit_probe")
@@ -70,8 +73,13 @@ class Story:
             self.add(dtype, tokens, Outcome.HELD, **facts, **held)
 
     def judge(self, identity=IDENTITY, params=PARAMS):
-        frame = frames.requests(self.database.sql)
-        return PROBE.summarize(frame, params, "test", identity)
+        return stored.summary(PROBE, self.data(identity), params)
+
+    def data(self, identity=IDENTITY):
+        return RunData(self.database, identity=identity)
+
+    def findings(self, identity=IDENTITY, params=PARAMS):
+        return PROBE.findings(self.data(identity), params)
 
 
 @pytest.fixture
@@ -209,10 +217,7 @@ def test_an_unknown_layout_is_no_number(story):
 def test_the_file_says_where_its_memory_is_from(story):
     story.endpoint()
     story.child()
-    frame = frames.requests(story.database.sql)
-    content = json.loads(
-        PROBE.exports(frame, PARAMS, {"created_utc": "now"}, IDENTITY)["context_limit_results.json"]
-    )
+    content = json.loads(story.findings().files["context_limit_results.json"])
     most = content["maximum_tested_context"]
     assert (most["tokens"], most["exchanges"], most["exchanges_tokens"]) == (8191, 50, 5426)
     assert most["vram_gb"] == pytest.approx((5e8 + 46_080 * 8191) / 1e9, abs=0.001), "at these very tokens"
@@ -240,20 +245,20 @@ def grown(story, series, mib):
             for name, peak in (("t0", 2**30), ("t1", 2**30 + mib * 2**20))
         ]
     )
-    found = analysis.findings(book.probes(), PARAMS)
-    return up_front.lines(found, analysis.Memory(pd.DataFrame(), windows, pd.DataFrame()))
+    found = estimate(book.probes(), PARAMS)
+    return Memory(pd.DataFrame(), windows, pd.DataFrame()).growth_in_words(found)
 
 
 @pytest.mark.parametrize(
     ("series", "mib", "said"),
     [
-        ("server_rss", 1, "allocated up front"),
+        ("server_rss", 1, "allocated when it started"),
         ("server_rss", 400, "grew with use"),
         ("nvml_device:0", 1, "whoever holds it"),
         ("child_rss", 1, None),
     ],
 )
-def test_allocated_up_front_is_said_of_what_was_seen(story, series, mib, said):
+def test_whether_memory_was_allocated_at_the_start_is_said_of_what_was_seen(story, series, mib, said):
     lines = grown(story, series, mib)
     assert (lines == []) if said is None else (said in lines[0])
 
@@ -275,15 +280,11 @@ def test_without_a_limit_there_is_no_answer_and_without_a_child_no_bytes(story):
 
 
 def test_an_empty_run_can_be_reported_and_drawn(story):
-    frame = frames.requests(story.database.sql)
-    summary = PROBE.summarize(frame, PARAMS, "test", None)
-    assert summary.verdict == "INVALID"
-    assert set(PROBE.draw(frame, summary, PARAMS)) == {figure.name for figure in summary.figures}
-    bare = pd.DataFrame(columns=frames.REQUEST_COLUMNS).astype({"arm": str, "used": bool})
-    assert set(PROBE.draw(bare, summary, PARAMS)) == {figure.name for figure in summary.figures}
-    exported = PROBE.exports(frame, PARAMS, {"created_utc": "now"}, None)
-    assert json.loads(exported["context_limit_results.json"])["recommended"] == {}
-    assert "recommended.env" not in exported
+    found = story.findings(identity=None)
+    assert found.verdict == "INVALID"
+    assert all(picture.draw() is not None for picture in found.pictures)
+    assert json.loads(found.files["context_limit_results.json"])["recommended"] == {}
+    assert "recommended.env" not in found.files
 
 
 def test_the_report_is_the_same_every_time(story):
@@ -304,14 +305,14 @@ def replay_of(*turns):
 
 def test_an_interval_costs_whole_cycles(story):
     story.endpoint()
-    found = analysis.findings(analysis.read_probes(frames.requests(story.database.sql)), PARAMS)
+    constants = estimate(story.book.probes(), PARAMS).constants
     params = ContextLimitProbeParams(interval_factors=[1.0])
     turn, trim = ("turn", 10.0), ("trim", 100.0)
-    table = replayed.replays(replay_of(turn, turn, trim, turn, turn, trim, turn), found, params)
+    table = replay.replays(replay_of(turn, turn, trim, turn, turn, trim, turn), constants, params)
     mean = table["mean_ttft_ms"].iloc[0]
     assert mean.estimate == 40.0, "one trim and two turns; the half cycle at the end is left out"
     assert (mean.low, mean.n) == (None, 1), "of one cycle there is no interval"
-    table = replayed.replays(replay_of(turn, turn, trim, turn), found, params)
+    table = replay.replays(replay_of(turn, turn, trim, turn), constants, params)
     assert table["mean_ttft_ms"].iloc[0].estimate is None
 
 
@@ -330,29 +331,30 @@ def costs(*intervals):
 
 def test_what_costs_least_is_apart_from_all_others_or_not_said():
     assert (
-        replayed.cost_in_words(costs((4, 600, 650), (7, 500, 560), (9, 400, 480)))
+        replay.cost_in_words(costs((4, 600, 650), (7, 500, 560), (9, 400, 480)))
         == "of the intervals, 9 costs least"
     )
     for table in (costs((4, 600, 650), (9, 400, 610)), costs((4, 600, 650), (7, 400, 480), (9, 410, 490))):
-        assert replayed.best_interval(table) is None
-        assert "not told apart" in replayed.cost_in_words(table)
-    assert "not told apart" in replayed.cost_in_words(costs((4, None, None), (9, 400, 480)))
-    assert replayed.cost_in_words(costs((4, 600, 650))) is None
+        assert replay.best_interval(table) is None
+        assert "not told apart" in replay.cost_in_words(table)
+    assert "not told apart" in replay.cost_in_words(costs((4, None, None), (9, 400, 480)))
+    assert replay.cost_in_words(costs((4, 600, 650))) is None
     failed = costs((4, 600, 650), (9, 400, 480)).assign(failed=[1, 0])
-    assert replayed.best_interval(failed) is None
+    assert replay.best_interval(failed) is None
 
 
 def test_a_turn_answered_with_nothing_did_not_fail(story):
     story.endpoint()
-    found = analysis.findings(analysis.read_probes(frames.requests(story.database.sql)), PARAMS)
+    constants = estimate(story.book.probes(), PARAMS).constants
     turns = replay_of(("trim", 100.0), ("turn", 10.0), ("turn", 10.0), ("trim", 100.0))
     turns.loc[1, ["status", "error_type", "ttft_ms"]] = ["failed", "EMPTY_OUTPUT", None]
-    table = replayed.replays(turns, found, ContextLimitProbeParams(interval_factors=[1.0]))
+    table = replay.replays(turns, constants, ContextLimitProbeParams(interval_factors=[1.0]))
     assert (table["failed"].iloc[0], table["trims"].iloc[0]) == (0, 2)
     assert table["mean_ttft_ms"].iloc[0].estimate == 55.0, "of the turns that have a TTFT"
     turns.loc[1, "error_type"] = "TIMEOUT"
     assert (
-        replayed.replays(turns, found, ContextLimitProbeParams(interval_factors=[1.0]))["failed"].iloc[0] == 1
+        replay.replays(turns, constants, ContextLimitProbeParams(interval_factors=[1.0]))["failed"].iloc[0]
+        == 1
     )
 
 
