@@ -107,8 +107,11 @@ class Settings(BaseSettings):
         return {name: getattr(self, name) for name in names}
 
 
-def load_settings() -> Settings:
+def load_settings(**given: Any) -> Settings:  # noqa: ANN401 - fields of `Settings`, checked like the others
     """Read ``.env`` and the environment.
+
+    Args:
+        given: Fields that a caller has chosen; they win over both.
 
     Raises:
         InputError: A key is malformed, or an endpoint is only half configured. The message names
@@ -117,8 +120,10 @@ def load_settings() -> Settings:
     path = paths.env_file()
     try:
         settings = Settings(
-            _env_file=path, _env_file_encoding="utf-8-sig"
-        )  # Windows begins files with a mark
+            _env_file=path,
+            _env_file_encoding="utf-8-sig",  # Windows begins files with a mark
+            **given,
+        )
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]).upper()
