@@ -101,7 +101,7 @@ def open(
         ServerError: The embedded server did not start.
     """
     from kvlab import experiments
-    from kvlab.session import open_run
+    from kvlab.opening import open_run
     from kvlab.settings import load_settings
 
     found, settings = experiments.get(experiment), load_settings()
