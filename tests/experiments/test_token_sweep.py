@@ -4,12 +4,14 @@ import pandas as pd
 import pytest
 
 from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.counter import CalibratedCounter
 from kvlab.endpoints.facts import Fact
 from kvlab.errors import InputError
 from kvlab.evidence import full_hit_tokens
 from kvlab.experiment import EngineFacts
 from kvlab.experiments import get
 from kvlab.experiments.token_sweep.findings import pairs
+from kvlab.experiments.token_sweep.measure import calibrate
 from kvlab.experiments.token_sweep.params import TokenSweepParams
 from kvlab.store.frames import REQUEST_COLUMNS
 from tests.experiments.stored import run_data, summary
@@ -225,3 +227,16 @@ def test_without_controls_the_report_says_what_is_in_the_saving():
     assert found.verdict == "PASS"
     (check,) = [check for check in found.checks if check.name == "saving_beyond_position"]
     assert (check.role, check.holds) == ("note", None)
+
+
+def test_no_two_calibrating_prompts_share_their_start():
+    """A server that leaves cached tokens out of its count would give the second one a wrong length."""
+    asked = []
+
+    def ask(prompt):
+        asked.append(prompt["messages"][0]["content"][:16])
+        return len(str(prompt)) // 4, 0
+
+    calibrate(params(token_targets=[200, 400], manual_sections=60), CalibratedCounter(0.3, 8.0, ask))
+    assert len(asked) >= 2
+    assert len(set(asked)) == len(asked)
