@@ -64,7 +64,7 @@ class Control:
         return Check(
             name="saving_beyond_position",
             asks=asks,
-            seen=f"{self.proven} of {self.planned} control pairs proven cold twice; the second is faster by "
+            seen=f"{self.proven} of {self.planned} control pairs proven cold twice; being second is worth "
             f"{percent(self.effect)}; a hit saves {percent(self.corrected)} beyond that",
             holds=None if decision == "undecided" else decision == "above",
             role="power" if decision == "undecided" else "criterion",
