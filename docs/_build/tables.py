@@ -27,7 +27,7 @@ def make(what: str, arguments: Sequence[str]) -> str:
     Raises:
         ValueError: There is no such thing.
     """
-    makers = {"result": result, "params": params, "cli": cli, "bench": bench}
+    makers = {"result": result, "params": params, "cli": cli, "bench": bench, "env": env}
     if what not in makers:
         raise ValueError(f"<!-- build: {what} -->: there is {', '.join(makers)}")
     return makers[what](*arguments)
@@ -185,6 +185,11 @@ def _commands(typer: Any, command: Any, name: str) -> Iterator[str]:  # noqa: AN
         return
     for word, found in inner.items():
         yield from _commands(typer, found, f"{name} {word}")
+
+
+def env() -> str:
+    """Return ``.env.example``."""
+    return f"```ini\n{(ROOT / '.env.example').read_text(encoding='utf-8').strip()}\n```"
 
 
 # Benchmarks ---------------------------------------------------------------------------------------------
