@@ -54,7 +54,8 @@ def result(notebook: str) -> str:
     found = [line for text in texts for line in text.splitlines() if re.match(r"(PASS|FAIL|INVALID): ", line)]
     if not found:
         raise ValueError(f"notebooks/{notebook}.ipynb holds no verdict; run it and save it")
-    return f"> {found[-1]}"
+    kind = {"PASS": "success", "FAIL": "failure"}.get(found[-1].partition(":")[0], "warning")
+    return f'!!! {kind} "Result of the committed notebook, two CPU cores"\n    {found[-1]}'
 
 
 # Parameters ---------------------------------------------------------------------------------------------
@@ -137,11 +138,11 @@ def _default(value: str) -> tuple[str, str]:
         return "required", ""
     node = ast.parse(value, mode="eval").body
     if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != "Field":
-        return ("none" if value == "None" else value), ""
+        return ("none" if value == "None" else value.strip("'")), ""
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
     bounds = [f"{sign} {_number(given[key])}" for key, sign in _BOUNDS.items() if key in given]
     default = given.get("default", "required")
-    return ("none" if default == "None" else default), ", ".join(bounds)
+    return ("none" if default == "None" else default.strip("'")), ", ".join(bounds)
 
 
 def _number(text: str) -> str:
