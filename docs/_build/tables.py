@@ -269,7 +269,10 @@ def _peers(rows: list[dict[str, Any]]) -> str:
 def _kv_sweep(rows: dict[str, Any]) -> str:
     cells = [
         ("kvlab", ", ".join(f"{seconds:.1f}" for seconds in rows["kvlab_wall_s"])),
-        ("kvpress, looped over its ratios", ", ".join(f"{seconds:.1f}" for seconds in rows["kvpress_wall_s"])),
+        (
+            "kvpress, looped over its ratios",
+            ", ".join(f"{seconds:.1f}" for seconds in rows["kvpress_wall_s"]),
+        ),
         ("ratio (median)", f"{rows['ratio']['median']:.2f}"),
         ("answers that are equal, token by token", f"{rows['answers_equal']} of {rows['answers']}"),
     ]
@@ -279,13 +282,12 @@ def _kv_sweep(rows: dict[str, Any]) -> str:
 def _scale(rows: list[dict[str, Any]]) -> str:
     row = rows[0]
     cells = [
-        ("requests", f"{row['requests']:,}"),
         ("recorded", f"{row['recorded_per_s']:,.0f}/s"),
         ("database", f"{row['database_bytes'] / 1e6:,.0f} MB"),
         ("`kvlab report`", f"{row['report_s']:.1f} s, {row['report_peak_bytes'] / 1e6:,.0f} MB at its peak"),
         ("verdict", f"{row['verdict']}: {'; '.join(row['not_met'])}"),
     ]
-    return grid(["", ""], cells, left=2)
+    return grid([f"{row['requests']:,} requests", "result"], cells, left=2)
 
 
 def _span(values: list[float]) -> str:
