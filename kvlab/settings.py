@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     openai_model: str | None = None
     tensormesh_user_id: SecretStr | None = None
     request_timeout_s: float = Field(default=300, gt=0, le=86_400)
+    response_max_mib: float = Field(default=64, ge=0.25, le=4096)
     kv_metric_response_field: str | None = Field(default=None, pattern=r"^[\w-]+(\.[\w-]+)*$")
     kv_block_size_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     kvlab_model: str | None = None

@@ -164,15 +164,14 @@ def _choices(annotation: str) -> str:
 
 def cli() -> str:
     """Return the help of every command."""
-    import typer
     from typer.main import get_command
 
     from kvlab.command.cli import app
 
-    return "\n\n".join(_commands(typer, get_command(app), "kvlab"))
+    return "\n\n".join(_commands(get_command(app), "kvlab"))
 
 
-def _commands(typer: Any, command: Any, name: str) -> Iterator[str]:  # noqa: ANN401 - typer's own click
+def _commands(command: Any, name: str) -> Iterator[str]:  # noqa: ANN401 - typer's own click
     inner = getattr(command, "commands", None)
     if inner is None:
         rows = []
@@ -184,8 +183,13 @@ def _commands(typer: Any, command: Any, name: str) -> Iterator[str]:  # noqa: AN
         text = f"## `{name}`\n\n{' '.join((command.help or '').split())}"
         yield text + ("\n\n" + grid(["argument or option", "meaning"], rows, left=2) if rows else "")
         return
+    seen: dict[str, str] = {}
     for word, found in inner.items():
-        yield from _commands(typer, found, f"{name} {word}")
+        same = seen.setdefault(repr(sorted(getattr(found, "commands", [word]))), word)
+        if same == word:
+            yield from _commands(found, f"{name} {word}")
+        else:
+            yield f"## `{name} {word}`\n\nThe same commands as `{name} {same}`."
 
 
 def env() -> str:

@@ -191,7 +191,7 @@ def test_the_split_is_there_only_where_the_server_tells():
 def test_the_controls_are_spread_among_the_pairs_and_over_the_lengths():
     plan = SWEEP.plan(params(), None).trials
     places = [place for place, trial in enumerate(plan) if trial.planned.get("control")]
-    assert len(places) == 6
+    assert len(places) == 8
     assert min(b - a for a, b in itertools.pairwise([-1, *places, len(plan)])) >= 2
     assert {plan[place].planned["target_tokens"] for place in places} == {300, 600}
 

@@ -37,7 +37,7 @@ def test_a_streamed_answer_has_its_times():
     assert len(found.stamps.token_ns) == 4
 
 
-@pytest.mark.parametrize(("first_ms", "gap_ms", "tokens"), [(400, 0, 3), (400, 0, 24), (2000, 0.01, 24)])
+@pytest.mark.parametrize(("first_ms", "gap_ms", "tokens"), [(400, 0, 6), (400, 0, 24), (2000, 0.01, 24)])
 def test_tokens_that_came_together_have_no_times(first_ms, gap_ms, tokens):
     found = measured(streamed(first_ms, gap_ms, tokens))
     assert found.failure is None
