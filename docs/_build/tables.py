@@ -179,7 +179,7 @@ def _commands(command: Any, name: str) -> Iterator[str]:  # noqa: ANN401 - typer
             flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
             shown = flags if parameter.param_type_name == "option" else f"`{parameter.name.upper()}`"
             if parameter.name != "help":
-                rows.append((shown, getattr(parameter, "help", "") or ""))
+                rows.append((shown, (getattr(parameter, "help", "") or "").replace("<", "&lt;")))
         text = f"## `{name}`\n\n{' '.join((command.help or '').split())}"
         yield text + ("\n\n" + grid(["argument or option", "meaning"], rows, left=2) if rows else "")
         return
