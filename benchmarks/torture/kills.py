@@ -16,9 +16,14 @@ from tests.fakes.process import FakeServer
 
 #: Of each trial: two deaths that leave it to be measured again, and one behind it.
 BOUNDARIES = (
-    (Boundary("claim"), Boundary("record", "before"), Boundary("record")),
-    (Boundary("item"), Boundary("record", "before"), Boundary("line")),
-)
+    Boundary("claim"), Boundary("record", "before"), Boundary("record"),
+    Boundary("claim", "before"), Boundary("record", "before"), Boundary("line"),
+)  # fmt: skip
+#: The same for trials whose requests are committed one by one, by the kernel itself.
+BY_ITEM = (
+    Boundary("claim"), Boundary("item"), Boundary("record", "before"), Boundary("record"),
+    Boundary("claim", "before"), Boundary("item", nth=2), Boundary("record", "before"), Boundary("line"),
+)  # fmt: skip
 #: More lives than any chain takes; a run that never ends is a hang.
 _MOST_LIVES = 400
 _DEATHS_OF_A_RUN = 4
@@ -73,7 +78,7 @@ class Chain:
 
     def at_every_boundary(self, most: int | None) -> None:
         """Die at each boundary of each trial in turn, until the run is complete."""
-        turns = itertools.cycle(boundary for three in BOUNDARIES for boundary in three)
+        turns = itertools.cycle(BY_ITEM if self.scene.by_item else BOUNDARIES)
         for number in range(_MOST_LIVES):
             if most is not None and number >= most:
                 break

@@ -23,6 +23,7 @@ class Scene:
         server: Options of the fake server; ``None``: it needs none.
         slowly: What is changed of them for random instants, so that measuring is most of a life.
         prepare: Called once in the process that is forked from, before anything is opened.
+        by_item: Whether the kernel commits the requests of a trial one by one.
         cold: Of the used requests, those that must be cold, as a condition in SQL over ``r`` (requests), ``t`` (trials).
         warm: Those that must be full hits.
     """
@@ -32,6 +33,7 @@ class Scene:
     server: Mapping[str, Any] | None = field(default_factory=lambda: {"base_ms": 3, "itl_ms": 1})
     slowly: Mapping[str, Any] = field(default_factory=lambda: {"base_ms": 60, "itl_ms": 5})
     prepare: Callable[[], None] = lambda: None
+    by_item: bool = False
     cold: str = "0"
     warm: str = "0"
 
@@ -107,6 +109,7 @@ def scenes(*, quick: bool = False) -> dict[str, Scene]:
             },
             server={"max_model_len": 1500, "base_ms": 1, "itl_ms": 0.2, "ms_per_uncached_token": 0.01},
             slowly={"base_ms": 20},
+            by_item=True,
             cold="t.trial_id LIKE 'cold-%'",
         ),
         Scene(
