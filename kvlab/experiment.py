@@ -6,7 +6,7 @@ is open lives in that run's `Session`, never in a module.
 """
 
 import importlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,9 @@ class Plan:
         samples: Two prompts that differ in nothing but their marker, to find what all prompts share.
         warm_up: The unmeasured trial that comes first; ``None``: the plan needs none.
         material: What the trials are made of (a dataset), for the experiment's own functions.
+        tables: Rows by table that the run begins with, in the order of writing; written once, before
+            anything is measured, so that a run that goes on needs no source of them.
+        files: Files of the run folder by name, for other programs to read; written with the tables.
     """
 
     trials: tuple[Trial, ...]
@@ -53,6 +56,8 @@ class Plan:
     samples: tuple[Prompt, Prompt] | None = None
     warm_up: Trial | None = None
     material: Any = None
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ class Experiment(Generic[P]):
         session: ``(session)`` → a context whose value is ``session.state`` while the run is open.
         measure: ``(session, trial)`` → the requests of one trial, from its beginning (`Measuring`).
         findings: ``(data, params)`` → what the stored data say. No clock, no unseeded draw, no writing.
+        score: ``(data, anew)`` → rows of the table ``scores`` for the answers that have none yet, or none of
+            the present scorer; with ``anew`` for all. ``None``: its answers are not right or wrong.
     """
 
     name: str
@@ -105,6 +112,7 @@ class Experiment(Generic[P]):
     findings: "Callable[[RunData, P], Findings]"
     check: Callable[[P, Plan, EngineFacts], None] = _no_objection
     session: "Callable[[Session[P]], AbstractContextManager[Any]]" = _no_state
+    score: "Callable[[RunData, bool], list[dict[str, Any]]] | None" = None
     needs: tuple[str, ...] = ("cached_tokens",)
 
 

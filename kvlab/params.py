@@ -54,6 +54,10 @@ class Params(BaseModel):
 
     #: Environment key → field, for the tuning keys that this experiment obeys.
     env_keys: ClassVar[dict[str, str]] = {}
+    #: Fields that only the analysis reads: other values of them ask nothing anew.
+    analysis_fields: ClassVar[tuple[str, ...]] = ()
+    #: Dotted names of what changes how answers are got and not what they are.
+    how_fields: ClassVar[tuple[str, ...]] = ("max_attempts", "outage_s")
 
     @classmethod
     def collect(cls, namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +79,15 @@ class Params(BaseModel):
             InputError: What is named is not there.
         """
         return
+
+    @property
+    def run_identity(self) -> dict[str, Any]:
+        """What makes a run what it is, as JSON: all but `analysis_fields`."""
+        return self.model_dump(mode="json", exclude=set(self.analysis_fields))
+
+    def places(self, settings: Settings) -> dict[str, Path]:
+        """Return where a run of these parameters keeps what it is made of, by name, for people; nothing is made."""
+        return {}
 
     @classmethod
     def superseded(cls, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

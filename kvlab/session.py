@@ -6,7 +6,7 @@ left of it. Measuring stores; reading works before, between and after, also when
 
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -16,18 +16,17 @@ from kvlab.conclude import conclude
 from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.counter import Counter, shared_start
 from kvlab.errors import InputError, KvlabError
-from kvlab.experiment import EngineFacts, Experiment, Plan, UnfinishedError
+from kvlab.experiment import Experiment, Plan, UnfinishedError
 from kvlab.findings import Findings, Summary
 from kvlab.machine_load import LoadWatch, MachineLoad
 from kvlab.params import Params
 from kvlab.records import Recorded, Trial
 from kvlab.report import build, day
-from kvlab.runs import contract
 from kvlab.runs.data import RunData
-from kvlab.runs.folder import Run, new_folder
-from kvlab.runs.lock import Lock, hold
+from kvlab.runs.files import write_atomic
+from kvlab.runs.folder import Run
+from kvlab.runs.lock import Lock
 from kvlab.runs.progress import Steps
-from kvlab.settings import Settings
 from kvlab.store.database import Database
 from kvlab.taxonomy import RETRYABLE, ErrorType
 from kvlab.timing.request import Failure
@@ -88,6 +87,7 @@ class Session(Generic[P]):
         self._steps: Steps | None = None
         self._found: tuple[tuple[int, int], Findings] | None = None
         self._after: RunData | None = None
+        begin(run.database, plan)
         run.database.plan(run.run_id, plan.trials)
         self._stack = ExitStack()
         self.state: Any = self._stack.enter_context(experiment.session(self))
@@ -142,7 +142,7 @@ class Session(Generic[P]):
             self.database.record_attempt(self.run.run_id, None, made.rows, "done", made.load)
             if made.failure is None:
                 return made.rows
-            pause = self._pause(made.failure, tries, began)
+            pause = self.pause_s(made.failure, tries, began)
             if pause is None:
                 raise KvlabError(f"the warm-up failed: {_words(made)}")
             time.sleep(pause)
@@ -175,7 +175,7 @@ class Session(Generic[P]):
             if trial.commit == "each":
                 return self._measure_each(trial)
             made = self._take(trial)
-            pause = None if made.failure is None else self._pause(made.failure, tries, began)
+            pause = None if made.failure is None else self.pause_s(made.failure, tries, began)
             state = "done" if made.failure is None else "failed" if pause is None else "planned"
             self.database.record_attempt(self.run.run_id, trial.trial_id, made.rows, state, made.load)
             if made.failure is None:
@@ -240,14 +240,22 @@ class Session(Generic[P]):
         self._say(f"{trial.trial_id} {'done' if done else 'failed'}: {line}", failed=not done)
         return rows
 
-    def _pause(self, failure: Failure, tries: int, began: float) -> float | None:
-        """Return how long to wait before another attempt; ``None``: there is none."""
+    def pause_s(self, failure: Failure, tries: int, began: float) -> float | None:
+        """Return how long to wait before another attempt; ``None``: there is none.
+
+        Args:
+            failure: What became of the last one.
+            tries: How many there were.
+            began: When the first one did, on ``time.monotonic``.
+        """
         if failure.error_type not in RETRYABLE:
             return None
         wait: float = min(_LONGEST_PAUSE_S, 0.25 * 2**tries) * random.uniform(0.5, 1)  # noqa: S311 - jitter
         wait = max(wait, failure.retry_after_s or 0.0)
         waited = time.monotonic() - began
-        if failure.is_outage and waited + wait <= self.params.outage_s:
+        # What breaks in an engine of this process is not away, and does not come back by waiting.
+        away = failure.is_outage and self.identity.url != "in-process"
+        if away and waited + wait <= self.params.outage_s:
             return wait
         return wait if tries < self.params.max_attempts and wait <= _LONGEST_PAUSE_S else None
 
@@ -343,74 +351,16 @@ class Session(Generic[P]):
             )
 
 
+def begin(database: Database, plan: Plan) -> None:
+    """Store what the plan is made of, unless it is stored already."""
+    database.begin_tables(plan.tables)
+    for name, content in plan.files.items():
+        if not (database.path.parent / name).is_file():
+            write_atomic(database.path.parent / name, content)
+
+
 def _words(made: _Attempt) -> str:
     failure = made.failure
     if failure is None:
         return made.line
     return f"{failure.error_type}: {failure.message} (attempt {made.rows[-1].attempt})"
-
-
-def open_run(
-    experiment: Experiment[P],
-    params: P,
-    *,
-    settings: Settings,
-    folder: Path | None,
-    profile: str,
-    sources: Mapping[str, str],
-    force: bool = False,
-    outputs: Path | None = None,
-    locked: bool = False,
-    made: "type[Session[Any]]" = Session,
-) -> Session[P]:
-    """Open an experiment with checked parameters, in ``folder`` or in a new run folder.
-
-    The folder's lock is taken before the engine is opened, which can take minutes, and before
-    anything is written (``locked``: by the process that started this one).
-
-    Raises:
-        InputError: A setting, the endpoint or the contract is wrong, or somebody else is writing in
-            the folder; nothing has been written.
-        ServerError: The embedded server did not start.
-    """
-    with ExitStack() as undo:
-        lock = None
-        if folder is not None and not locked:
-            lock = hold(folder)
-            undo.callback(lock.release)
-        plan = experiment.plan(params, folder)
-
-        def check(max_model_len: int | None) -> None:
-            experiment.check(params, plan, EngineFacts(max_model_len))
-
-        engine = experiment.open(params, settings).open(check)
-        undo.callback(engine.close)
-        experiment.check(params, plan, EngineFacts(engine.identity.max_model_len, engine))
-        found = contract.contract(
-            experiment=experiment.name,
-            params=params.model_dump(mode="json"),
-            identity=engine.identity,
-            settings=settings,
-            counter=engine.counter.source,
-        )
-        if folder is None:
-            from kvlab import paths
-
-            folder = new_folder(outputs or paths.outputs_dir(), experiment.name, profile)
-            lock = hold(folder)
-            undo.callback(lock.release)
-        run = Run.start(
-            folder,
-            experiment=experiment.name,
-            profile=profile,
-            contract=found | dict(plan.contract),
-            params=params.model_dump(mode="json"),
-            sources=sources,
-            identity=engine.identity,
-            isolation_id=params.isolation_id,
-            force=force,
-        )
-        undo.callback(run.close)
-        session = made(experiment, params, plan, engine, run, lock)
-        undo.pop_all()
-        return session

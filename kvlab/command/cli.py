@@ -13,7 +13,7 @@ import typer
 
 from kvlab import __version__, errors
 from kvlab.command.show import say
-from kvlab.command.stages import kv
+from kvlab.command.stages import app as stages
 from kvlab.errors import InputError, KvlabError
 
 app = typer.Typer(
@@ -25,7 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(kv, name="kv")
+app.add_typer(stages, name="kv")  # the name that its first experiment gave it
+app.add_typer(stages, name="stage")
 
 Outputs = Annotated[
     Path | None, typer.Option(help="Where run folders go (default: outputs/, or KVLAB_OUTPUTS).")

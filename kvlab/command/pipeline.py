@@ -1,4 +1,4 @@
-"""The stages of a KV-budget transition, each on its own: prepare, run, score, analyze, report.
+"""The stages of a run, each on its own, for every experiment: prepare, run, score, analyze, report.
 
 All work on one run folder: the newest one of the same profile and parameters, unless one is named.
 A stage whose inputs have not changed is skipped; one whose inputs are missing is refused. Whatever
@@ -6,54 +6,180 @@ is printed as done is in the database, so that a kill costs at most the trial un
 """
 
 import hashlib
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from kvlab import __version__, experiments
-from kvlab.command.jobs import NAME, Job, need_folder
+from kvlab import __version__, experiments, paths
 from kvlab.errors import InputError
-from kvlab.experiments.kv_budget_transition import opening, prepared, store
-from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+from kvlab.escape import file_name
+from kvlab.experiment import EngineFacts, Experiment, Plan
 from kvlab.findings import Summary
+from kvlab.opening import open_run
+from kvlab.params import Params, Resolved, resolve
 from kvlab.report import build, day
-from kvlab.runs import lock, status
-from kvlab.runs.contract import draft
-from kvlab.runs.folder import Run, new_folder
+from kvlab.runs import lock, stages, status
+from kvlab.runs.contract import differences, draft
+from kvlab.runs.data import RunData
+from kvlab.runs.folder import Run, check_outputs, new_folder, stored_experiment
 from kvlab.runs.status import Status
-from kvlab.session import Lab, open_run
+from kvlab.session import Session, begin
+from kvlab.settings import Settings, load_settings
 from kvlab.store.connect import FILE_NAME as DATABASE
 from kvlab.store.database import Database
+
+#: Whose configuration a file is that lies in no experiment's folder.
+DEFAULT = "kv_budget_transition"
 
 Say = Callable[[str], None]
 
 
-def prepare(job: Job, say: Say) -> Path:
-    """Make the dataset and the run folder, with the tables that say what will be asked. Opens no engine.
+@dataclass(frozen=True)
+class Job:
+    """What a stage was asked for: a configuration, resolved, and the run folder that it is about.
+
+    Attributes:
+        folder: The run folder; ``None``: there is none yet.
+        force: Do it again, or under another contract.
+    """
+
+    experiment: Experiment[Any]
+    resolved: Resolved
+    settings: Settings
+    profile: str
+    outputs: Path
+    folder: Path | None = None
+    force: bool = False
+
+    @property
+    def params(self) -> Any:  # noqa: ANN401 - the experiment's own
+        """The checked parameters."""
+        return self.resolved.params
+
+    @property
+    def command(self) -> str:
+        """What a person types for it."""
+        return "kvlab kv" if self.experiment.name == DEFAULT else "kvlab stage"
+
+    @property
+    def made(self) -> Path:
+        """The run folder, which must be there.
+
+        Raises:
+            InputError: Nothing was prepared with this configuration.
+        """
+        if self.folder is None:
+            fix = f"has no run yet with these parameters; run `{self.command} prepare` first"
+            raise InputError("--config", self.profile, fix)
+        return self.folder
+
+
+def job(
+    config: Path,
+    overrides: list[str],
+    *,
+    experiment: str | None = None,
+    run: Path | None = None,
+    outputs: Path | None = None,
+    new: bool = False,
+    force: bool = False,
+) -> Job:
+    """Resolve a configuration and find its run folder.
+
+    Args:
+        config: ``params/<experiment>/<profile>.yaml``, or a file anywhere.
+        overrides: ``key=value`` strings.
+        experiment: Whose it is; ``None``: that of its folder's name, else `DEFAULT`.
+        run: The run folder; ``None``: the newest one of the configuration.
+        outputs: Where run folders are.
+        new: Take no run that is there.
+        force: See `Job`.
 
     Raises:
-        InputError: The dataset cannot be made, or cannot be asked under these budgets.
+        InputError: The file, a parameter, the experiment or the folder is wrong.
     """
-    folder = job.folder or _draft(job)
+    place = config.resolve().parent.name
+    chosen = experiments.get(experiment or (place if experiments.exists(place) else DEFAULT))
+    settings = load_settings()
+    resolved = resolve(chosen.Params, chosen.name, file=config, overrides=overrides, settings=settings)
+    top = (outputs or paths.outputs_dir()).resolve()
+    found = Job(chosen, resolved, settings, config.stem, top, force=force)
+    if run is not None:
+        _check_folder(run, found)
+        return replace(found, folder=run.resolve())
+    return found if new else replace(found, folder=newest(found))
+
+
+def _check_folder(run: Path, job: Job) -> None:
+    stored, name = stored_experiment(run), job.experiment.name
+    if stored["name"] != name:
+        raise InputError("--run", str(run), f"is a run of {stored['name']}; name a run of {name}")
+    changed = differences(_identity(stored["params"], job.params), job.params.run_identity)
+    lasting = [field for field in changed if field not in job.params.how_fields]
+    if lasting:
+        more = f" ({len(lasting) - 1} more)" if len(lasting) > 1 else ""
+        fix = f"has another {lasting[0]} than the config{more}, so other answers; leave --run out for a run of its own"
+        raise InputError("--run", str(run), fix)
+    if changed and not job.force:
+        fix = f"has another {changed[0]} than the config; leave --run out, or --force"
+        raise InputError("--run", str(run), fix)
+
+
+def _identity(stored: dict[str, Any], params: Params) -> dict[str, Any]:
+    """Return stored parameters without those of the analysis, as ``params.run_identity`` does."""
+    return {name: value for name, value in stored.items() if name not in params.analysis_fields}
+
+
+def newest(job: Job) -> Path | None:
+    """Return the newest run folder of the same profile and parameters, the analysis aside; ``None``: there is none."""
+    ending = f"_{job.experiment.name}_{file_name(job.profile)}"  # compared as text: it may hold [ or *
+    for database in sorted(job.outputs.glob(f"*/*/{DATABASE}"), reverse=True):
+        folder = database.parent
+        if ending not in folder.name:
+            continue
+        with suppress(InputError, sqlite3.Error, ValueError):  # killed before anything was in it, or damaged
+            stored = stored_experiment(folder)
+            same = (stored["name"], stored["profile"]) == (job.experiment.name, job.profile)
+            if same and not differences(_identity(stored["params"], job.params), job.params.run_identity):
+                return folder
+    return None
+
+
+def prepare(job: Job, say: Say) -> Path:
+    """Make the run folder, the plan and what it is made of. Opens no engine.
+
+    Raises:
+        InputError: The plan cannot be made, or cannot be measured under these parameters.
+    """
+    plan = job.experiment.plan(job.params, job.folder)
+    folder = job.folder or _draft(job, plan)
     with lock.held(folder), Database(folder / DATABASE) as database:
-        return _prepare(database, job, say)
+        begin(database, plan)
+    _say_prepared(folder, plan, say)
+    return folder
 
 
-def _draft(job: Job) -> Path:
+def _say_prepared(folder: Path, plan: Plan, say: Say) -> None:
+    costs = [f"{what}: {amount:,}" for what, amount in plan.costs.items()]
+    say("\n".join([f"prepared: {folder}", f"trials: {len(plan.trials):,}", *costs]))
+
+
+def _draft(job: Job, plan: Plan) -> Path:
     """Make a run folder whose contract has no engine yet: the first one that is opened completes it."""
-    experiment = experiments.get(NAME)
-    experiment.check(job.params, opening.check(job.params, job.settings))
-    experiment.check_engine(job.params, None)
-    contract = draft(experiment=NAME, params=prepared.identity(job.params), settings=job.settings)
-    contract |= experiment.contract(job.params)
-    folder = new_folder(job.outputs, NAME, job.profile)
+    check_outputs(job.outputs)
+    _check_beforehand(job, plan)
+    name = job.experiment.name
+    contract = draft(experiment=name, params=job.params.run_identity, settings=job.settings)
+    folder = new_folder(job.outputs, name, job.profile)
     with lock.held(folder):
         Run.draft(
             folder,
-            experiment=NAME,
+            experiment=name,
             profile=job.profile,
-            contract=contract,
+            contract=contract | dict(plan.contract),
             params=job.params.model_dump(mode="json"),
             sources=job.resolved.sources,
             isolation_id=job.params.isolation_id,
@@ -62,27 +188,32 @@ def _draft(job: Job) -> Path:
     return folder
 
 
-def _prepare(database: Database, job: Job, say: Say) -> Path:
-    store.put_manifest(database, prepared.manifest(job.params))
-    store.write_manifest(database)
-    folder = database.path.parent
-    say(f"prepared: {folder}\n{store.describe(database)}")
-    return folder
+def _check_beforehand(job: Job, plan: Plan) -> None:
+    """Refuse what can be known to be wrong before anything is opened."""
+
+    def check(max_model_len: int | None) -> None:
+        job.experiment.check(job.params, plan, EngineFacts(max_model_len))
+
+    opening = job.experiment.open(job.params, job.settings)
+    if opening.in_process is None:
+        check(None)
+    else:
+        with opening.hold(check):  # of an engine of this process it starts nothing
+            pass
 
 
 def run(job: Job, say: Say) -> None:
-    """Ask every example under every budget that is not measured yet; with none of them, open nothing."""
-    if _is_finished(need_folder(job)):
-        _say_done(need_folder(job), say)
-        return
-    with _open(job) as lab:
-        _run(lab, say)
+    """Measure every trial that is not measured yet; with none of them, open nothing."""
+    if not _is_finished(job.made):
+        with opened(job) as session:
+            _measure(session)
+    _say_done(job.made, say)
 
 
-def _run(lab: Lab[KVBudgetTransitionParams], say: Say) -> None:
-    for trial in lab.pending():
-        lab.measure(trial)
-    _say_done(lab.folder, say)
+def _measure(session: Session[Any]) -> None:
+    session.warm_up()
+    for trial in session.pending():
+        session.measure(trial)
 
 
 def _say_done(folder: Path, say: Say) -> None:
@@ -101,44 +232,49 @@ def _is_finished(folder: Path) -> bool:
 
 
 def score(job: Job, say: Say) -> None:
-    """Score the answers that have no score yet; with ``--force``, all of them. Asks no model.
+    """Score the answers that have no score yet; with ``force``, all of them. Asks no model.
 
     Raises:
         InputError: There is no answer.
     """
-    with Database(need_folder(job) / DATABASE) as database:
-        if not store.count(database, "responses") + store.count(database, "failures"):
-            raise InputError(
-                "responses", None, "are missing: nothing was asked yet; run `kvlab kv run` first"
-            )
-        new, old = store.score(database, anew=job.force)
-        say(f"score: {new} scored, {old} were scored before")
+    folder, name = job.made, job.experiment.name
+    if job.experiment.score is None:
+        say(f"score: the answers of {name} are not right or wrong: there is nothing to score")
+        return
+    with RunData.open(folder) as data:
+        if data.sql.execute("SELECT 1 FROM requests WHERE measured = 1 LIMIT 1").fetchone() is None:
+            fix = f"are missing: nothing was asked yet; run `{job.command} run` first"
+            raise InputError("responses", None, fix)
+        rows = job.experiment.score(data, job.force)
+        with data.database.transaction():
+            for row in rows:
+                data.sql.execute("DELETE FROM scores WHERE request_id = ?", (row["request_id"],))
+                data.database.insert("scores", **row)
+        old = int(data.sql.execute("SELECT count(*) FROM scores").fetchone()[0]) - len(rows)
+    say(f"score: {len(rows)} scored, {old} were scored before")
 
 
 def analyze(job: Job, say: Say) -> Summary:
-    """Aggregate, test and draw. Skipped where nothing that goes into it has changed.
+    """Judge and draw. Skipped where nothing that goes into it has changed.
 
     Raises:
         InputError: Some answer has no score.
     """
-    folder = need_folder(job)
+    folder = job.made
     with Database(folder / DATABASE) as database:
-        if missing := store.unscored(database):
-            raise InputError("scores", None, f"of {missing} answers are missing; run `kvlab kv score` first")
-        store.keep_analysis(database, job.params, job.resolved.sources)
-        inputs = store.analysis_inputs(database, job.params)
-        stored = store.stored_summary(database)
-        done = (
-            stored is not None
-            and store.is_done(database, "analyze", inputs)
-            and not build.missing_plots(folder, stored)
-        )
-        if done and stored is not None and not job.force:
+        stages.keep_analysis(database, job.params, job.resolved.sources)
+    with RunData.open(folder) as data:
+        if job.experiment.score is not None and (missing := job.experiment.score(data, False)):
+            fix = f"of {len(missing)} answers are missing; run `{job.command} score` first"
+            raise InputError("scores", None, fix)
+        inputs = stages.fingerprint(data.database, job.params)
+        stored = stages.stored_summary(data.database)
+        done = stored is not None and stages.is_done(data.database, "analyze", inputs)
+        if stored is not None and done and not job.force and not build.missing_plots(folder, stored):
             say(f"analyze: up to date ({stored.verdict}: {stored.headline})")
             return stored
-    summary = build.write_results(folder, experiments.get(NAME))
-    with Database(folder / DATABASE) as database:
-        store.keep_summary(database, summary, inputs, forced=job.force)
+        summary = build.write_results(data, job.experiment)
+        stages.mark_done(data.database, "analyze", inputs, forced=job.force, summary=summary)
     say(f"analyze: {summary.verdict}: {summary.headline}")
     return summary
 
@@ -151,27 +287,26 @@ def report(job: Job, say: Say) -> Path:
     Raises:
         InputError: There is no analysis, or it is older than the answers.
     """
-    folder = need_folder(job)
+    folder = job.made
     path, running = folder / "report.md", lock.is_held(folder)
-    with Database(folder / DATABASE) as database:
-        summary = store.stored_summary(database)
-        done = store.is_done(database, "analyze", store.analysis_inputs(database, job.params))
+    with RunData.open(folder) as data:
+        summary = stages.stored_summary(data.database)
+        done = stages.is_done(data.database, "analyze", stages.fingerprint(data.database, job.params))
         # Answers of a run under way are older than its newest ones as soon as they are analysed.
         if summary is None or not (done or running):
-            fix = "is missing or older than the answers or the parameters; run `kvlab kv analyze` first"
-            raise InputError("transition_summary", None, fix)
+            fix = f"is missing or older than the answers or the parameters; run `{job.command} analyze` first"
+            raise InputError("analysis", None, fix)
         summary = _partial(summary) if running else summary
         inputs = hashlib.sha256(f"{__version__} {summary.model_dump_json()}".encode()).hexdigest()
-        fresh = store.is_done(database, "report", inputs) and path.is_file() and not job.force
-    if gone := build.missing_plots(folder, summary):
-        say(f"report: drawn once more, as they were gone: {', '.join(gone)}")
-        build.draw_plots(folder, experiments.get(NAME), summary)
-    if gone or not fresh:
-        build.write_reports(folder, experiments.get(NAME).title, summary)
-        with Database(folder / DATABASE) as database:
-            store.mark_done(database, "report", inputs, forced=job.force)
+        fresh = stages.is_done(data.database, "report", inputs) and path.is_file() and not job.force
+        if gone := build.missing_plots(folder, summary):
+            say(f"report: drawn once more, as they were gone: {', '.join(gone)}")
+            build.draw_plots(data, job.experiment)
+        if gone or not fresh:
+            build.write_reports(data, job.experiment.title, summary)
+            stages.mark_done(data.database, "report", inputs, forced=job.force)
     if not running:
-        _end(folder, job)
+        _end(folder)
     day.write_index(folder.parent)
     say(f"report: {'' if gone or not fresh else 'up to date, '}{path}")
     return path
@@ -185,7 +320,7 @@ def _partial(summary: Summary) -> Summary:
     return summary.model_copy(update={"headline": headline, "limitations": [line, *summary.limitations]})
 
 
-def _end(folder: Path, job: Job) -> None:
+def _end(folder: Path) -> None:
     if _is_finished(folder):
         status.end(folder, Status.COMPLETED, exit_code=0)
     else:
@@ -196,21 +331,23 @@ def everything(job: Job, say: Say) -> Path:
     """Do all stages, each only where it is needed; a finished run needs no engine."""
     if job.folder is not None and _is_finished(job.folder):
         prepare(job, say)
-        _say_done(job.folder, say)
     else:
-        with _open(job) as lab:
-            job = replace(job, folder=_prepare(lab.run.database, job, say))
-            _run(lab, say)
+        check_outputs(job.outputs)
+        with opened(job) as session:
+            job = replace(job, folder=session.folder)
+            _say_prepared(session.folder, session.plan, say)
+            _measure(session)
+    _say_done(job.made, say)
     score(job, say)
     analyze(job, say)
     return report(job, say)
 
 
 @contextmanager
-def _open(job: Job) -> Iterator[Lab[KVBudgetTransitionParams]]:
+def opened(job: Job) -> Iterator[Session[Any]]:
     """Open the run under its contract, as this process's, and give it back."""
-    lab = open_run(
-        experiments.get(NAME),
+    session = open_run(
+        job.experiment,
         job.params,
         settings=job.settings,
         folder=job.folder,
@@ -219,14 +356,14 @@ def _open(job: Job) -> Iterator[Lab[KVBudgetTransitionParams]]:
         force=job.force,
         outputs=job.outputs,
     )
-    status.begin(lab.folder, owner="kvlab kv")
+    status.begin(session.folder, owner=job.command)
     ended, reason = Status.INTERRUPTED, "a stage was stopped; what it printed is in the database"
     try:
-        yield lab
+        yield session
         reason = "a stage is done; the next ones are to come"
     except Exception as error:
         ended, reason = Status.FAILED, f"{type(error).__name__}: {error}"
         raise
     finally:
-        status.end(lab.folder, ended, reason=reason)  # still under the folder's lock
-        lab.close()
+        status.end(session.folder, ended, reason=reason)  # still under the folder's lock
+        session.close()

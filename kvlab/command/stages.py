@@ -1,4 +1,4 @@
-"""``kvlab kv``: the KV-budget transition stage by stage, with one configuration for all of them."""
+"""``kvlab kv`` and ``kvlab stage``: a run stage by stage, with one configuration for all of them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,19 +8,26 @@ import typer
 from kvlab.command.show import say
 
 if TYPE_CHECKING:
-    from kvlab.command.jobs import Job
+    from kvlab.command.pipeline import Job
 
-kv = typer.Typer(
-    help="The KV-budget transition in stages: prepare, run, score, analyze, report; or all of them.",
+app = typer.Typer(
+    help="A run in stages: prepare, run, score, analyze, report; or all of them. "
+    "The configuration's folder says of which experiment.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 Config = Annotated[
     Path,
-    typer.Option("--config", "-c", help="params/kv_budget_transition/<profile>.yaml, or a file of your own."),
+    typer.Option("--config", "-c", help="params/<experiment>/<profile>.yaml, or a file of your own."),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="a.b=value, in YAML; may be repeated.")]
+Whose = Annotated[
+    str | None,
+    typer.Option(
+        "--experiment", help="Whose configuration it is (default: its folder's, else kv_budget_transition)."
+    ),
+]
 Run = Annotated[
     Path | None, typer.Option("--run", help="A run folder, in place of the newest of this config.")
 ]
@@ -37,38 +44,41 @@ Force = Annotated[
 def _job(
     config: Path,
     set_: list[str] | None,
-    run: Path | None,
-    outputs: Path | None,
-    force: bool,
+    experiment: str | None,
+    run: Path | None = None,
+    outputs: Path | None = None,
+    force: bool = False,
     new: bool = False,
 ) -> "Job":
-    from kvlab.command import jobs
+    from kvlab.command import pipeline
 
-    return jobs.job(config, set_ or [], run=run, outputs=outputs, new=new, force=force)
+    return pipeline.job(
+        config, set_ or [], experiment=experiment, run=run, outputs=outputs, new=new, force=force
+    )
 
 
-@kv.command()
-def validate(config: Config, set_: Set = None) -> None:
+@app.command()
+def validate(config: Config, set_: Set = None, experiment: Whose = None) -> None:
     """Check a configuration: exit code 0, or 2 and one line."""
-    found = _job(config, set_, None, None, force=False, new=True)
-    dataset = found.params.dataset
-    shown = dataset.manifest or f"{dataset.name}__{dataset.label}"
-    say(f"valid: {config} ({shown}, {len(found.params.kv.budgets)} budgets)")
+    found = _job(config, set_, experiment, new=True)
+    say(f"valid: {config} ({found.experiment.name})")
 
 
-@kv.command()
-def resolve(config: Config, set_: Set = None, run: Run = None, outputs: Outputs = None) -> None:
+@app.command()
+def resolve(
+    config: Config, set_: Set = None, experiment: Whose = None, run: Run = None, outputs: Outputs = None
+) -> None:
     """Print the merged configuration, where each value comes from, and the paths."""
     import yaml
 
-    from kvlab.experiments.kv_budget_transition import prepared
-
-    found = _job(config, set_, run, outputs, force=False)
+    found = _job(config, set_, experiment, run, outputs)
     sources = found.resolved.sources
     say(yaml.safe_dump(found.params.model_dump(mode="json"), sort_keys=False).rstrip())
     say("# from: " + ", ".join(f"{name} {source}" for name, source in sorted(sources.items())))
-    say(f"# dataset: {prepared.path_of(found.params, found.settings)}")
-    folder = found.folder or f"{found.outputs}/<date>/<time>_kv_budget_transition_{found.profile} (new)"
+    for name, place in found.params.places(found.settings).items():
+        say(f"# {name}: {place}")
+    new = f"{found.outputs}/<date>/<time>_{found.experiment.name}_{found.profile} (new)"
+    folder = found.folder or new
     say(f"# run folder: {folder}\n# database: {folder}/run.sqlite")
 
 
@@ -78,6 +88,7 @@ def _beginning(name: str, function: str, about: str) -> None:
     def begin(
         config: Config,
         set_: Set = None,
+        experiment: Whose = None,
         run: Run = None,
         outputs: Outputs = None,
         force: Force = False,
@@ -85,30 +96,37 @@ def _beginning(name: str, function: str, about: str) -> None:
     ) -> None:
         from kvlab.command import pipeline
 
-        getattr(pipeline, function)(_job(config, set_, run, outputs, force, new), say)
+        getattr(pipeline, function)(_job(config, set_, experiment, run, outputs, force, new), say)
 
-    kv.command(name, help=about)(begin)
+    app.command(name, help=about)(begin)
 
 
 def _stage(name: str, about: str) -> None:
     """Add the command of a stage that goes on with the run of its configuration."""
 
     def stage(
-        config: Config, set_: Set = None, run: Run = None, outputs: Outputs = None, force: Force = False
+        config: Config,
+        set_: Set = None,
+        experiment: Whose = None,
+        run: Run = None,
+        outputs: Outputs = None,
+        force: Force = False,
     ) -> None:
         from kvlab.command import pipeline
 
-        getattr(pipeline, name)(_job(config, set_, run, outputs, force), say)
+        getattr(pipeline, name)(_job(config, set_, experiment, run, outputs, force), say)
 
-    kv.command(name, help=about)(stage)
+    app.command(name, help=about)(stage)
 
 
 _beginning(
-    "prepare", "prepare", "Make the dataset, its bins and its manifest, and the run folder; opens no engine."
+    "prepare",
+    "prepare",
+    "Make the plan, what it is made of (a dataset), and the run folder; opens no engine.",
 )
-_stage("run", "Ask every example under every budget that is not measured yet.")
+_stage("run", "Measure every trial that is not measured yet.")
 _stage("score", "Score the answers that have no score yet; asks no model.")
-_stage("analyze", "Aggregate by bin, look for the transition, draw the plots.")
+_stage("analyze", "Judge what is stored: tables, plots, verdict.")
 _stage("report", "Write report.md and report.html out of the stored analysis.")
 
 _beginning("all", "everything", "All stages, each only where something is missing.")

@@ -27,6 +27,8 @@ from kvlab.timing.request import Measurement
 
 _WORDS = "A prefix cache keeps the keys and values of tokens that it has seen before . "
 _TOKENS_A_LINE = 16
+#: Hosted APIs reuse nothing of a shorter prompt than 1,024 tokens.
+_HOSTED_MINIMUM_TOKENS = 1200
 #: A repeat may reach another replica or engine than the first request, so 0 is believed only after so many.
 _REPEATS = 4
 
@@ -261,8 +263,9 @@ def _with_offset(found: ServerCounter, off: int) -> ServerCounter:
 
 
 def _lines(identity: Identity) -> int:
-    # Long enough for several blocks; servers that do not say use up to 1,024 tokens a step.
-    wanted = -(-4 * min(identity.block_size or 300, 4096) // _TOKENS_A_LINE)
+    # Several blocks. Servers that do not say use up to 1,024 tokens a step, or reuse nothing below so many.
+    least = 0 if identity.kind == "vLLM" else _HOSTED_MINIMUM_TOKENS
+    wanted = -(-max(4 * min(identity.block_size or 300, 4096), least) // _TOKENS_A_LINE)
     if identity.max_model_len is None:
         return wanted
     return max(1, min(wanted, (identity.max_model_len // 2) // (2 * _TOKENS_A_LINE)))

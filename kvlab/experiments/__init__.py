@@ -18,14 +18,18 @@ def registry() -> "dict[str, Experiment[Any]]":
     return {name: experiment for name, experiment in found if experiment is not None}
 
 
+def exists(name: str) -> bool:
+    """Whether there is an experiment of that name; the others are not imported."""
+    return name in {info.name for info in pkgutil.iter_modules(__path__)} and _load(name) is not None
+
+
 def get(name: str) -> "Experiment[Any]":
     """Return an experiment; the others are not imported.
 
     Raises:
         InputError: There is none of that name.
     """
-    known = {info.name for info in pkgutil.iter_modules(__path__)}
-    experiment = _load(name) if name in known else None
+    experiment = _load(name) if exists(name) else None
     if experiment is None:
         raise InputError("experiment", name, f"is not one; choose from {', '.join(sorted(registry()))}")
     return experiment

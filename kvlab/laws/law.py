@@ -45,17 +45,13 @@ class CacheLaw:
     tail_grain_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.grain_tokens < 1 or (self.tail_grain_tokens is not None and self.tail_grain_tokens < 1):
-            raise ValueError("grain_tokens: a grain is at least 1 token")
-        counts = (
-            self.minimum_tokens,
-            self.always_computed_tokens,
-            self.grains_off,
-            self.shared_start_tokens,
-            self.cap_tokens or 0,
-        )
-        if min(counts) < 0:
-            raise ValueError(f"{self}: no count may be below 0")
+        if self.grain_tokens < 1:
+            raise ValueError(f"grain_tokens must be at least 1, not {self.grain_tokens}")
+        if self.tail_grain_tokens is not None and self.tail_grain_tokens < 1:
+            raise ValueError(f"tail_grain_tokens must be at least 1, not {self.tail_grain_tokens}")
+        rest = (self.minimum_tokens, self.always_computed_tokens, self.grains_off, self.shared_start_tokens)
+        if min(*rest, self.cap_tokens or 0) < 0:
+            raise ValueError("a law's numbers of tokens cannot be negative")
 
     @classmethod
     def whole_blocks(cls, block_size: int) -> Self:
@@ -85,9 +81,9 @@ class CacheLaw:
         tail = self.tail_grain_tokens or grain
         reach = max(0, prompt_tokens - self.always_computed_tokens) // tail * tail
         served = min(shared // grain * grain, reach) - self.grains_off * grain
-        if served <= 0 or served < self.minimum_tokens:
-            return 0
-        return served if self.cap_tokens is None else min(served, self.cap_tokens)
+        if self.cap_tokens is not None:
+            served = min(served, self.cap_tokens)
+        return served if served > 0 and served >= self.minimum_tokens else 0
 
     def full_hit(self, prompt_tokens: int) -> int:
         """Return what a prompt reads when all of it was cached before."""

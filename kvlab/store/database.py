@@ -219,6 +219,15 @@ class Database:
                 self.observe_load(trial_id, load)
             self.sql.execute("UPDATE trials SET status = ? WHERE trial_id = ?", (status, trial_id))
 
+    def begin_tables(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Write the rows that a run begins with, in one transaction, unless they are there."""
+        if not tables or self.sql.execute(f"SELECT 1 FROM {next(iter(tables))} LIMIT 1").fetchone():  # noqa: S608 - an experiment's own table
+            return
+        with self.transaction():
+            for table, rows in tables.items():
+                for row in rows:
+                    self.insert(table, **row)
+
     def replace_derived(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Replace all rows of tables that follow from others, in one transaction; a read-only run keeps its own."""
         with self.transaction():

@@ -17,7 +17,7 @@ REQUEST_COLUMNS = (
     "attempt", "used", "target_tokens", "predicted_cached_tokens", "shared_tokens", "cache_source",
     "cache_reason", "tpot_ms", "server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms",
     "finish_reason", "first_byte_ns", "first_content_ns", "last_token_ns", "events", "sent_utc", "session_id",
-    "error_message", "cache_reset", "completion_token_ids", "item", "send_lag_ms",
+    "error_message", "cache_reset", "completion_token_ids", "item", "send_lag_ms", "machine_busy_share",
 )  # fmt: skip
 
 _QUERY = """
@@ -31,13 +31,17 @@ SELECT r.request_id, r.trial_id, r.arm, t.point, t.repeat, r.attempt, r.target_t
        m.server_queue_ms, m.server_prefill_ms, m.server_decode_ms, m.server_ttft_ms,
        json_array_length(m.token_ns_json) AS events,
        json_extract(p.evidence_json, '$.reset') AS cache_reset,
-       json_extract(p.usage_json, '$.completion_token_ids') AS completion_token_ids
+       json_extract(p.usage_json, '$.completion_token_ids') AS completion_token_ids,
+       busy.share AS machine_busy_share
 FROM requests r
 JOIN telemetry m USING (request_id)
 JOIN sessions s USING (session_id)
 LEFT JOIN trials t USING (trial_id)
 LEFT JOIN responses p USING (request_id)
 LEFT JOIN failures f USING (request_id)
+LEFT JOIN (SELECT trial_id, session_id, max(value) AS share FROM observations
+           WHERE name = 'foreign_cpu_share' GROUP BY trial_id, session_id) AS busy
+       ON busy.trial_id = r.trial_id AND busy.session_id = r.session_id
 WHERE r.measured = 1
 ORDER BY m.sent_ns + s.anchor_unix_ns - s.anchor_perf_ns
 """
@@ -52,6 +56,7 @@ _DERIVED = {
     "status": "ok where responses has the request, failed where failures has it",
     "error_message": "failures.message",
     "events": "length of telemetry.token_ns_json",
+    "machine_busy_share": "observations, foreign_cpu_share of the trial in its session",
     "cache_reset": "responses.evidence_json, reset",
     "completion_token_ids": "responses.usage_json, completion_token_ids",
 }
@@ -71,7 +76,9 @@ _INTEGERS = frozenset((
     "target_tokens", "repeat", "first_byte_ns", "first_token_ns", "first_content_ns", "last_token_ns", "done_ns", "due_ns",
 ))  # fmt: skip
 _COUNTS = frozenset(("sent_ns", "attempt", "session_id", "events", "used"))  # never missing
-_TIMES = frozenset(("server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms"))
+_TIMES = frozenset(
+    ("server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms", "machine_busy_share")
+)
 _ROWS = 20_000
 
 
@@ -79,7 +86,8 @@ def requests(sql: sqlite3.Connection) -> pd.DataFrame:
     """Return every measured request, in the order of sending: `REQUEST_COLUMNS`, missing as NA.
 
     ``used`` says whether a row is of the attempt that its trial's result comes from; in a trial of many
-    items, whether it is its item's final one. ``ttft_ms`` is sent to first token, ``latency_ms`` sent to
+    items, whether it is its item's final one. ``machine_busy_share`` is what other processes
+    took of the processors while the request's trial was measured. ``ttft_ms`` is sent to first token, ``latency_ms`` sent to
     done, ``tpot_ms`` the mean gap between arrivals of tokens, where each carried one: (last - first) /
     (events - 1), ``send_lag_ms`` due to sent. ``cache_reset`` is what the engine answered when told
     to empty its cache just before; ``completion_token_ids`` is a JSON list, where the engine gives token ids.

@@ -306,13 +306,13 @@ CREATE TABLE transition_summary (
     "drop"             REAL,
     method             TEXT NOT NULL,
     transition_bin_idx INTEGER,
-    calibrated_json    TEXT NOT NULL,  -- the calibrated rule's
-    summary_json       TEXT            -- the whole summary, for the report; NULL: not analyzed as a stage
+    calibrated_json    TEXT NOT NULL   -- the calibrated rule's
 ) STRICT;
 
-CREATE TABLE stages (
+CREATE TABLE stages (                  -- of any experiment: what `kvlab kv` has done, and from what
     name          TEXT PRIMARY KEY,
     inputs_sha256 TEXT NOT NULL,
     done_utc      TEXT NOT NULL,
-    forced        INTEGER NOT NULL DEFAULT 0
+    forced        INTEGER NOT NULL DEFAULT 0,
+    summary_json  TEXT                 -- of the analysis: the whole summary, for the report
 ) STRICT;

@@ -11,6 +11,8 @@ _TOGETHER_NS = 100_000
 #: ... and what was streamed takes more than this share of the time to its first token.
 _SHARE = 0.01
 _MIN_TOKENS = 3
+#: No model reads a prompt and makes that many tokens sooner; what does is a server without one.
+_SOONEST_NS = 20_000_000
 #: A share of events that carry more than one token which moves a time per token less than its own noise.
 BUNDLED = 0.05
 
@@ -23,6 +25,8 @@ def came_together(sent_ns: int, token_ns: Sequence[int]) -> str | None:
     if len(token_ns) < _MIN_TOKENS:
         return None
     span, waited = token_ns[-1] - token_ns[0], token_ns[0] - sent_ns
+    if waited < _SOONEST_NS:
+        return None
     if span > _TOGETHER_NS * (len(token_ns) - 1) or span > _SHARE * waited:
         return None
     return (

@@ -1,7 +1,7 @@
 import pytest
 
 from kvlab.laws.law import CacheLaw
-from kvlab.laws.lifetime import learn_lifetime
+from kvlab.laws.lifetime import learn_lifetime, price
 from kvlab.laws.simulate import SimulatedCache
 from kvlab.laws.simulated_server import SimulatedServer
 
@@ -51,3 +51,14 @@ def test_without_a_positive_control_nothing_is_said():
 def test_prompts_that_are_never_served_are_refused():
     with pytest.raises(ValueError, match="prompt_tokens"):
         learn_lifetime(None, CacheLaw(512), prompt_tokens=257, limit_s=9, now=lambda: 0, sleep=lambda s: None)
+
+
+@pytest.mark.parametrize("ttl", [1.5, 30, 300, 1799, None])
+def test_the_price_bounds_requests_and_time(ttl):
+    probe = SimulatedServer([SimulatedCache(CacheLaw(64), None, "lru", ttl)])
+    found = learn_lifetime(
+        probe, CacheLaw(64), prompt_tokens=257, limit_s=2000, now=lambda: probe.now_s, sleep=probe.sleep
+    )
+    requests, seconds = price(2000)
+    assert found.requests <= requests
+    assert probe.now_s <= seconds

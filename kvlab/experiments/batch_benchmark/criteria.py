@@ -100,6 +100,38 @@ def as_predicted(found: Sequence[Cell], params: "BatchBenchmarkParams") -> Check
     )
 
 
+def possible(found: Sequence[Cell]) -> Check:
+    """Ask that no saving is larger than the prompts allow: one that is contradicts them, and proves nothing."""
+    over = [(cell["savings"] - most, cell, most) for cell in found if (most := _most(cell)) is not None]
+    worst = max(over, key=lambda each: each[0], default=None)
+    seen = "no trial whose savings are known beside what its prompts allow"
+    if worst is not None:
+        seen = f"{worst[1]['savings']:.1%} saved, {worst[2]:.1%} possible ({worst[1]['trial_id']})"
+    return Check(
+        name="savings_are_possible",
+        asks="no trial saved more than its prompts share",
+        seen=seen,
+        holds=None if worst is None else worst[0] <= 0,
+        role="proof",
+        optional=True,
+    )
+
+
+def _most(cell: Cell) -> float | None:
+    """Return the largest saving that a trial's prompts allow, with room for what is only estimated."""
+    most, saved = cell["predicted_savings_at_most"], cell["savings"]
+    if most is None or saved is None or not cell["prompt_tokens"] or cell["strategy"] == "isolated":
+        return None  # the control has a check of its own
+    own = (
+        cell["completion_tokens"] or 0 if cell["strategy"] == "conversation" else 0
+    )  # it finds its own answers
+    again = float(cell["sent_again"]) / max(
+        1, int(cell["served"])
+    )  # a request that is sent again finds itself
+    room = 0.05 if cell["predicted_from"] else 0.005
+    return min(1.0, float(most) + own / float(cell["prompt_tokens"]) + again + room)
+
+
 def _why_none(wanted: Sequence[Cell], known: Sequence[Cell]) -> str:
     """Return why no measured saving could be held against a prediction."""
     if not wanted:

@@ -82,6 +82,7 @@ def _checks(
     done = [cell for cell in offered if cell["state"] == "complete"]
     changes = consistency.changes(done, params)
     return [
+        criteria.possible(done),
         criteria.complete(offered, len(table) - len(offered)),
         criteria.no_errors(offered),
         criteria.few_empty(offered, params),

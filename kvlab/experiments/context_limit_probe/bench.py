@@ -14,7 +14,7 @@ from kvlab.endpoints.openai import Call, OpenAICompat
 from kvlab.endpoints.pages import fetch
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import material
-from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Ledger
+from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Ledger, counts_only_computed
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.search import Scale, confirmed, scale_of
 from kvlab.prompts import manual
@@ -111,6 +111,16 @@ class Bench:
     def by_characters(self) -> bool:
         """Whether tokens can only be guessed: sizes are then characters (see `scale`)."""
         return not self.exact and not self.engine.counter.exact
+
+    @property
+    def counts_known(self) -> bool:
+        """Whether it was found out what the server's counts of a prompt leave out."""
+        return any("counts" in probe.detail for probe in self.ledger.probes(ENDPOINT))
+
+    @property
+    def counts_only_computed(self) -> bool:
+        """Whether the server counts only the tokens of a prompt that were not in its cache."""
+        return counts_only_computed(self.ledger.probes(ENDPOINT))
 
     def guess(self) -> Scale | None:
         """Return what the calibrated counter makes of characters; ``None``: tokens need no guess."""

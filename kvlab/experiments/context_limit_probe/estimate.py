@@ -18,6 +18,8 @@ from kvlab.vram.kv_bytes import KvLayout
 
 #: Fewer points than this are no line worth an interval.
 MIN_POINTS = 4
+#: A question is asked so many exchanges below the limit, at most.
+_NEAR_EXCHANGES = 3
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,9 @@ class Estimate:
         children: Precision → bracket and line.
         growth_per_exchange: Tokens that one exchange added between neighbouring points, the most.
         system_tokens: The context of no exchange: fixed part and request.
-        constants: Empty where there is no limit, or it is too short to trim within.
+        maximum: The context that still works; ``None``: none does, or what is used of it is unknown.
+        because: What ends it, or why it is unknown.
+        constants: Empty where there is no maximum, or it is too short to trim within.
     """
 
     probes: list[Probe]
@@ -295,22 +299,42 @@ def estimate(probes: Sequence[Probe], params: ContextLimitProbeParams) -> Estima
         for dtype in params.dtypes
     }
     growth, fixed = _exchange_tokens(probes)
-    maximum, because = _maximum(endpoint, quality)
+    maximum, because = _maximum(endpoint, quality, params.needles > 0, growth)
     found = Estimate(list(probes), endpoint, quality, children, growth, fixed, maximum, because, constants=[])
     if maximum is not None and growth is not None and fixed is not None:
         found.constants = recommend(Measured(maximum, because, fixed, growth), params)
     return found
 
 
-def _maximum(endpoint: Bracket, quality: Bracket) -> tuple[int | None, str]:
-    """Return the context that still works, and what ends it: the server's limit, or quality before it."""
+def _maximum(
+    endpoint: Bracket, quality: Bracket, asked: bool, growth: float | None
+) -> tuple[int | None, str]:
+    """Return the context that still works, and what ends it: the server's limit, or quality before it.
+
+    Args:
+        endpoint: What the server accepts.
+        quality: Where the facts at the start are answered.
+        asked: Whether they are asked for.
+        growth: Tokens of one exchange: the question is asked a few of them below the limit.
+    """
     if endpoint.held is None:
         return None, "no context was accepted"
-    if quality.failed is not None and quality.held is not None and quality.failed.tokens <= endpoint.low:
+    limit = (
+        WORDS[endpoint.failed.outcome or Outcome.RUN_ENDED] if endpoint.failed else "nothing longer was tried"
+    )
+    if not asked:
+        return endpoint.low, f"{limit}; whether its start is still answered was not asked: needles=0"
+    if quality.held is None:
+        # Accepted is not used: a model that reads nothing accepts the most.
+        return (
+            None,
+            "the facts at the start were answered at no length, so what of a context is used is unknown",
+        )
+    if quality.failed is not None and quality.failed.tokens <= endpoint.low:
         return quality.held.tokens, WORDS[Outcome.QUALITY_LOST]
-    if endpoint.failed is None:
-        return endpoint.low, "nothing longer was tried"
-    return endpoint.low, WORDS[endpoint.failed.outcome or Outcome.RUN_ENDED]
+    if growth is None or endpoint.low - quality.held.tokens > _NEAR_EXCHANGES * growth:
+        return quality.held.tokens, "the facts at the start were asked for at no longer context"
+    return endpoint.low, limit
 
 
 def _exchange_tokens(probes: Sequence[Probe]) -> tuple[float | None, int | None]:

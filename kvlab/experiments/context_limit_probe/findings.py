@@ -8,7 +8,7 @@ import pandas as pd
 from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe import exports, pictures, replay, tables
 from kvlab.experiments.context_limit_probe.estimate import Estimate, estimate, expected_tokens, value
-from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, read
+from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Probe, counts_only_computed, read
 from kvlab.experiments.context_limit_probe.memory import Memory
 from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
@@ -16,11 +16,17 @@ from kvlab.experiments.context_limit_probe.search import next_size, tolerance_to
 from kvlab.findings import Check, Findings
 from kvlab.runs.data import RunData
 
+#: So many characters of a server's sentence are shown beside the verdict; all of it is in the table of sizes.
+_SENTENCE = 200
+
 
 def findings(data: RunData, params: ContextLimitProbeParams) -> Findings:
     """Judge a run by what was tried, what the children held, and what the replays cost."""
     found, frame, identity = estimate(read(data.sql), params), data.requests, data.identity
-    replays, memory = replay.replays(frame, found.constants, params), Memory.read(data.sql)
+    replays, memory = (
+        replay.replays(frame, found.constants, params, counts_all=not counts_only_computed(found.probes)),
+        Memory.read(data.sql),
+    )
     return Findings(
         headline=_headline(found, replays),
         checks=_checks(found, replays, params, identity),
@@ -57,7 +63,7 @@ def _limit_found(found: Estimate, params: ContextLimitProbeParams, identity: Ide
     return Check(
         name=name,
         asks=f"the largest accepted and the smallest failed prompt are at most {tolerance} tokens apart",
-        seen=f"{held.tokens:,} accepted, {_failed_in_words(found)}",
+        seen=f"{held.tokens:,} accepted, {_failed_in_words(found)}{_said(failed)}",
         holds=failed.tokens - held.tokens <= tolerance,
     )
 
@@ -68,6 +74,14 @@ def _failed_in_words(found: Estimate) -> str:
         return "nothing failed"
     about = "about " if "characters" in failed.detail else ""
     return f"{about}{failed.tokens:,} {WORDS[failed.outcome or Outcome.RUN_ENDED]}"
+
+
+def _said(failed: Probe) -> str:
+    """Return the server's own sentence."""
+    message = " ".join(str(failed.detail.get("message") or "").split())
+    if not message:
+        return ""
+    return f" (it says: {message if len(message) <= _SENTENCE else message[:_SENTENCE] + '…'})"
 
 
 def _predictable(found: Estimate, params: ContextLimitProbeParams) -> Check:
@@ -120,7 +134,9 @@ def _all(holds: list[bool | None]) -> bool | None:
 
 
 def _below_safe(found: Estimate, params: ContextLimitProbeParams) -> Check:
-    seen, holds = "no constants", None
+    seen, holds = found.because, None
+    if found.maximum is not None:
+        seen = f"{found.maximum:,} tokens are too short to trim in, or no two points of growth were accepted"
     if found.constants and found.maximum is not None:
         largest = value(found.constants, "MAX_CONTEXT_TOKENS")
         seen = f"{largest:,} of {found.maximum:,}: {largest / found.maximum:.2%}"
@@ -287,7 +303,17 @@ def _limitations(
         )
     if params.needles and found.quality.held is None:
         lines.append(
-            "The facts at the start were answered at no length: what quality the context costs is unknown."
+            "The facts at the start were answered at no length: what quality the context costs is unknown, and no "
+            "constant is recommended. Where the model cannot answer such questions at all, needles=0 leaves them out."
+        )
+    if not params.needles and found.constants:
+        lines.append(
+            "Accepted is not used: whether the start of a context is still answered was not asked (needles=0)."
+        )
+    if counts_only_computed(found.probes):
+        lines.append(
+            "The server counts only those tokens of a prompt that were not in its cache: sizes were tried under "
+            "markers that no cache knows, and the sizes of other prompts are estimates."
         )
     if found.quality.held is not None:
         lines.append(

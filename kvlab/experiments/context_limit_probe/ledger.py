@@ -6,6 +6,7 @@ outcome, and that is how a resumed run knows what not to do again.
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,3 +111,8 @@ def read(sql: sqlite3.Connection) -> list[Probe]:
             Probe(**made, outcome=None if outcome is None else Outcome(outcome), detail=json.loads(detail))
         )
     return found
+
+
+def counts_only_computed(probes: Iterable[Probe]) -> bool:
+    """Whether a server was seen to count only the tokens of a prompt that were not in its cache."""
+    return any(probe.detail.get("counts") == "computed" for probe in probes)

@@ -1,29 +1,27 @@
 """The steps of a probe: growth, bisection, quality and cold TTFT on the endpoint; children; replays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kvlab.experiment import Measuring
 from kvlab.experiments.context_limit_probe import in_process, material, replay
 from kvlab.experiments.context_limit_probe.bench import Bench
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY
-from kvlab.experiments.context_limit_probe.outcomes import Outcome, Seen, classify, stated_maximum
+from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+from kvlab.experiments.context_limit_probe.probe import try_size
 from kvlab.experiments.context_limit_probe.search import (
     DOUBLING,
     STATED,
     bracket,
     confirmed,
     first_loss,
-    is_on_the_plateau,
-    least_tokens,
     next_size,
 )
 from kvlab.prompts import manual
 from kvlab.records import Recorded, Trial
 from kvlab.taxonomy import ErrorType
-from kvlab.vram.cache_usage import capacity
 
 if TYPE_CHECKING:
     from kvlab.session import Session
@@ -52,11 +50,17 @@ def _grow(bench: Bench, trial: Trial) -> Measuring:
     prompt = bench.prompt(bench.conversation(count))
     if failed is not None and bench.size(prompt) >= failed.size:
         return NOT_NEEDED
-    row, outcome = _probe(bench, trial, prompt, bench.params.decode_tokens, "growth", exchanges=count)
-    yield row
+    row, outcome = yield from try_size(
+        bench,
+        trial,
+        lambda mark: bench.prompt(bench.conversation(count, mark)),
+        bench.params.decode_tokens,
+        "growth",
+        exchanges=count,
+    )
     if outcome is Outcome.HELD:
         yield from _ask_for_the_facts(bench, trial, count)
-    return _line(row)
+    return _line(row, outcome)
 
 
 def _cut(bench: Bench, trial: Trial) -> Measuring:
@@ -66,14 +70,16 @@ def _cut(bench: Bench, trial: Trial) -> Measuring:
         return f"{chosen.left_out_tokens:,} tokens are not tried: {chosen.why}"
     if chosen.size is None:
         return NOT_NEEDED
-    row, outcome = _probe(bench, trial, bench.cut(chosen.size), 1, chosen.why)
-    yield row
+    size, failed = chosen.size, bracket(confirmed(bench.ledger.probes(ENDPOINT))).failed
+    if failed is not None and bench.size(bench.cut(size)) >= failed.size:
+        return "no shorter context can be made"
+    row, outcome = yield from try_size(bench, trial, lambda mark: bench.cut(size, mark), 1, chosen.why)
     lost_before = first_loss(bench.ledger.probes(QUALITY)).failed is not None
     if outcome is Outcome.HELD and chosen.why in (STATED, DOUBLING) and not lost_before:
         count = _exchanges_that_fit(bench)
         if count is not None:
             yield from _ask_for_the_facts(bench, trial, count)
-    return _line(row)
+    return _line(row, outcome)
 
 
 def _exchanges_that_fit(bench: Bench) -> int | None:
@@ -92,10 +98,18 @@ def _exchanges_that_fit(bench: Bench) -> int | None:
 
 
 def _quality(bench: Bench, trial: Trial) -> Measuring:
-    """Ask for the facts between the last point where they were answered and the first where not."""
+    """Ask for the facts between the last point where they were answered and the first where not.
+
+    Where they were answered at all points, ask near the longest accepted context: bisection may have gone beyond.
+    """
     found = first_loss(bench.ledger.probes(QUALITY))
-    if found.held is None or found.failed is None:
+    if found.held is None:
         return NOT_NEEDED
+    if found.failed is None:
+        count = _exchanges_that_fit(bench)
+        if count is None or count <= int(found.held.detail["exchanges"]):
+            return NOT_NEEDED
+        return (yield from _ask_for_the_facts(bench, trial, count))
     low, high = (int(probe.detail["exchanges"]) for probe in (found.held, found.failed))
     if high - low <= 1:
         return NOT_NEEDED
@@ -111,77 +125,6 @@ def _cold(bench: Bench, trial: Trial) -> Measuring:
     row = bench.ask(trial, "cold", bench.cut_tokens(tokens, mark), bench.params.decode_tokens, tokens)
     yield replace(row, expected=False)  # the TTFT is all that is wanted: without one, it failed
     return _line(row)
-
-
-def _probe(
-    bench: Bench,
-    trial: Trial,
-    prompt: Mapping[str, Any],
-    max_tokens: int,
-    why: str,
-    **detail: Any,  # noqa: ANN401 - JSON
-) -> tuple[Recorded, Outcome | None]:
-    """Write a length down, try it, and write down what became of it; ``None``: nothing about its length."""
-    size, tokens = bench.size(prompt), bench.length(prompt)
-    if bench.by_characters:
-        detail |= {"characters": size, "planned": tokens}
-    bench.wait_for_server()
-    before = bench.preemptions()
-    probe_id = bench.ledger.begin(trial.trial_id, ENDPOINT, tokens, why, **detail)
-    row = bench.ask(trial, "probe", prompt, max_tokens, tokens)
-    after = bench.preemptions()
-    preempted = None if before is None or after is None else after - before
-    outcome = _outcome(bench, row, size, tokens, preempted)
-    if outcome is None:
-        bench.ledger.withdraw(probe_id)
-        return row, None
-    counted = row.evidence.prompt_tokens
-    message = row.measurement.failure.message if row.measurement.failure and not row.was_read else None
-    bench.ledger.end(
-        probe_id,
-        outcome,
-        tokens=counted if outcome is Outcome.HELD else None,
-        counted=counted,
-        request_id=row.request_id,
-        message=message,
-        stated=stated_maximum(message or ""),
-        ttft_ms=row.measurement.stamps.ttft_ms,
-        cached_tokens=row.label.cached_tokens,
-        capacity=capacity(bench.engine.connection.metrics.scrape()),
-    )
-    # A cause that nobody names is tried again; the second time, it is the answer.
-    ended = [each for each in confirmed(bench.ledger.probes(ENDPOINT)) if each.probe_id == probe_id]
-    return replace(row, expected=row.expected or (not row.ok and bool(ended))), outcome
-
-
-def _outcome(bench: Bench, row: Recorded, size: int, tokens: int, preempted: float | None) -> Outcome | None:
-    counted, maximum = row.evidence.prompt_tokens, bench.identity.max_model_len
-    known = bench.ledger.probes(ENDPOINT)
-    least: float = tokens
-    if bench.by_characters:
-        least = least_tokens(known, size, bench.guess() or bench.scale())
-    elif not bench.exact:
-        # A chat template may be applied in another way when tokens are counted than when they are read.
-        least = tokens - max(8, tokens // 100)
-    room = None if maximum is None else int(1.1 * maximum) if bench.by_characters else maximum - 1
-    seen = Seen(
-        tokens=tokens,
-        failure=row.measurement.failure,
-        counted_tokens=counted,
-        least_tokens=least,
-        room_tokens=room,
-        alive=row.was_read or bench.alive(),
-        preemptions=preempted,
-    )
-    found = classify(seen)
-    if (
-        found is Outcome.HELD
-        and bench.by_characters
-        and counted is not None
-        and is_on_the_plateau(known, size, counted)
-    ):
-        return Outcome.TRUNCATED
-    return found
 
 
 def _ask_for_the_facts(bench: Bench, trial: Trial, count: int) -> Measuring:
@@ -204,7 +147,8 @@ def _ask_for_the_facts(bench: Bench, trial: Trial, count: int) -> Measuring:
             return line
         answer = row.measurement.generation
         right += answer is not None and material.is_answered(answer.text, code)
-        tokens = row.evidence.prompt_tokens or bench.length(prompt)
+        counted = None if bench.counts_only_computed else row.evidence.prompt_tokens
+        tokens = counted or bench.length(prompt)
     if known:
         outcome = Outcome.HELD if right >= params.needle_min_share * len(known) else Outcome.QUALITY_LOST
         probe_id = bench.ledger.begin(trial.trial_id, QUALITY, tokens, "growth")
@@ -212,8 +156,10 @@ def _ask_for_the_facts(bench: Bench, trial: Trial, count: int) -> Measuring:
     return line
 
 
-def _line(row: Recorded) -> str:
-    """Return what became of a request."""
+def _line(row: Recorded, outcome: Outcome | None = None) -> str:
+    """Return what became of a request; an outcome that its answer does not show is said."""
+    if row.was_read and outcome not in (None, Outcome.HELD):
+        return f"{row.target_tokens} tokens: {WORDS[outcome]}"
     failure = row.measurement.failure
     if failure is not None and not row.was_read:
         return failure.message[:120]

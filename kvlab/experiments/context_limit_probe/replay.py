@@ -20,6 +20,7 @@ from kvlab.experiments.context_limit_probe import material
 from kvlab.experiments.context_limit_probe.bench import Bench
 from kvlab.experiments.context_limit_probe.estimate import Constant, estimate, value
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+from kvlab.experiments.context_limit_probe.probe import generated
 from kvlab.prompts import manual
 from kvlab.records import Trial
 from kvlab.stats.means import mean_interval
@@ -51,10 +52,12 @@ def replay(bench: Bench, trial: Trial) -> Measuring:
             prompt = bench.prompt([head, *messages, ask])
         arm = f"{TRIM if trimmed else TURN}-{turn:05d}"
         row = bench.ask(trial, arm, prompt, params.replay_tokens, bench.length(prompt))
-        failure = None if row.was_read else row.measurement.failure
+        failure = row.measurement.failure
+        if row.was_read and generated(row):
+            failure = None  # an answer whose tokens have no text
         if failure is not None:
             final = _is_final(failure, bench.tries[trial.trial_id], time.monotonic() - began, params)
-            yield replace(row, expected=final)
+            yield replace(row, expected=row.expected or final)
             return f"{turn} turns, {trims} trims: {failure.message[:120]}"
         yield row
         messages, since = [*messages, ask, reply], since + 1
@@ -76,7 +79,11 @@ def interval_of(constants: Sequence[Constant], factor: float) -> int:
 
 
 def replays(
-    frame: pd.DataFrame, constants: Sequence[Constant], params: ContextLimitProbeParams
+    frame: pd.DataFrame,
+    constants: Sequence[Constant],
+    params: ContextLimitProbeParams,
+    *,
+    counts_all: bool = True,
 ) -> pd.DataFrame:
     """Return one row per compared interval.
 
@@ -88,6 +95,11 @@ def replays(
     rows = []
     for factor in sorted(params.interval_factors) if constants else []:
         part = frame[frame["used"] & (frame["trial_id"] == f"replay-{factor:.3f}")]
+        if not counts_all:  # then what it counts is no length
+            part = part.assign(
+                prompt_tokens=part["target_tokens"],
+                cached_tokens=pd.Series(pd.NA, index=part.index, dtype="Int64"),
+            )
         if len(part):
             rows.append({"factor": factor, **_replay(part, interval_of(constants, factor), params)})
     return pd.DataFrame(rows)

@@ -10,6 +10,7 @@ from kvlab.experiments.context_limit_probe.memory import MIB, Memory
 from kvlab.experiments.context_limit_probe.outcomes import WORDS
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.findings import Table
+from kvlab.stats import means, medians, slopes
 from kvlab.vram.kv_bytes import KvLayout
 
 GIB = 2**30
@@ -31,7 +32,7 @@ def tables(
         _quality(found),
         _bytes_per_token(found, params),
         _cards(found, params),
-        _trims(replays),
+        _trims(replays, params),
         _latency(frame),
         _memory(memory),
     ]
@@ -108,7 +109,8 @@ def _bytes_per_token(found: Estimate, params: ContextLimitProbeParams) -> Table:
         digits={"ratio": 4, "R²": 5},
         note=(
             f"{found.held_in_words} after each chunk, once activations are freed; theory: 2 · layers · kv_heads · "
-            "head_dim · bytes, over the layers that grow. " + " ".join(words)
+            "head_dim · bytes, over the layers that grow. "
+            f"low and high, at {params.confidence:.0%}: {slopes.METHOD}, over the points. " + " ".join(words)
         ),
     )  # fmt: skip
 
@@ -143,7 +145,7 @@ _TRIMS = {
 }  # fmt: skip
 
 
-def _trims(replays: pd.DataFrame) -> Table:
+def _trims(replays: pd.DataFrame, params: ContextLimitProbeParams) -> Table:
     """Return what each interval costs."""
     rows = []
     for row in replays.to_dict("records"):
@@ -160,7 +162,9 @@ def _trims(replays: pd.DataFrame) -> Table:
         note=(
             "interval: exchanges from trim to trim, all with the same KEEP_MESSAGES. A trim moves what it keeps, so the "
             "cache knows only the system message before it. Mean TTFT: over whole cycles, each a trim and the turns up "
-            "to the next, with an interval over cycles where there are seven or more. That is what an interval costs."
+            "to the next, with an interval over cycles where there are seven or more. That is what an interval costs. "
+            f"low and high, at {params.confidence:.0%}: of a trim's TTFT by {medians.METHOD}, over trims; of the mean by "
+            f"{means.METHOD}, over cycles."
         ),
     )
 
@@ -172,7 +176,7 @@ def latencies(frame: pd.DataFrame) -> pd.DataFrame:
     cache, ``cold``: nothing is), prompt_tokens, cached_tokens, ttft_ms, tpot_ms, cache_state, trial_id.
     """
     good = frame[frame["used"] & (frame["status"] == "ok") & frame["prompt_tokens"].notna()]
-    kinds = {"probe": "growing", "cold": "cold"}
+    kinds = {"probe": "growing", "probe-fresh": "cold", "cold": "cold"}
     part = good[good["arm"].isin(list(kinds)) | good["arm"].astype(str).str.startswith("needle-")]
     columns = ["trial_id", "prompt_tokens", "cached_tokens", "ttft_ms", "tpot_ms", "cache_state"]
     found = part[columns].copy()

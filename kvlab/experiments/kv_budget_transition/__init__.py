@@ -6,240 +6,132 @@ but what is dropped before the question is known may be the answer. The same que
 each budget, out of one prefill, and the drop is tested within each question.
 """
 
-import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvlab.compression.policies import Budget
+from kvlab.compression.datasets import Example, Manifest
 from kvlab.endpoints import engines
-from kvlab.endpoints.connect import Identity
-from kvlab.endpoints.counter import Prompt
 from kvlab.errors import InputError
-from kvlab.experiment import Experiment, Streamed
-from kvlab.experiments.kv_budget_transition import arms, plan, prepared, store
-from kvlab.experiments.kv_budget_transition.asked import metric_of
-from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
-from kvlab.experiments.kv_budget_transition.prepared import answer_limit
-from kvlab.findings import Summary
-from kvlab.records import Recorded, Trial
+from kvlab.experiment import EngineFacts, Experiment, Measuring, Plan, later
+from kvlab.experiments.kv_budget_transition import local, prepared, remote, store
+from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams, metric_of
+from kvlab.experiments.kv_budget_transition.plan import planned, timed, trials
+from kvlab.experiments.kv_budget_transition.state import State
+from kvlab.records import Trial
 from kvlab.settings import Settings
-from kvlab.store.connect import FILE_NAME as DATABASE
-from kvlab.store.database import Database
-from kvlab.taxonomy import RETRYABLE
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    from kvlab.session import Lab
+    from kvlab.session import Session
 
 
-#: Flags of the engine in this process under which the same prompt gives the same tokens.
-EXACT = {"dtype=float32", "device=cpu"}
+@dataclass(frozen=True)
+class Opening:
+    """A model in this process, or an endpoint that must show that it applies budgets."""
+
+    params: KVBudgetTransitionParams
+    settings: Settings
+
+    @property
+    def in_process(self) -> str | None:
+        """What the model runs on; ``None``: an endpoint answers."""
+        return "torch" if self.params.in_process else None
+
+    def open(self, check: engines.Check) -> Any:  # noqa: ANN401 - one of two engines
+        """Load the model, or connect and let the endpoint prove its budgets.
+
+        Raises:
+            InputError: The model or the endpoint is wrong, or the endpoint does not prove its budgets.
+            ServerError: The embedded server did not start.
+        """
+        if not self.params.in_process:
+            return remote.open_engine(self.params, self.settings, check)
+        from kvlab.compression import engine as transformers_kv
+
+        chosen = self.params.engine
+        options = transformers_kv.Options(chosen.dtype, chosen.device, chosen.attention)
+        cache_bytes = int(chosen.prefill_cache_gib * 2**30)
+        return transformers_kv.open_engine(self._with_model(), check, options, cache_bytes=cache_bytes)
+
+    def hold(self, check: engines.Check) -> AbstractContextManager[None]:
+        """Keep an endpoint up; of a model, only refuse what cannot work."""
+        if not self.params.in_process:
+            return engines.Endpoint(self.settings).hold(check)
+        from kvlab.compression import engine as transformers_kv
+
+        return transformers_kv.hold(self._with_model(), check)
+
+    def _with_model(self) -> Settings:
+        """Return the settings with the parameters' own model, if they name one."""
+        named = self.params.engine.model
+        return self.settings if named is None else self.settings.model_copy(update={"kvlab_model": named})
 
 
-class KVBudgetTransition(Experiment[KVBudgetTransitionParams]):
-    """Accuracy over the KV budget, by length bin."""
-
-    name = "kv_budget_transition"
-    title = "KV-budget transition: where accuracy breaks, and how sure that is"
-    engine = "transformers_kv"
-    needs = ()
-    proof = "the KV entries kept, read from the cache's own tensors"
-    Params = KVBudgetTransitionParams
-
-    def open_engine(self, params: KVBudgetTransitionParams, settings: Settings, check: engines.Check) -> Any:  # noqa: ANN401 - one of two engines
-        """Open the model in this process, or connect to the endpoint and let it show its budgets."""
-        from kvlab.experiments.kv_budget_transition import opening
-
-        return opening.open_engine(params, settings, check)
-
-    def hold(
-        self, params: KVBudgetTransitionParams, settings: Settings, check: engines.Check
-    ) -> AbstractContextManager[None]:
-        """Keep an endpoint up; a model in the notebook's process needs nothing."""
-        return engines.module(params.engine.name).hold(settings, check)
-
-    def contract(self, params: KVBudgetTransitionParams) -> dict[str, Any]:
-        """Return the dataset, the policy and the query mode, and the parameters but for those of the analysis."""
-        manifest = prepared.manifest(params)
-        return {
-            "params": prepared.identity(params),
+def make_plan(params: KVBudgetTransitionParams, folder: Path | None = None) -> Plan:
+    """Plan one trial for each example and round, of the dataset of the run or of its source."""
+    manifest = prepared.manifest(params, folder)
+    every = tuple(trials(params, manifest))
+    tables = store.rows_of(manifest)
+    stored = store.assembled(tables["datasets"][0], tables["manifest_entries"], tables["examples"])
+    tokens = sum(entry.token_len for entry in manifest.entries)
+    edges = zip(manifest.bin_edges, manifest.bins, strict=True)
+    return Plan(
+        trials=every,
+        costs={
+            "examples": len(manifest.entries),
+            **{
+                f"of them in bin {bin_.bin_idx}, of up to {edge:,} tokens": bin_.chosen
+                for edge, bin_ in edges
+            },
+            "answers that are planned": sum(len(planned(params, i)) for i in range(len(manifest.entries))),
+            "budgets that may be added": params.rounds,
+            "context tokens to prefill": tokens,
+            "and at most, if nothing is kept for the added budgets": tokens * (1 + params.rounds),
+            "answers taken alone, for their times": sum(bool(trial.planned["timed"]) for trial in every)
+            * len(timed(params)),
+        },
+        contract={
             "dataset_hash": manifest.dataset_hash,
             "prompt_template_hash": manifest.template.hash,
             "tokenizer": f"{manifest.tokenizer.name} ({manifest.tokenizer.revision})",
             "policy": params.kv.policy,
             "query_mode": params.kv.query_mode,
-        }
+        },
+        material=manifest,
+        tables=tables,
+        files={"dataset_manifest.json": stored.as_bytes()},
+    )
 
-    def recall(self, folder: Path, params: KVBudgetTransitionParams) -> None:
-        """Keep the dataset of the run's database at hand: its source may be gone."""
-        if not (folder / DATABASE).is_file():  # a new one
-            return
-        with Database(folder / DATABASE) as database:
-            if store.count(database, "datasets"):
-                prepared.remember(params, store.manifest_of(database))
 
-    def template_hash(self) -> str:
-        """Return what the contract replaces by the dataset's own template."""
-        return "of the dataset"
+def check(params: KVBudgetTransitionParams, plan: Plan, facts: EngineFacts) -> None:
+    """Refuse a metric that the dataset has not, budgets that prune nothing or that nobody can apply, and prompts that with their answers do not fit."""
+    manifest: Manifest = plan.material
+    examples = [example for _, example in manifest.items()]
+    metric_of(params, {str(example.meta["metric"]) for example in examples})
+    _refuse_whole(params, min((entry.token_len for entry in manifest.entries), default=0))
+    if not params.in_process:
+        remote.check_asking(params)
+    elif facts.engine is None:  # counting tails takes a tokenizer, and once is enough
+        local.check_budgets(params, manifest)
+    if facts.max_model_len is not None:
+        _refuse_long(params, manifest, examples, facts.max_model_len)
 
-    def samples(self, params: KVBudgetTransitionParams) -> tuple[Prompt, Prompt]:
-        """Return two prompts; what they share is of no concern here."""
-        return {"prompt": "A"}, {"prompt": "B"}
 
-    def check(self, params: KVBudgetTransitionParams, max_model_len: int | None) -> None:
-        """Refuse a metric that the dataset has not, prompts that with their answers do not fit, budgets that prune nothing."""
-        manifest = prepared.manifest(params)
-        examples = [example for _, example in manifest.items()]
-        metric_of(params, {str(example.meta["metric"]) for example in examples})
-        _refuse_whole(params, min((entry.token_len for entry in manifest.entries), default=0))
-        if max_model_len is None:
-            return
-        prompts = prepared.prompt_tokens(params)
-        needed = {x.example_id: prompts[x.example_id] + answer_limit(params, x) for x in examples}
-        longest = max(needed, key=lambda name: needed[name])
-        if needed[longest] > max_model_len:
-            fix = (
-                f"tokens are what context, question and answer of {longest} need, and the model has "
-                f"{max_model_len}; choose shorter ones (dataset.lengths_tokens, dataset.max_length_tokens)"
-            )
-            raise InputError("dataset", needed[longest], fix)
-
-    def check_engine(self, params: KVBudgetTransitionParams, engine: Any) -> None:  # noqa: ANN401 - one of two engines
-        """Refuse a budget that the policy cannot honour on some context."""
-        if params.engine.name == "transformers_kv":
-            from kvlab.experiments.kv_budget_transition import local
-
-            local.check_budgets(params, prepared.manifest(params))
-
-    def plan(self, params: KVBudgetTransitionParams) -> list[Trial]:
-        """Return one trial for each example and round."""
-        return plan.plan(params, prepared.manifest(params))
-
-    def facts(self, params: KVBudgetTransitionParams) -> dict[str, Any]:
-        """Return what a run costs."""
-        manifest = prepared.manifest(params)
-        tokens = sum(entry.token_len for entry in manifest.entries)
-        rounds = 1 + params.rounds
-        timed = sum(bool(trial.planned["timed"]) for trial in self.plan(params))
-        return {
-            "examples": len(manifest.entries),
-            "bins": manifest.n_bins,
-            "answers that are planned": sum(
-                len(arms.planned(params, i)) for i in range(len(manifest.entries))
-            ),
-            "budgets that may be added": params.rounds,
-            "context tokens to prefill": tokens,
-            "and at most, if nothing is kept for the added budgets": tokens * rounds,
-            "answers taken alone, for their times": timed * len(arms.timed(params)),
-        }
-
-    def attempt(self, lab: "Lab[KVBudgetTransitionParams]", trial: Trial, attempt: int) -> list[Recorded]:
-        """Ask one example in this process, under all arms of its round."""
-        from kvlab.experiments.kv_budget_transition import local
-
-        store.put_manifest(lab.run.database, prepared.manifest(lab.params))
-        return local.attempt(lab, trial, attempt)
-
-    def streams_with(self, params: KVBudgetTransitionParams) -> bool:
-        """Whether answers are stored one by one: an endpoint's are paid for one by one."""
-        return params.engine.name == "openai_compat"
-
-    def stream(self, lab: "Lab[KVBudgetTransitionParams]", trial: Trial, attempt: int) -> Streamed:
-        """Ask an endpoint what an example still lacks."""
-        from kvlab.experiments.kv_budget_transition import remote
-
-        store.put_manifest(lab.run.database, prepared.manifest(lab.params))
-        rows, done = remote.ask(lab, trial)
-        return Streamed(done, self.line(trial, rows))
-
-    def is_result(self, lab: "Lab[KVBudgetTransitionParams]", trial: Trial, row: Recorded) -> bool:
-        """Whether a failure is a result of its budget: not where the serving failed, which a later run may mend."""
-        failure = row.measurement.failure
-        return failure is None or failure.error_type not in RETRYABLE
-
-    def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
-        """Return what was answered at each budget, shortened, and how many requests failed."""
-        if not rows:
-            return "nothing to ask"
-        shown = [
-            row for row in rows if row.phase in (arms.PLANNED, arms.ADDED, arms.TIMED) and row.kv is not None
-        ]
-        said = [f"{Budget.of(row.kv.budget).label} {_begin(row)}" for row in shown if row.kv is not None]
-        failed = sum(not row.ok for row in rows)
-        return " · ".join(said) + (f" · {failed} of {len(rows)} requests failed" if failed else "")
-
-    def derive(self, database: Database, params: KVBudgetTransitionParams) -> None:
-        """Score what is not scored yet, and bring bin_stats and transition_summary up to date."""
-        from kvlab.experiments.kv_budget_transition import derived
-
-        derived.bring_up_to_date(database, params)
-
-    def load(
-        self, sql: sqlite3.Connection, requests: "pd.DataFrame", params: KVBudgetTransitionParams
-    ) -> "pd.DataFrame":
-        """Return the answers with their scores, in place of the requests."""
-        from kvlab.experiments.kv_budget_transition import frame
-
-        return frame.answers(sql, params.kv.query_mode)
-
-    def summarize(
-        self, frame: "pd.DataFrame", params: KVBudgetTransitionParams, profile: str, identity: Identity | None
-    ) -> Summary:
-        """Return the verdict with its grounds."""
-        # With pandas: only where there are results.
-        from kvlab.experiments.kv_budget_transition import verdict
-        from kvlab.experiments.kv_budget_transition.asked import Asked
-
-        planned = frame.attrs["examples"] * len(params.kv.budgets)
-        asked = Asked.of(params, frame)
-        trials = frame.attrs["trials_done"], frame.attrs["trials"]
-        on_endpoint = params.engine.name == "openai_compat"
-        return verdict.summarize(
-            frame,
-            asked,
-            profile,
-            identity,
-            planned_answers=planned,
-            trials=trials,
-            tolerance=params.engine.kept_tolerance_tokens if on_endpoint else 0,
-            deterministic=not on_endpoint and (identity is None or set(identity.flags) >= EXACT),
+def _refuse_long(
+    params: KVBudgetTransitionParams, manifest: Manifest, examples: list[Example], max_model_len: int
+) -> None:
+    """Refuse a context that does not fit the model with its question and answer."""
+    prompts = prepared.prompt_tokens(params, manifest)
+    needed = {x.example_id: prompts[x.example_id] + prepared.answer_limit(params, x) for x in examples}
+    longest = max(needed, key=lambda name: needed[name])
+    if needed[longest] > max_model_len:
+        fix = (
+            f"tokens are what context, question and answer of {longest} need, and the model has "
+            f"{max_model_len}; choose shorter ones (dataset.lengths_tokens, dataset.max_length_tokens)"
         )
-
-    def draw(
-        self, frame: "pd.DataFrame", summary: Summary, params: KVBudgetTransitionParams
-    ) -> "dict[str, Figure]":
-        """Return the figures of the report."""
-        from kvlab.experiments.kv_budget_transition import pictures  # with pandas and matplotlib
-        from kvlab.experiments.kv_budget_transition.asked import Asked
-
-        return pictures.draw(frame, Asked.of(params, frame))
-
-    def exports(
-        self,
-        frame: "pd.DataFrame",
-        params: KVBudgetTransitionParams,
-        stored: Mapping[str, Any],
-        identity: Identity | None,
-    ) -> dict[str, str | bytes]:
-        """Return every answer as a CSV."""
-        from kvlab.store import requests_csv  # with pandas
-
-        return {"answers.csv": requests_csv.text(frame, float_format="%.6f")}
-
-
-def _begin(row: Recorded) -> str:
-    """Return how an answer begins, or why there is none."""
-    if row.measurement.generation is None:
-        return str(row.measurement.failure.error_type) if row.measurement.failure else "no answer"
-    text = " ".join(row.measurement.generation.text.split())
-    return repr(text if len(text) <= 16 else f"{text[:15]}…")
-
-
-EXPERIMENT = KVBudgetTransition()
+        raise InputError("dataset", needed[longest], fix)
 
 
 def _refuse_whole(params: KVBudgetTransitionParams, shortest: int) -> None:
@@ -248,3 +140,31 @@ def _refuse_whole(params: KVBudgetTransitionParams, shortest: int) -> None:
     if whole is not None:
         fix = f"is no smaller than the shortest context, of {shortest} tokens, which it would keep whole; use fewer entries"
         raise InputError("kv.budgets", whole, fix)
+
+
+@contextmanager
+def _state(session: "Session[KVBudgetTransitionParams]") -> Iterator[State]:
+    """Keep the dataset at hand, the pace of requests, and what is warm."""
+    yield State(session.plan.material, session.params.engine.max_rpm)
+
+
+def measure(session: "Session[KVBudgetTransitionParams]", trial: Trial) -> Measuring:
+    """Ask one example under all arms of its round."""
+    asked = local.ask if session.params.in_process else remote.ask
+    return (yield from asked(session, trial))
+
+
+EXPERIMENT: Experiment[KVBudgetTransitionParams] = Experiment(
+    name="kv_budget_transition",
+    title="KV-budget transition: where accuracy breaks, and how sure that is",
+    Params=KVBudgetTransitionParams,
+    proves="the KV entries kept, read from the cache's own tensors",
+    open=Opening,
+    plan=make_plan,
+    check=check,
+    session=_state,
+    measure=measure,
+    findings=later(f"{__name__}.findings"),
+    score=store.score,
+    needs=(),
+)

@@ -1,7 +1,8 @@
 """Parameters of the KV-budget transition, in groups: what is asked, of which model, under which budgets."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -9,6 +10,7 @@ from kvlab.compression import policies
 from kvlab.compression.datasets.spec import DatasetSpec
 from kvlab.errors import InputError
 from kvlab.params import Params
+from kvlab.settings import Settings
 
 #: A fraction of the context's entries in (0, 1], or a number of entries (2 or more).
 Budget = Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=2, le=10_000_000)]
@@ -135,6 +137,14 @@ class KVBudgetTransitionParams(Params):
             and for an endpoint the packaged model's.
     """
 
+    analysis_fields: ClassVar[tuple[str, ...]] = ("analysis", "max_failed_fraction")
+    how_fields: ClassVar[tuple[str, ...]] = (
+        "max_attempts",
+        "outage_s",
+        "engine.max_rpm",
+        "engine.prefill_cache_gib",
+    )
+
     tokenizer: str | None = None
     dataset: DatasetSpec = DatasetSpec()
     engine: EngineGroup = EngineGroup()
@@ -155,12 +165,50 @@ class KVBudgetTransitionParams(Params):
             return []
         return [f"dataset.{field}" for field in (*DatasetSpec.meaningless(name), "pinned")]
 
+    def places(self, settings: Settings) -> dict[str, Path]:
+        """Return where the dataset is kept."""
+        from kvlab.experiments.kv_budget_transition import prepared
+
+        return {"dataset": prepared.path_of(self, settings)}
+
+    @property
+    def in_process(self) -> bool:
+        """Whether a model in this process answers, and no endpoint."""
+        return self.engine.name == "transformers_kv"
+
     @property
     def rounds(self) -> int:
         """How many budgets the refinement may add with this engine."""
-        return self.kv.max_added_budgets if self.engine.name == "transformers_kv" else 0
+        return self.kv.max_added_budgets if self.in_process else 0
 
     @property
     def timed_per_bin(self) -> int:
         """How many examples a bin are asked once more for their times; an endpoint's answers have their own."""
-        return self.kv.timed_per_bin if self.engine.name == "transformers_kv" else 0
+        return self.kv.timed_per_bin if self.in_process else 0
+
+
+#: In place of a score: 1 for an answer without a failure label, else 0.
+ANSWERED = "answered"
+
+
+def metric_of(params: KVBudgetTransitionParams, scored_by: set[str]) -> str:
+    """Return the column that is the score: for a dataset that kvlab has no score for, `ANSWERED`.
+
+    Args:
+        params: Which may say ``auto``.
+        scored_by: What the dataset's examples are scored by, whether they were answered or not.
+
+    Raises:
+        InputError: ``auto``, and the examples are scored in several ways; or a score that a dataset without any has not.
+    """
+    if scored_by == {"none"}:
+        if params.analysis.metric == "auto":
+            return ANSWERED
+        fix = "cannot be computed: this task has no score here; choose auto, for failures and costs alone"
+        raise InputError("analysis.metric", params.analysis.metric, fix)
+    if params.analysis.metric != "auto":
+        return params.analysis.metric
+    if len(scored_by) > 1:
+        fix = f"cannot be chosen: the examples are scored by {', '.join(sorted(scored_by))}; name one"
+        raise InputError("analysis.metric", "auto", fix)
+    return next(iter(scored_by), ANSWERED)  # of no example nothing can be said in any metric

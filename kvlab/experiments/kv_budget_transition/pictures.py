@@ -7,9 +7,9 @@ import pandas as pd
 
 from kvlab.compression.transition.bins import column, curve, timings
 from kvlab.compression.transition.flips import right
-from kvlab.compression.transition.scores import FULL
-from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams, analyse, bin_stats
-from kvlab.experiments.kv_budget_transition.verdict import drawn
+from kvlab.compression.transition.scores import CURVE, FULL
+from kvlab.experiments.kv_budget_transition.estimate import Analysis
+from kvlab.findings import Picture
 from kvlab.report import figures
 from kvlab.stats.scores import mean_interval
 
@@ -20,30 +20,60 @@ if TYPE_CHECKING:
 _MARKS = "osv^Dp*XhP<>"
 
 
-def draw(frame: pd.DataFrame, params: AnalysisParams) -> "dict[str, Figure]":
-    """Return the figures by name; none of a run without an answer, no latency where none was measured."""
-    found = analyse(frame, params)
-    stats = bin_stats(frame, params)
-    stats = stats[stats["phase"].isin(("planned", "added"))]
-    making = {
-        "accuracy_over_budget": lambda: _over_budget(found, params),
-        "acc_by_bin": lambda: _by_bin(
-            found, stats, params, "acc_mean", f"accuracy (mean {params.metric})", "Accuracy by length bin"
+def pictures(found: Analysis) -> list[Picture]:
+    """Return the pictures that there are data for: none of a run without an answer, no latency where none was measured."""
+    if not len(found.scores.examples):
+        return []
+    metric = found.asked.metric
+    every = [
+        Picture(
+            "accuracy_over_budget",
+            "Accuracy over the budget",
+            "Filled: planned; open: added where the curve falls. Bars: interval over contexts. Shaded: the interval "
+            "of the middle of the fall. The dashed line is budget 1.0 less the margin.",
+            lambda: _over_budget(found),
         ),
-        "flips": lambda: _flips(found),
-        "fail_by_bin": lambda: _by_bin(
-            found, stats, params, "fail_rate", "failure rate", "Failure rate by length bin"
+        Picture(
+            "acc_by_bin",
+            "Accuracy by length bin",
+            "One curve a budget; bars are intervals over contexts.",
+            lambda: _by_bin(found, "acc_mean", f"accuracy (mean {metric})", "Accuracy by length bin"),
         ),
-        "latency_p50_by_bin": lambda: _latency(found, stats, params),
-    }
-    return {name: making[name]() for name in drawn(found)}
+        Picture(
+            "flips",
+            "Each example at each budget",
+            "One row an example, sorted by bin and by where it breaks; one column a budget. Right is a score of at least "
+            "0.5.",
+            lambda: _flips(found),
+        ),
+        Picture(
+            "fail_by_bin",
+            "Failure rate by length bin",
+            "Share of the answers that are missing or carry a failure label. One that was cut off, or is of another form, "
+            "carries one and is still an answer: the table below tells them apart.",
+            lambda: _by_bin(found, "fail_rate", "failure rate", "Failure rate by length bin"),
+        ),
+    ]
+    if pd.notna(column(timings(found.frame)[0], "latency_ms")).any():
+        every.append(
+            Picture(
+                "latency_p50_by_bin",
+                "Latency by length bin",
+                "A point is one measurement. A line joins the medians (p50) of the bins that have at least 5 at that "
+                "budget.",
+                lambda: _latency(found),
+            )
+        )
+    return every
 
 
-def _over_budget(found: Analysis, params: AnalysisParams) -> "Figure":
-    scores = found.scores
-    figure, axes = figures.new(
-        "Accuracy over the KV budget", _axis(found), f"accuracy (mean {params.metric})"
-    )
+def _curve_stats(found: Analysis) -> pd.DataFrame:
+    return found.stats[found.stats["phase"].isin(CURVE)]
+
+
+def _over_budget(found: Analysis) -> "Figure":
+    scores, asked = found.scores, found.asked
+    figure, axes = figures.new("Accuracy over the KV budget", _axis(found), f"accuracy (mean {asked.metric})")
     means = {budget: mean for budget, mean in curve(scores).items() if mean == mean}
     axes.plot(list(means), list(means.values()), "-", color=figures.COLD, linewidth=1.2, zorder=2)
     for planned, label, face in ((True, "planned", figures.COLD), (False, "added by bisection", "white")):
@@ -52,27 +82,27 @@ def _over_budget(found: Analysis, params: AnalysisParams) -> "Figure":
         ]
         bands = [
             mean_interval(
-                scores.filled()[:, k], scores.clusters, seed=params.seed, confidence=params.confidence,
-                draws=params.resamples,
+                scores.filled()[:, k], scores.clusters, seed=asked.seed, confidence=asked.confidence,
+                draws=asked.resamples,
             )
             for k in chosen
         ]  # fmt: skip
         if chosen:
             _errorbars(
                 axes, [float(scores.budgets[k]) for k in chosen], bands, color=figures.COLD, markerfacecolor=face,
-                label=f"{label}, {params.confidence:.0%} interval", markersize=7, zorder=3,
+                label=f"{label}, {asked.confidence:.0%} interval", markersize=7, zorder=3,
             )  # fmt: skip
     _controls(axes, found)
     if FULL in means:
         axes.axhline(
-            means[FULL] - params.margin, color=figures.MARGIN, linestyle="--", linewidth=1,
-            label=f"budget 1.0 less the margin ({params.margin:g})",
+            means[FULL] - asked.margin, color=figures.MARGIN, linestyle="--", linewidth=1,
+            label=f"budget 1.0 less the margin ({asked.margin:g})",
         )  # fmt: skip
     place = found.half
     if found.call.outcome == "transition" and place.low is not None and place.high is not None:
         axes.axvspan(
             place.low, place.high, color=figures.HIT, alpha=0.15, linewidth=0,
-            label=f"middle of the fall, {params.confidence:.0%} interval",
+            label=f"middle of the fall, {asked.confidence:.0%} interval",
         )  # fmt: skip
     low = min([*means, 1.0])
     axes.set_xlim(1.0 + 0.03 * (1 - low) + 0.01, max(low - 0.03 * (1 - low) - 0.01, 0.0))
@@ -109,11 +139,10 @@ def _controls(axes: "Axes", found: Analysis) -> None:
         axes.axhline(without.control, color="#444444", linestyle=":", linewidth=1.4, label="no context")
 
 
-def _by_bin(
-    found: Analysis, stats: pd.DataFrame, params: AnalysisParams, value: str, y: str, title: str
-) -> "Figure":
+def _by_bin(found: Analysis, value: str, y: str, title: str) -> "Figure":
     from matplotlib.ticker import MaxNLocator
 
+    stats = _curve_stats(found)
     figure, axes = figures.new(title, "length bin (short to long)", y)
     budgets, shades, shifts = _shades(stats)
     for k, budget in enumerate(budgets):
@@ -133,7 +162,7 @@ def _by_bin(
             fmt=_MARKS[k % len(_MARKS)] + ("--" if added else "-"), capsize=2, linewidth=1.2, elinewidth=0.8, markersize=6,
             markerfacecolor="white" if added else shades[k], label=found.scores.name(float(budget)) + (" (added)" if added else ""),
         )  # fmt: skip
-    axes.set_xlim(-0.5, params.n_bins - 0.5)
+    axes.set_xlim(-0.5, found.asked.n_bins - 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if value != "latency_p50_ms":
         axes.set_ylim(-0.04, 1.04)
@@ -144,9 +173,10 @@ def _by_bin(
     return figure
 
 
-def _latency(found: Analysis, stats: pd.DataFrame, params: AnalysisParams) -> "Figure":
+def _latency(found: Analysis) -> "Figure":
     """Draw each measurement as a point, and the medians of the bins that have enough of them."""
-    figure = _by_bin(found, stats, params, "latency_p50_ms", "latency (ms)", "Latency by length bin")
+    stats = _curve_stats(found)
+    figure = _by_bin(found, "latency_p50_ms", "latency (ms)", "Latency by length bin")
     (axes,) = figure.axes
     clock, _ = timings(found.frame)
     clock = clock[clock["phase"] != "control_random"]

@@ -8,21 +8,21 @@ version. A run that goes on has its dataset in its database, should the source b
 
 import hashlib
 from contextlib import suppress
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from kvlab import paths
-from kvlab.compression.datasets import DatasetSpec, Example, Manifest, prepare
+from kvlab.compression.datasets import Example, Manifest, prepare
 from kvlab.compression.datasets import manifest as manifests
 from kvlab.compression.datasets import tokenizer as tokenizers
 from kvlab.compression.datasets.template import render, token_ids
 from kvlab.errors import InputError
+from kvlab.experiments.kv_budget_transition import store
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
 from kvlab.runs.files import read_json, write_json
 from kvlab.settings import Settings, load_settings
-from kvlab.store.database import to_json
+from kvlab.store.connect import FILE_NAME as DATABASE
+from kvlab.store.database import Database, to_json
 
 #: Where an example's task says nothing.
 MAX_NEW_TOKENS = 32
@@ -31,62 +31,37 @@ _TOKENIZER_FILES = (
     "tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "chat_template*", "*.model",
 )  # fmt: skip
 
-#: What the databases of runs that go on hold, by the parameters that it was made of.
-_remembered: dict[str, Manifest] = {}
 
+def manifest(params: KVBudgetTransitionParams, folder: Path | None = None) -> Manifest:
+    """Return the dataset of a run: out of its database where that holds it, else out of the cache, or made now.
 
-def manifest(params: KVBudgetTransitionParams) -> Manifest:
-    """Return the dataset of ``params``: out of the cache, or made now; of a run whose source is gone, its own.
+    Args:
+        params: The parameters.
+        folder: The run folder; ``None``: a new run.
 
     Raises:
         InputError: A file, a task or the tokenizer is wrong.
     """
+    if folder is not None and (folder / DATABASE).is_file():
+        with Database(folder / DATABASE) as database:
+            if (stored := store.manifest_of(database.sql)) is not None:
+                return stored
     settings = load_settings()
-    stored = _remembered.get(_key(params))
-    if stored is not None and _gone(params):
-        return stored
     path = path_of(params, settings)
     if params.dataset.manifest is not None:
-        return _given(path, _stamp(path))
-    return _manifest(path, params.dataset.model_dump_json(), tokenizer_name(params, settings))
-
-
-def remember(params: KVBudgetTransitionParams, stored: Manifest) -> None:
-    """Keep what the database of a run with these parameters holds."""
-    _remembered[_key(params)] = stored
-
-
-def identity(params: KVBudgetTransitionParams) -> dict[str, Any]:
-    """Return the parameters that make a run what it is: the analysis reads its answers, and changes none."""
-    return params.model_dump(mode="json", exclude={"analysis"})
-
-
-def _key(params: KVBudgetTransitionParams) -> str:
-    return to_json([params.dataset.model_dump(mode="json"), params.tokenizer, params.engine.model])
-
-
-def _gone(params: KVBudgetTransitionParams) -> bool:
-    """Whether a file or folder that the parameters name is not there."""
-    spec = params.dataset
-    named = [spec.folder(field) for field in ("path", "config_path", "manifest")]
-    return any(path is not None and not path.exists() for path in named)
-
-
-@lru_cache(maxsize=4)
-def _manifest(path: Path, spec_json: str, counted_by: str | None) -> Manifest:
+        return _given(path)
     if path.is_file():
         with suppress(InputError):  # damaged: it is a copy, and is made anew
             return manifests.load(path)
-    found = prepare(DatasetSpec.model_validate_json(spec_json), tokenizers.load(counted_by))
+    found = prepare(params.dataset, tokenizers.load(tokenizer_name(params, settings)))
     path.parent.mkdir(parents=True, exist_ok=True)
     found.write(path)
     return found
 
 
-@lru_cache(maxsize=4)
-def _given(path: Path, stamp: tuple[int, int] | None) -> Manifest:
+def _given(path: Path) -> Manifest:
     """Return the manifest that the user names, whole and unchanged since it was written."""
-    if stamp is None:
+    if not path.is_file():
         fix = "is not there; name the dataset_manifest.json of a run, or a copy of it"
         raise InputError("dataset.manifest", str(path), fix)
     if "contract" in read_json(path):
@@ -103,7 +78,7 @@ def tokenizer_name(params: KVBudgetTransitionParams, settings: Settings) -> str 
 def _own(params: KVBudgetTransitionParams, settings: Settings) -> str | None:
     """Return the model that answers in this process; ``None``: the packaged one, or an endpoint's."""
     own = params.engine.model or settings.kvlab_model
-    return own if params.engine.name == "transformers_kv" else None
+    return own if params.in_process else None
 
 
 def path_of(params: KVBudgetTransitionParams, settings: Settings) -> Path:
@@ -137,7 +112,7 @@ def _model_tokenizer(params: KVBudgetTransitionParams, settings: Settings) -> st
     return _own(params, settings) or params.tokenizer
 
 
-def prompt_tokens(params: KVBudgetTransitionParams) -> dict[str, int]:
+def prompt_tokens(params: KVBudgetTransitionParams, found: Manifest) -> dict[str, int]:
     """Return the length of each example's whole prompt in tokens, by its id, counted once and kept.
 
     Counted with `tokenizer`.
@@ -145,8 +120,7 @@ def prompt_tokens(params: KVBudgetTransitionParams) -> dict[str, int]:
     Raises:
         InputError: The tokenizer is wrong.
     """
-    settings, found = load_settings(), manifest(params)
-    name = _model_tokenizer(params, settings)
+    name = _model_tokenizer(params, load_settings())
     grounds = [found.dataset_hash, name, _tokenizer_digest(name), version("kvlab")]
     digest = hashlib.sha256(to_json(grounds).encode()).hexdigest()[:16]
     path = paths.cache_dir().resolve() / "datasets" / f"prompts-{digest}.json"
@@ -190,18 +164,5 @@ def _digest(path: Path) -> str:
 def _digest_of(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name}\0".encode() + _content_hash(file, _stamp(file)))
+        digest.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return what changes when a file does; ``None``: it is not there."""
-    if not path.is_file():
-        return None
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
-
-
-@lru_cache(maxsize=512)
-def _content_hash(path: Path, stamp: tuple[int, int] | None) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()

@@ -1,64 +1,84 @@
 """Asking an endpoint: retries as rows of their own, pacing, and no budget without evidence."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import stamina
-
 from kvlab.compression.datasets.template import Rendered, messages, plain, render
 from kvlab.compression.policies import Budget
-from kvlab.endpoints.openai import Call, OpenAICompat
+from kvlab.endpoints import engines
 from kvlab.errors import InputError, KvlabError, ServerError
 from kvlab.evidence import as_tokens
-from kvlab.experiments.kv_budget_transition import arms, prepared, store
-from kvlab.experiments.kv_budget_transition.arms import Arm
-from kvlab.experiments.kv_budget_transition.local import example_of
+from kvlab.experiment import Measuring, UnfinishedError
+from kvlab.experiments.kv_budget_transition import plan, prepared, store
+from kvlab.experiments.kv_budget_transition.local import line
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
-from kvlab.experiments.kv_budget_transition.settled import Last, asked, is_settled
+from kvlab.experiments.kv_budget_transition.plan import Arm
+from kvlab.experiments.kv_budget_transition.state import Pace
 from kvlab.records import KVKept, Recorded, Trial
+from kvlab.settings import Settings
+from kvlab.store.database import Database
 from kvlab.taxonomy import REFUSES_ALL, RETRYABLE, ErrorType
 from kvlab.timing.request import Failure, Measurement
 
 if TYPE_CHECKING:
-    from kvlab.session import Lab
+    from kvlab.endpoints.openai import OpenAICompat
+    from kvlab.session import Session
 
 PROOF = "Say nothing but the word yes. " * 60
 
 
-class _TryAgainError(Exception):
-    """A request failed in a way that another attempt may not."""
+def check_asking(params: KVBudgetTransitionParams) -> None:
+    """Refuse budgets and controls that no endpoint can be asked for.
 
-
-class Pace:
-    """Keeps requests apart, so that a minute has no more than it may have.
-
-    Attributes:
-        gap_s: The least time between the starts of two requests.
+    Raises:
+        InputError: One of them.
     """
-
-    def __init__(self, max_rpm: float | None) -> None:
-        self.gap_s = 60.0 / max_rpm if max_rpm else 0.0
-        self._next = 0.0
-
-    def wait(self) -> None:
-        """Return when the next request may start."""
-        now = time.monotonic()
-        if self._next > now:
-            time.sleep(self._next - now)
-        self._next = max(now, self._next) + self.gap_s
+    smaller = [budget for budget in params.kv.budgets if budget != 1.0]
+    if smaller:
+        _check_means(params, smaller)
+    if "random" in params.kv.controls and smaller:
+        fix = "holds random, which needs the engine transformers_kv: an endpoint applies its own policy; leave it out"
+        raise InputError("kv.controls", params.kv.controls, fix)
 
 
-_PACES: dict[int, Pace] = {}
+def _check_means(params: KVBudgetTransitionParams, smaller: list[float]) -> None:
+    """Refuse budgets on an endpoint without a way to ask for them and a field that proves them.
+
+    Raises:
+        InputError: One of the two is missing.
+    """
+    labels = [Budget.of(budget).label for budget in smaller]
+    missing = [label for label in labels if label not in params.engine.extra_body]
+    why = "would be a label and no measurement"
+    if missing:
+        fix = f"on an endpoint {why}: engine.extra_body says for no {missing[0]} how to ask for it; add it, or use [1.0]"
+        raise InputError("kv.budgets", params.kv.budgets, fix)
+    if params.engine.kept_tokens_field is None:
+        fix = f"on an endpoint {why}: name the field of its answer that proves them (engine.kept_tokens_field), or use [1.0]"
+        raise InputError("kv.budgets", params.kv.budgets, fix)
 
 
-def _pace(engine: OpenAICompat, params: KVBudgetTransitionParams) -> Pace:
-    """Return the one pace of an engine."""
-    return _PACES.setdefault(id(engine), Pace(params.engine.max_rpm))
+def open_engine(params: KVBudgetTransitionParams, settings: Settings, check: engines.Check) -> "OpenAICompat":
+    """Connect to the endpoint, and let it prove its budgets.
+
+    Raises:
+        InputError: The endpoint is wrong, or does not prove them.
+        ServerError: The embedded server did not start.
+    """
+    opened: OpenAICompat = engines.Endpoint(settings).open(check)
+    client = opened.connection.client
+    client.target = replace(client.target, kept_path=params.engine.kept_tokens_field)
+    try:
+        prove_budgets(params, opened)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
-def prove_budgets(params: KVBudgetTransitionParams, engine: OpenAICompat) -> None:
+def prove_budgets(params: KVBudgetTransitionParams, engine: "OpenAICompat") -> None:
     """Ask for each budget once, and refuse the endpoint where its answer does not show it.
 
     At 1.0 silence is no objection: nothing is asked of it. An answer that says otherwise is.
@@ -66,6 +86,9 @@ def prove_budgets(params: KVBudgetTransitionParams, engine: OpenAICompat) -> Non
     Raises:
         InputError: The endpoint ignores a budget, or says nothing.
     """
+    from kvlab.endpoints.openai import Call  # only where something is asked
+
+    pace = Pace(params.engine.max_rpm)
     for budget in params.kv.budgets if params.engine.kept_tokens_field else ():
         label = Budget.of(budget).label
         call = Call(
@@ -74,7 +97,7 @@ def prove_budgets(params: KVBudgetTransitionParams, engine: OpenAICompat) -> Non
             prompt={"messages": [{"role": "user", "content": PROOF}]},
             decoding={"max_tokens": 4, "temperature": 0.0, **body_of(params, budget)},
         )
-        _pace(engine, params).wait()
+        pace.wait()
         measured = engine.ask(call).measurement
         where = params.engine.kept_tokens_field
         if measured.failure is not None:
@@ -113,83 +136,99 @@ def _honoured(params: KVBudgetTransitionParams, budget: float, kept: int, total:
     return abs(kept - Budget.of(budget).n_kept(total)) <= params.engine.kept_tolerance_tokens
 
 
-def ask(lab: "Lab[KVBudgetTransitionParams]", trial: Trial) -> tuple[list[Recorded], bool]:
+def is_settled(failure: Failure | None) -> bool:
+    """Whether a request is answered, or failed by the model: what broke in the serving, a later run may get answered."""
+    if failure is None:
+        return True
+    return failure.error_type not in RETRYABLE and failure.http_status not in REFUSES_ALL
+
+
+def settled_arms(database: Database, trial_id: str) -> set[str]:
+    """Return the arms of a trial whose last attempt, over all sessions, leaves nothing to ask."""
+    rows = database.sql.execute(
+        "SELECT arm, error_type, http_status, message FROM requests LEFT JOIN failures USING (request_id) "
+        "WHERE trial_id = ? ORDER BY attempt",
+        (trial_id,),
+    )
+    last = {arm: _failure(*rest) for arm, *rest in rows}
+    return {arm for arm, failure in last.items() if is_settled(failure)}
+
+
+def _failure(error_type: str | None, http_status: int | None, message: str) -> Failure | None:
+    return None if error_type is None else Failure(ErrorType(error_type), message, http_status)
+
+
+def ask(session: "Session[KVBudgetTransitionParams]", trial: Trial) -> Measuring:
     """Ask what an example still lacks, each arm until it is answered, refused, or out of attempts.
 
-    Each answer is in the database before the next is asked for, so that a stop costs none of them.
-
-    Returns:
-        The requests made now, and whether every arm has its answer or a failure of its own.
+    Each answer is stored before the next is asked for, so that a stop costs none of them.
 
     Raises:
+        UnfinishedError: Some arm has neither an answer nor a failure of its own.
         KvlabError: The endpoint refuses in a way that every other request would meet, too.
     """
-    chosen = arms.timed(lab.params) if trial.planned["timed"] else arms.planned(lab.params, trial.ordinal)
-    store.ensure_runs(lab.run.database, lab.run.run_id, chosen)
-    stored, rows, settled = asked(lab.run.database, trial.trial_id), [], True
-    for arm in chosen:
-        last = stored.get(arm.name, Last(0, settled=False))
-        if last.settled:
+    place, _ = session.state.examples[trial.planned["example_id"]]
+    chosen = plan.timed(session.params) if trial.planned["timed"] else plan.planned(session.params, place)
+    store.ensure_runs(session.database, session.run.run_id, chosen)
+    before, rows, settled = settled_arms(session.database, trial.trial_id), list[Recorded](), True
+    for item, arm in enumerate(chosen):
+        if arm.name in before:
             continue
-        rows += _ask(lab, trial, arm, last.attempt)
+        rows += yield from _until_settled(session, trial, arm, item)
         settled &= is_settled(rows[-1].measurement.failure)
-    return rows, settled
+    if not settled:
+        raise UnfinishedError(line(rows))
+    return line(rows)
 
 
-def _ask(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm, before: int) -> list[Recorded]:
+def _until_settled(
+    session: "Session[KVBudgetTransitionParams]", trial: Trial, arm: Arm, item: int
+) -> Generator[Recorded, None, list[Recorded]]:
+    """Ask one arm, again where that may help: each time under a number that no other request of it has."""
     rows: list[Recorded] = []
-    try:
-        for context in _attempts(lab.params.max_attempts):
-            with context:
-                _pace(lab.engine, lab.params).wait()
-                row = _once(lab, trial, arm, before + context.num)
-                lab.run.database.record_items(lab.run.run_id, trial.trial_id, [row])
-                rows.append(row)
-                _go_on(row.measurement.failure)
-    except _TryAgainError:
-        pass
-    return rows
+    began = time.monotonic()
+    while True:
+        if rows:
+            session.attempt = session.database.claim_attempt(trial.trial_id)
+        session.state.pace.wait()
+        row = _once(session, trial, arm)
+        failure = row.measurement.failure
+        row = replace(row, item=item, final=is_settled(failure))
+        yield row
+        rows.append(row)
+        if failure is None:
+            return rows
+        if failure.http_status in REFUSES_ALL:
+            said = f"the endpoint refuses every request (HTTP {failure.http_status}): {failure.message}"
+            raise KvlabError(f"{said}; correct that, and resume")
+        pause = session.pause_s(failure, len(rows), began)
+        if pause is None:
+            return rows
+        time.sleep(pause)
 
 
-def _go_on(failure: Failure | None) -> None:
-    """Raise where the next request cannot be the next arm's."""
-    if failure is None:
-        return
-    if failure.http_status in REFUSES_ALL:
-        said = f"the endpoint refuses every request (HTTP {failure.http_status}): {failure.message}"
-        raise KvlabError(f"{said}; mend that, and resume")
-    if failure.error_type in RETRYABLE:
-        raise _TryAgainError
+def _once(session: "Session[KVBudgetTransitionParams]", trial: Trial, arm: Arm) -> Recorded:
+    from kvlab.endpoints.openai import Call  # only where something is asked
 
-
-def _attempts(number: int) -> "Iterator[stamina.Attempt]":
-    """Return so many attempts, with pauses that grow, with jitter."""
-    yield from stamina.retry_context(_TryAgainError, attempts=number, wait_max=30.0, timeout=None)
-
-
-def _once(lab: "Lab[KVBudgetTransitionParams]", trial: Trial, arm: Arm, number: int) -> Recorded:
-    params, manifest = lab.params, prepared.manifest(lab.params)
-    example = example_of(params, trial)
-    rendered = render(example, manifest.prompt_template)
-    prompt = _prompt(rendered, context=arm.phase != arms.NO_CONTEXT)
-    limit = prepared.answer_limit(params, example)
+    params = session.params
+    _, example = session.state.examples[trial.planned["example_id"]]
+    rendered = render(example, session.state.manifest.prompt_template)
+    prompt = _prompt(rendered, context=arm.phase != plan.NO_CONTEXT)
     call = Call(
-        request_id=f"{lab.run.experiment_id}/{trial.trial_id}/{arm.name}"
-        + (f"/{number}" if number > 1 else ""),
+        request_id=session.request_id(trial, arm.name),
         arm=arm.name,
         prompt=prompt,
-        target_tokens=_counted(lab, prompt),
+        target_tokens=_counted(session, prompt),
         decoding={
-            "max_tokens": limit,
+            "max_tokens": prepared.answer_limit(params, example),
             "temperature": params.decoding.temperature,
             **body_of(params, arm.budget),
         },
-        attempt=number,
+        attempt=session.attempt,
     )
-    row = lab.engine.ask(call)
     row = replace(
-        row,
-        run_id=f"{lab.run.run_id}/{arm.run_name}",
+        session.engine.ask(call),
+        run_id=f"{session.run.run_id}/{arm.run_name}",
         example_id=example.example_id,
         phase=arm.phase,
     )
@@ -203,12 +242,12 @@ def _prompt(rendered: Rendered, *, context: bool) -> dict[str, Any]:
     return {"prompt": plain(rendered, context=context)}
 
 
-def _counted(lab: "Lab[KVBudgetTransitionParams]", prompt: dict[str, Any]) -> int | None:
+def _counted(session: "Session[KVBudgetTransitionParams]", prompt: dict[str, Any]) -> int | None:
     """Return the prompt's length where it is known to the token: an estimate could not say that the server cut it."""
-    if not lab.counter.exact:
+    if not session.counter.exact:
         return None
     try:
-        return lab.counter(prompt)
+        return session.counter(prompt)
     except ServerError:  # the request itself will say what is wrong
         return None
 

@@ -116,7 +116,7 @@ def _checks(results: dict[str, Any], reduction: Interval, params: TokenSweepPara
     margin, known = params.ttft_min_reduction_fraction, reduction.estimate is not None
     # A FAIL has an error rate, as a PASS has: it takes an interval that lies below, not a median that does.
     saves, enough = decide(reduction, 0.0), decide(reduction, margin)
-    share = results["pairs_valid"] / results["pairs_planned"]
+    share = results["pairs_valid"] / results["pairs_planned"] if results["pairs_planned"] else 0.0
     asks = f"at least {params.min_valid_fraction:.0%} of the planned pairs are proven cold, then a full hit"
     seen = f"{results['pairs_valid']} of {results['pairs_planned']}"
     times = results["unverified_median_ttft_reduction"]

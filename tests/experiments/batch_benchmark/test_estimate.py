@@ -151,3 +151,27 @@ def test_the_templates_share_is_its_whole_blocks():
     assert savings.template_share(rows, 32, seen=False) is None
     identity = Identity(**KNOWN, block_size=32)
     assert cell([row(i, 100 * i, 50) for i in range(20)], identity=identity)["template_share"] == 0
+
+
+def possible(savings, most, **changes):
+    known = {"trial_id": "t", "strategy": "shared_prefix", "prompt_tokens": 1000, "completion_tokens": 100,
+             "sent_again": 0, "served": 20, "predicted_from": "", "savings": savings,
+             "predicted_savings_at_most": most}  # fmt: skip
+    return criteria.possible([{**known, **changes}])
+
+
+@pytest.mark.parametrize(
+    ("savings", "most", "changes", "holds"),
+    [
+        (0.943, 0.78, {"predicted_from": "from an estimate of the prefix"}, False),
+        (0.80, 0.78, {"predicted_from": "from an estimate of the prefix"}, True),
+        (0.80, 0.78, {}, False),
+        (0.78, 0.78, {}, True),
+        (0.80, 0.78, {"sent_again": 2}, True),
+        (0.85, 0.78, {"strategy": "conversation"}, True),
+        (0.80, None, {}, None),
+    ],
+)
+def test_a_saving_beyond_what_the_prompts_share_is_a_contradiction(savings, most, changes, holds):
+    check = possible(savings, most, **changes)
+    assert (check.holds, check.role) == (holds, "proof")

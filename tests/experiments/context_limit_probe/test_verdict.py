@@ -25,7 +25,8 @@ from tests.experiments import stored
 from tests.store.test_database import fill
 
 PROBE = get("context_limit_probe")
-PARAMS = ContextLimitProbeParams(dtypes=["float32"], replay_exchanges=0)
+PARAMS = ContextLimitProbeParams(dtypes=["float32"], replay_exchanges=0, needles=0)
+ASKED = ContextLimitProbeParams(dtypes=["float32"], replay_exchanges=0)
 IDENTITY = Identity(kind="vLLM", url="embedded", model="m", block_size=32, max_model_len=8192)
 GROWTH = [
     (10, 1188, Outcome.HELD),
@@ -109,20 +110,48 @@ def test_quality_that_is_lost_first_is_the_maximum(story):
     story.endpoint()
     story.child()
     story.quality((10, 1165, 3), (20, 2234, 2), (50, 5405, 0))
-    summary = story.judge()
+    summary = story.judge(params=ASKED)
     assert summary.results["maximum_tokens"] == 2234
     assert summary.results["constants"]["MAX_CONTEXT_TOKENS"] == 1787
     assert "no longer answered" in summary.results["rules"]["MAX_CONTEXT_TOKENS"]
 
 
-def test_quality_that_never_held_is_unknown_and_not_zero(story):
+@pytest.mark.parametrize("points", [(), ((10, 1165, 0), (20, 2234, 1))])
+def test_quality_that_is_unknown_recommends_nothing(story, points):
+    """What accepts most may read least: the largest accepted size is no safe one."""
     story.endpoint()
     story.child()
-    story.quality((10, 1165, 0), (20, 2234, 1))
-    summary = story.judge()
-    assert summary.results["maximum_tokens"] == 8191
+    story.quality(*points)
+    summary = story.judge(params=ASKED)
+    assert summary.verdict == "INVALID"
+    assert summary.results["largest_accepted_tokens"] == 8191
+    assert (summary.results["maximum_tokens"], summary.results["constants"]) == (None, {})
     assert summary.results["quality_held_tokens"] is None
     assert any("answered at no length" in line for line in summary.limitations)
+    assert "recommended.env" not in story.findings(params=ASKED).files
+
+
+@pytest.mark.parametrize(("asked_at", "maximum"), [(5405, 5405), (8080, 8191)])
+def test_quality_reaches_as_far_as_it_was_asked_for(story, asked_at, maximum):
+    story.endpoint()
+    story.child()
+    story.quality((10, 1165, 3), (50, asked_at, 3))
+    results = story.judge(params=ASKED).results
+    assert results["maximum_tokens"] == maximum
+    assert ("no longer context" in results["maximum_because"]) is (maximum == 5405)
+
+
+def test_that_quality_was_not_asked_for_stands_beside_the_constant(story):
+    story.endpoint()
+    summary = story.judge()
+    assert "not asked" in summary.results["rules"]["MAX_CONTEXT_TOKENS"]
+    assert any("needles=0" in line for line in summary.limitations)
+
+
+def test_the_servers_own_sentence_stands_in_the_verdict(story):
+    story.endpoint(cuts=[(8191, Outcome.HELD)])
+    story.add("endpoint", 8192, Outcome.REFUSED, message="these are\ntoo many for us")
+    assert "it says: these are too many for us" in story.judge().checks[0].seen
 
 
 def test_growth_that_no_line_describes_fails(story):
@@ -139,7 +168,7 @@ def test_bytes_a_token_far_from_theory_fail(story):
     assert holds(story.judge())["bytes_per_token_as_theory"] is False
 
 
-TWO = ContextLimitProbeParams(dtypes=["float32", "bfloat16"], replay_exchanges=0)
+TWO = ContextLimitProbeParams(dtypes=["float32", "bfloat16"], replay_exchanges=0, needles=0)
 
 
 def test_children_that_died_before_a_line_make_no_pass(story):

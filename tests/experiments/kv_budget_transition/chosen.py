@@ -1,14 +1,12 @@
-"""Parameters as the analysis needs them."""
+"""Parameters as the analysis reads them."""
 
-from types import SimpleNamespace
-
+from kvlab.experiments.kv_budget_transition.estimate import Asked
 from tests.compression.transition.synthetic import BUDGETS
 
 
 def params(**changes):
     facts = {
         "metric": "f1", "drop_threshold": 0.10, "margin": 0.05, "alpha": 0.05, "confidence": 0.95, "resamples": 400,
-        "seed": 1337, "budgets": list(BUDGETS), "n_bins": 5, "query_mode": "agnostic", "policy": "snapkv",
-        "max_added_budgets": 4, "price_per_million_prompt_tokens": None, "price_per_million_completion_tokens": None,
+        "seed": 1337, "budgets": BUDGETS, "n_bins": 5, "query_mode": "agnostic",
     }  # fmt: skip
-    return SimpleNamespace(**{**facts, **changes})
+    return Asked(**{**facts, **changes})

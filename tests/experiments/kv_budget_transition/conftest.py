@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from kvlab.command import jobs
+from kvlab.command import pipeline
 from tests.compression.datasets.conftest import train
 
 #: Three lengths of four examples each.
@@ -56,6 +56,6 @@ def job(config, outputs):
     """Resolve a configuration into a job."""
 
     def resolve(model, overrides=(), *, new=False, force=False, **groups):
-        return jobs.job(config(model, **groups), list(overrides), outputs=outputs, new=new, force=force)
+        return pipeline.job(config(model, **groups), list(overrides), outputs=outputs, new=new, force=force)
 
     return resolve

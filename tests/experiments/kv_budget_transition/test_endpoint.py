@@ -8,9 +8,9 @@ import pytest
 from kvlab.command import pipeline
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.kv_budget_transition import remote, store
-from kvlab.experiments.kv_budget_transition.remote import Pace
+from kvlab.experiments.kv_budget_transition.state import Pace
+from kvlab.runs.data import RunData
 from kvlab.scoring import scorer_name
-from kvlab.store.database import Database
 from tests.command.tool import folders, kvlab, read
 from tests.fakes.process import FakeServer
 
@@ -91,8 +91,9 @@ def test_budget_one_alone_needs_no_evidence(job, tiny, point_at):
 
 
 def test_each_attempt_is_a_row_and_the_last_one_counts(job, tiny, point_at):
-    """Opening probes four times; the fifth and sixth request are the first example's, refused twice."""
-    with FakeServer(base_ms=1, itl_ms=0, faults={"5": "status_429", "6": "status_503"}) as server:
+    """The first two requests after those of the opening are the first example's, refused twice."""
+    faults = {str(PROBES + 1): "status_429", str(PROBES + 2): "status_503"}
+    with FakeServer(base_ms=1, itl_ms=0, faults=faults) as server:
         point_at(server)
         folder = ask(job, tiny, {"name": "openai_compat"}, budgets=[1.0], controls=[])
     first = (
@@ -101,6 +102,10 @@ def test_each_attempt_is_a_row_and_the_last_one_counts(job, tiny, point_at):
     first += "(SELECT example_id FROM requests WHERE attempt = 2) ORDER BY attempt"
     assert read(folder, first) == [(1, "RATE_LIMITED"), (2, "ENGINE_ERROR"), (3, None)]
     assert read(folder, "SELECT count(*) FROM trials WHERE status = 'done'") == [(12,)]
+    with RunData.open(folder) as data:
+        used = data.requests[data.requests["used"]]
+        assert list(used["status"]) == ["ok"] * 12, "one row an example"
+        assert list(used["attempt"]) == [3] + [1] * 11
 
 
 def test_a_task_without_a_chat_template_is_asked_for_a_completion(job, tiny, point_at):
@@ -128,36 +133,39 @@ def test_a_prompt_that_the_server_cut_is_no_answer_and_other_scorers_do_not_coun
     with FakeServer(base_ms=1, itl_ms=0) as server:
         point_at(server)
         folder = ask(job, tiny, {"name": "openai_compat"}, **ONE)
-    with Database(folder / "run.sqlite") as database:
-        store.score(database)
+    with RunData.open(folder) as data:
+        data.database.replace_derived({"scores": store.score(data)})
         labels = "SELECT count(*) FROM scores WHERE outcome = 'INPUT_TRUNCATED'"
-        assert database.sql.execute(labels).fetchone()[0] == 0
-        assert database.sql.execute("SELECT count(target_tokens) FROM requests").fetchone()[0] == 12
+        assert data.sql.execute(labels).fetchone()[0] == 0
+        assert data.sql.execute("SELECT count(target_tokens) FROM requests").fetchone()[0] == 12
         one = "(SELECT min(request_id) FROM responses)"
-        database.sql.execute(
-            f"UPDATE responses SET prompt_tokens = prompt_tokens - 9 WHERE request_id = {one}"
-        )
+        data.sql.execute(f"UPDATE responses SET prompt_tokens = prompt_tokens - 9 WHERE request_id = {one}")
         for scorer in ("longbench-en/10", "longbench-zh/1 characters", "longbench-en/1 jieba-1"):
-            database.sql.execute("UPDATE scores SET scorer = ?", (scorer,))
-            assert store.unscored(database) == 12
-        assert store.score(database) == (12, 0)
-        assert database.sql.execute(labels).fetchone()[0] == 1
-        database.sql.execute("""UPDATE examples SET meta_json = json_set(meta_json, '$.language', 'zh')""")
-        database.sql.execute("UPDATE scores SET scorer = ?", (scorer_name("zh"),))
-        assert store.unscored(database) == 0
-        database.sql.execute("UPDATE scores SET scorer = 'longbench-zh/1 jieba-0.1'")
-        assert store.unscored(database) == 12
+            data.sql.execute("UPDATE scores SET scorer = ?", (scorer,))
+            assert len(store.score(data)) == 12
+        before = data.sql.total_changes
+        assert [row["outcome"] for row in store.scores(data).values()].count("INPUT_TRUNCATED") == 1
+        assert data.sql.total_changes == before, "scoring writes nothing"
+        data.database.replace_derived({"scores": store.score(data)})
+        assert data.sql.execute(labels).fetchone()[0] == 1
+        data.sql.execute("""UPDATE examples SET meta_json = json_set(meta_json, '$.language', 'zh')""")
+        data.sql.execute("UPDATE scores SET scorer = ?", (scorer_name("zh"),))
+        assert store.score(data) == []
+        data.sql.execute("UPDATE scores SET scorer = 'longbench-zh/1 jieba-0.1'")
+        assert len(store.score(data)) == 12
 
 
 ONE = {"budgets": [1.0], "controls": []}
-#: Each opening probes four times, and `ask` opens twice.
-PROBES = 4
+#: No waiting for a server that is away, and no second attempt.
+ONCE = ["max_attempts=1", "outage_s=0"]
+#: So many requests each opening makes.
+PROBES = 6
 
 
 def again(job, tiny, **kv):
     """All stages, on the run that is there."""
     engine = {"name": "openai_compat", "model": None}
-    found = job(tiny, [f"tokenizer={tiny}", "max_attempts=1"], engine=engine, kv={**BUDGETS, **kv})
+    found = job(tiny, [f"tokenizer={tiny}", *ONCE], engine=engine, kv={**BUDGETS, **kv})
     folder = pipeline.everything(found, lambda line: None).parent
     return json.loads((folder / "summary.json").read_text())
 
@@ -166,10 +174,10 @@ def test_what_the_serving_failed_is_asked_again_by_the_next_run(job, tiny, point
     refused = {str(2 * PROBES + i): "status_429" for i in (1, 2, 3, 4)}
     with FakeServer(base_ms=1, itl_ms=0, faults=refused) as server:
         point_at(server)
-        folder = ask(job, tiny, {"name": "openai_compat"}, more=["max_attempts=1"], **ONE)
+        folder = ask(job, tiny, {"name": "openai_compat"}, more=ONCE, **ONE)
         states = dict(read(folder, "SELECT status, count(*) FROM trials GROUP BY status"))
         assert states == {"failed": 4, "done": 8}
-        server.control(faults={"5": "status_500"})
+        server.control(faults={str(PROBES + 1): "status_500"})
         summary = again(job, tiny, **ONE)
         assert (summary["verdict"], summary["headline"][:12]) == ("INVALID", "partial run:")
         assert "12 of 12, 11 of 12 trials: a partial run" in summary["reasons"][0]
@@ -188,7 +196,7 @@ def test_a_refused_key_stops_the_run_and_a_resume_goes_on(job, tiny, point_at):
     with FakeServer(base_ms=1, itl_ms=0, faults={str(2 * PROBES + 3): "status_401"}) as server:
         point_at(server)
         with pytest.raises(KvlabError, match=r"^the endpoint refuses every request \(HTTP 401\): .*resume$"):
-            ask(job, tiny, {"name": "openai_compat"}, more=["max_attempts=1"], **ONE)
+            ask(job, tiny, {"name": "openai_compat"}, more=ONCE, **ONE)
         server.control(faults={})
         assert again(job, tiny, **ONE)["verdict"] == "PASS"
 
@@ -206,13 +214,16 @@ def test_a_stop_within_an_example_loses_no_answer(job, tiny, point_at, monkeypat
         point_at(server)
         kv = {"budgets": [1.0], "controls": ["noise_floor", "no_context"]}
         with pytest.raises(KeyboardInterrupt):
-            ask(job, tiny, {"name": "openai_compat"}, more=["max_attempts=1"], **kv)
+            ask(job, tiny, {"name": "openai_compat"}, more=ONCE, **kv)
         server.clear_truth()
         assert again(job, tiny, **kv)["verdict"] == "PASS"
         (folder,) = folders(job(tiny).outputs)
         ((answers,),) = read(folder, "SELECT count(*) FROM requests WHERE trial_id IS NOT NULL")
         assert len(server.truth()) == PROBES + answers - 2, "two were there"
-    assert read(folder, "SELECT max(attempt) FROM requests") == [(1,)]
+    attempts = "SELECT attempt, count(*) FROM requests WHERE trial_id IS NOT NULL GROUP BY attempt"
+    assert read(folder, attempts) == [(1, answers - 1), (2, 1)], (
+        "the claimed number of the stopped attempt is spent"
+    )
 
 
 def test_requests_are_kept_apart():

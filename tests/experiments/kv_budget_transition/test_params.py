@@ -56,4 +56,4 @@ def test_an_endpoint_has_no_timed_pass():
     params = resolved("smoke", overrides).params
     assert params.kv.timed_per_bin == 1
     manifest = prepared.manifest(params)
-    assert not [trial for trial in plan.plan(params, manifest) if trial.planned["timed"]]
+    assert not [trial for trial in plan.trials(params, manifest) if trial.planned["timed"]]

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from kvlab.command import jobs, pipeline, runner
+from kvlab import api
+from kvlab.command import pipeline, runner
 from kvlab.errors import InputError
 from kvlab.experiments import kv_budget_transition
-from kvlab.experiments.kv_budget_transition import opening, store, throughput
+from kvlab.experiments.kv_budget_transition import estimate, local
 from kvlab.report import build
-from kvlab.runs import lock, status
-from kvlab.session import open_lab
+from kvlab.runs import lock, stages, status
+from kvlab.runs.data import RunData
 from kvlab.store.database import Database
 from tests.command.tool import folders, read
 from tests.fakes.process import FakeServer
@@ -44,7 +45,7 @@ def no_engine(monkeypatch):
     def opened(*arguments):
         raise AssertionError("an engine was opened")
 
-    return lambda: monkeypatch.setattr(opening, "open_engine", opened)
+    return lambda: monkeypatch.setattr(kv_budget_transition.Opening, "open", opened)
 
 
 def summary(folder):
@@ -81,14 +82,14 @@ def test_a_forced_analysis_uses_the_parameters_that_it_is_recorded_for(few, done
 def test_force_does_not_ask_other_questions_in_a_run(few, done, outputs, override):
     config = outputs.parent / "small.yaml"
     with pytest.raises(InputError, match=rf"has another {override.split('=')[0]} than the config, so"):
-        jobs.job(config, [*FEW, override], run=done, outputs=outputs, force=True)
+        pipeline.job(config, [*FEW, override], run=done, outputs=outputs, force=True)
 
 
 def test_force_may_change_how_answers_are_got(few, done, outputs):
     config, override = outputs.parent / "small.yaml", [*FEW, "max_attempts=7"]
     with pytest.raises(InputError, match="has another max_attempts than the config; leave --run out, or"):
-        jobs.job(config, override, run=done, outputs=outputs)
-    assert jobs.job(config, override, run=done, outputs=outputs, force=True).folder == done
+        pipeline.job(config, override, run=done, outputs=outputs)
+    assert pipeline.job(config, override, run=done, outputs=outputs, force=True).folder == done
 
 
 def test_score_again_only_when_forced(few, done):
@@ -171,7 +172,7 @@ def test_the_report_of_a_run_under_way_is_partial_and_leaves_the_status(few, don
     status.begin(done, owner="somebody")
     with lock.held(done):
         pipeline.report(few(), quiet)
-    assert status.reconcile(done)["status"] == "running"
+        assert status.reconcile(done)["status"] == "running"
     text = (done / "report.md").read_text()
     assert "partial run: " in text
     assert "The run was under way when this was written" in text
@@ -183,7 +184,7 @@ def test_the_report_of_a_run_under_way_is_partial_and_leaves_the_status(few, don
 def test_a_newer_kvlab_analyses_anew(few, done, monkeypatch):
     said = []
     pipeline.analyze(few(), said.append)
-    monkeypatch.setattr(store, "__version__", "99")
+    monkeypatch.setattr(stages, "__version__", "99")
     pipeline.analyze(few(), said.append)
     assert [line.startswith("analyze: up to date") for line in said] == [True, False]
 
@@ -204,7 +205,8 @@ def test_throughput_is_over_the_time_that_passed(done):
             """UPDATE telemetry SET sent_ns = n * 10000000000, done_ns = n * 10000000000 + 1000000000 FROM
             (SELECT request_id AS id, row_number() OVER (ORDER BY request_id) AS n FROM telemetry) WHERE id = request_id"""
         )
-        (session,) = throughput.sessions(database.sql)
+    with RunData.open(done) as data:
+        (session,) = estimate.sessions(data.requests)
     assert (session["requests"], session["answers"], session["elapsed_s"]) == (6, 6, 51.0)
     assert session["answers_per_min"] == pytest.approx(6 / 51 * 60)
 
@@ -254,11 +256,90 @@ def test_a_resume_of_a_run_under_way_is_refused(few):
 def test_a_notebooks_first_cell_may_be_run_twice(few):
     folder = pipeline.prepare(few(), quiet)
     cell = {**few().params.model_dump(), "run_dir": str(folder), "profile": "small"}
-    first = open_lab("kv_budget_transition", cell)
-    second = open_lab("kv_budget_transition", cell)
-    assert lock.is_held(folder)
+    first = api.open("kv_budget_transition", cell)
+    second = api.open("kv_budget_transition", cell)
+    assert (first.closed, second.closed) == (True, False)
     first.close()
     assert lock.is_held(folder), "it is the second one's"
-    second.close()
-    second.disown_status()
+    second.abandon()
     assert not lock.is_held(folder)
+
+
+def test_nothing_measured_is_invalid_and_has_a_report(few):
+    """Only prepared, then opened without measuring; the metric is chosen from the examples, not from the answers."""
+    folder = pipeline.prepare(few("analysis.metric=auto"), quiet)
+    for _ in ("prepared", "opened"):
+        summary = build.rebuild(folder, kv_budget_transition.EXPERIMENT)
+        assert (summary.verdict, summary.results["metric"]) == ("INVALID", "contains")
+        assert "0 of 6" in summary.reasons[0]
+        assert "**INVALID**" in (folder / "report.md").read_text()
+        with pipeline.opened(few("analysis.metric=auto")):
+            pass
+
+
+def test_a_database_without_a_dataset_is_invalid_too(few):
+    folder = pipeline.prepare(few("analysis.metric=auto"), quiet)
+    with Database(folder / "run.sqlite") as database:
+        for table in ("manifest_entries", "bins", "examples", "datasets"):
+            database.sql.execute(f"DELETE FROM {table}")
+    assert build.rebuild(folder, kv_budget_transition.EXPERIMENT).verdict == "INVALID"
+
+
+def test_an_attempt_that_was_stopped_has_a_number_that_no_other_has(few, monkeypatch):
+    """Its answers count together or not at all: the next attempt asks all of them again."""
+    made, count = local._recorded, iter(range(100))
+
+    def stopped(*arguments):
+        if next(count) == 1:  # the first trial has two answers
+            raise KeyboardInterrupt
+        return made(*arguments)
+
+    monkeypatch.setattr(local, "_recorded", stopped)
+    folder = pipeline.prepare(few(), quiet)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(few(), quiet)
+    assert read(folder, "SELECT count(*) FROM requests") == [(0,)]
+    assert pipeline.everything(few(), quiet).parent == folder
+    numbers = read(folder, "SELECT attempt, count(*) FROM requests GROUP BY attempt ORDER BY attempt")
+    assert numbers == [(1, 4), (2, 2)]
+    assert all(".a2/" in row[0] for row in read(folder, "SELECT request_id FROM requests WHERE attempt = 2"))
+    assert summary(folder)["verdict"] == "PASS"
+
+
+def test_of_a_trial_that_was_measured_again_the_last_attempt_counts(few, done):
+    """Whole: an answer of the attempt before stands for none that the last one lacks."""
+    with Database(done / "run.sqlite") as database:
+        first = database.sql.execute("SELECT trial_id FROM trials ORDER BY ordinal").fetchone()[0]
+    with pipeline.opened(few()) as session:
+        (trial,) = (trial for trial in session.trials if trial.trial_id == first)
+        session.measure(trial)
+        answers = estimate.Answers.of(session.data(), session.params).frame
+    assert answers.groupby("trial_id")["attempt"].unique().map(list).to_dict()[first] == [2]
+    assert len(answers) == 6
+    with Database(done / "run.sqlite") as database:
+        query = "SELECT request_id FROM requests WHERE attempt = 2 ORDER BY request_id LIMIT 1"
+        lost = database.sql.execute(query).fetchone()[0]
+        for table in ("scores", "kv_budgets", "responses", "telemetry", "requests"):
+            database.sql.execute(f"DELETE FROM {table} WHERE request_id = ?", (lost,))
+    with RunData.open(done) as data:
+        assert len(estimate.Answers.of(data, few().params).frame) == 5
+
+
+@pytest.mark.parametrize("name", ["my[1]", "a*", "what?", "[!x]"])
+def test_the_name_of_a_configuration_is_no_pattern(few, outputs, name):
+    few()  # writes the configuration
+    config = (outputs.parent / "small.yaml").rename(outputs.parent / f"{name}.yaml")
+    folder = pipeline.prepare(pipeline.job(config, FEW, outputs=outputs), quiet)
+    assert pipeline.job(config, FEW, outputs=outputs).folder == folder
+    other = config.rename(outputs.parent / "my1.yaml")
+    assert pipeline.job(other, FEW, outputs=outputs).folder is None
+
+
+def test_each_run_has_its_own_pace_and_its_own_warm_up(few, outputs):
+    """A pace was once kept by the address of an engine, which another one may get."""
+    states = []
+    for rpm in ("null", "600"):
+        with pipeline.opened(few(f"engine.max_rpm={rpm}", new=True)) as session:
+            states.append(session.state)
+    assert [state.pace.gap_s for state in states] == [0.0, 0.1]
+    assert [state.is_warm for state in states] == [False, False]

@@ -56,10 +56,8 @@ def test_a_run_goes_on_without_its_source(job, tiny, questions):
     overrides = [*QUESTIONS, f"dataset.path={questions}"]
     folder = pipeline.prepare(job(tiny, overrides), quiet)
     shutil.rmtree(questions.parent)
-    prepared._manifest.cache_clear()
     assert pipeline.everything(job(tiny, overrides), quiet).parent == folder
     assert read(folder, "SELECT count(*) FROM responses") == [(4,)]
-    prepared._remembered.clear()
     with pytest.raises(InputError, match=r"path: .*questions\.jsonl' is not there"):
         pipeline.prepare(job(tiny, overrides, new=True), quiet)
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from kvlab.command import jobs, pipeline
+from kvlab.command import pipeline
 from kvlab.errors import InputError
 from kvlab.experiments import kv_budget_transition
-from kvlab.experiments.kv_budget_transition import frame, local, refine, store
-from kvlab.experiments.kv_budget_transition.asked import metric_of
-from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
+from kvlab.experiments.kv_budget_transition import estimate, local
+from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams, metric_of
 from kvlab.params import resolve
+from kvlab.runs.data import RunData
+from kvlab.settings import load_settings
 from kvlab.store.database import Database
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Failure
@@ -52,10 +53,10 @@ def test_each_stage_names_the_one_that_is_missing(job, tiny, outputs):
 
 def test_a_partial_run_says_so(job, tiny):
     found = job(tiny)
-    with pipeline._open(found) as lab:
-        folder = pipeline._prepare(lab.run.database, found, quiet)
-        for trial in list(lab.trials)[:5]:
-            lab.measure(trial)
+    with pipeline.opened(found) as session:
+        folder = session.folder
+        for trial in session.trials[:5]:
+            session.measure(trial)
     pipeline.score(job(tiny), quiet)
     summary = pipeline.analyze(job(tiny), quiet)
     pipeline.report(job(tiny), quiet)
@@ -101,7 +102,7 @@ def test_other_parameters_have_another_folder_and_new_makes_one(job, tiny, outpu
     assert job(tiny, ["kv.budgets=[1.0,0.25]"]).folder is None
     assert job(tiny, new=True).folder is None
     with pytest.raises(InputError, match="has another seed than the config, so other answers"):
-        jobs.job(outputs.parent / "small.yaml", ["seed=7"], run=first, outputs=outputs)
+        pipeline.job(outputs.parent / "small.yaml", ["seed=7"], run=first, outputs=outputs)
 
 
 def test_observed_is_planned_and_budget_one_is_no_policy(job, tiny):
@@ -180,14 +181,14 @@ def test_a_round_halves_in_the_unit_of_its_neighbours(job, tiny, budgets, round_
     folder = pipeline.prepare(job(tiny, overrides), quiet)
     pipeline.run(job(tiny, overrides), quiet)
     params = job(tiny, [*overrides[:3], "kv.max_added_budgets=1"]).params
-    with Database(folder / "run.sqlite") as database:
-        store.score(database)
-        database.sql.execute(
+    pipeline.score(job(tiny, overrides), quiet)
+    with RunData.open(folder) as data:
+        data.sql.execute(
             "UPDATE scores SET contains = request_id IN (SELECT request_id FROM kv_budgets WHERE budget = 1)"
         )
-        assert refine.budget_of(database, params, 1, 0.1) == round_one[0]
-        reason = database.sql.execute("SELECT reason FROM added_budgets").fetchone()[0]
-        places = frame.shares(database.sql, [1.0, 0.5, 100.0, 130.0])
+        assert local.budget_of(data, params, 1, 0.1) == round_one[0]
+        reason = data.sql.execute("SELECT reason FROM added_budgets").fetchone()[0]
+        places = estimate.shares(data.sql, [1.0, 0.5, 100.0, 130.0])
     assert reason.startswith(round_one[1])
     assert places == {1.0: 1.0, 0.5: 0.5, 100.0: pytest.approx(100 / 260), 130.0: 0.5 - 1e-6}, (
         "two budgets are two"
@@ -257,15 +258,15 @@ def test_a_round_is_decided_once_and_follows_the_fall(job, tiny):
     folder = pipeline.prepare(job(tiny), quiet)
     pipeline.run(job(tiny), quiet)
     params = job(tiny).params
-    with Database(folder / "run.sqlite") as database:
-        database.sql.execute("DELETE FROM added_budgets")
-        store.score(database)
+    pipeline.score(job(tiny), quiet)
+    with RunData.open(folder) as data:
+        data.sql.execute("DELETE FROM added_budgets")
         full = "(SELECT request_id FROM kv_budgets WHERE budget = 1)"
-        database.sql.execute(f"UPDATE scores SET contains = request_id IN {full}")
-        assert refine.budget_of(database, params, 1, 0.1) == 0.75
-        database.sql.execute("UPDATE scores SET contains = 1")
-        assert refine.budget_of(database, params, 1, 0.1) == 0.75, "what is decided stays"
-        reason = database.sql.execute("SELECT reason FROM added_budgets").fetchone()[0]
+        data.sql.execute(f"UPDATE scores SET contains = request_id IN {full}")
+        assert local.budget_of(data, params, 1, 0.1) == 0.75
+        data.sql.execute("UPDATE scores SET contains = 1")
+        assert local.budget_of(data, params, 1, 0.1) == 0.75, "what is decided stays"
+        reason = data.sql.execute("SELECT reason FROM added_budgets").fetchone()[0]
     assert reason == "budget 0.75 is added: between 1 and 0.5 mean contains falls from 1.000 to 0.000"
 
 
@@ -275,6 +276,7 @@ def test_the_metric_follows_the_dataset():
     with pytest.raises(InputError, match="scored by contains, f1; name one"):
         metric_of(params, {"f1", "contains"})
     assert metric_of(params, {"none"}) == "answered"
+    assert metric_of(params, set()) == "answered", "of no example there is nothing to choose"
 
 
 def test_the_command_line(config, tiny, outputs, monkeypatch):
@@ -311,5 +313,7 @@ def test_the_command_line(config, tiny, outputs, monkeypatch):
     assert (folder / "report.md").read_text() == before, "the same database, the same bytes"
 
 
-def test_the_experiment_is_one_of_the_registry():
-    assert kv_budget_transition.EXPERIMENT.engine == "transformers_kv"
+@pytest.mark.parametrize(("name", "module"), [("transformers_kv", "torch"), ("openai_compat", None)])
+def test_what_is_loaded_into_the_process_follows_the_engine(name, module):
+    params = KVBudgetTransitionParams.check({"engine": {"name": name}})
+    assert kv_budget_transition.EXPERIMENT.open(params, load_settings()).in_process == module

@@ -4,11 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kvlab.experiments.kv_budget_transition import pictures
-from kvlab.experiments.kv_budget_transition.analysis import bin_stats, transition_summary
-from kvlab.experiments.kv_budget_transition.asked import Asked
+from kvlab.experiments.kv_budget_transition.estimate import Answers, Asked, analyse
+from kvlab.experiments.kv_budget_transition.findings import report
 from kvlab.experiments.kv_budget_transition.params import KVBudgetTransitionParams
-from kvlab.experiments.kv_budget_transition.verdict import summarize
 from kvlab.report import render
 from kvlab.report.figures import png
 from tests.compression.transition.synthetic import answers, cliff
@@ -20,16 +18,41 @@ SECTIONS = ["What changed with the budget", "Where the transition is", "Accuracy
             "Sanity validation", "Efficiency profile", "Known failure modes", "Limitations", "Terms"]  # fmt: skip
 
 
+def found_in(frame, chosen, planned_answers=None, trials=(1, 1), **more):
+    """The findings of answers; planned is every example of the frame at every planned budget."""
+    analysis = analyse(frame, chosen)
+    every = analysis.scores.plan.values.size if planned_answers is None else planned_answers
+    return report(analysis, planned_answers=every, trials=trials, **more)
+
+
+def summarize(frame, chosen, **more):
+    return found_in(frame, chosen, **more).summary("kv_budget_transition", "test")
+
+
 def judge(frame, *, draw=False, **changes):
     """Judge, and see that all that follows from it can be made."""
-    chosen = params(**changes)
-    summary = summarize(frame, chosen, "test")
+    found = found_in(frame, params(**changes))
+    summary = found.summary("kv_budget_transition", "test")
     json.dumps(summary.as_json(), allow_nan=False)
     text = render.markdown("KV", summary, STORED, None)
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")][: len(SECTIONS)] == SECTIONS
     if draw:  # a second each
-        assert sorted(pictures.draw(frame, chosen)) == sorted(figure.name for figure in summary.figures)
+        assert all(picture.draw() for picture in found.pictures)
     return summary
+
+
+def drawn(frame, name, **changes):
+    return found_in(frame, params(**changes)).picture(name).draw()
+
+
+def stored(frame):
+    """The answers of a dataset that is scored by F1."""
+    examples = frame["example_id"].nunique()
+    return Answers(frame, scored_by={"f1"}, examples=examples, bins=5, trials=(1, 1), sessions=[])
+
+
+def check(summary, name):
+    return next(check for check in summary.checks if check.name == name)
 
 
 def table(summary, name):
@@ -70,7 +93,7 @@ def test_the_same_answers_in_another_order_give_the_same_report():
     again = frame.sample(frac=1, random_state=1)
     first, second = (render.markdown("KV", judge(item, n_bins=1), STORED, None) for item in (frame, again))
     assert first == second
-    pngs = [png(pictures.draw(item, params(n_bins=1))["flips"]) for item in (frame, again)]
+    pngs = [png(drawn(item, "flips", n_bins=1)) for item in (frame, again)]
     assert pngs[0] == pngs[1]
 
 
@@ -95,7 +118,7 @@ def test_a_baseline_that_was_not_whole_fails():
 def test_an_endpoint_may_be_off_by_what_the_parameters_allow():
     frame = cliff(per_bin=4)
     frame.loc[frame["budget"] == 0.5, ["n_kept_min", "n_kept_max"]] += 16
-    verdicts = [summarize(frame, params(), "test", tolerance=most).verdict for most in (15, 16)]
+    verdicts = [summarize(frame, params(), tolerance=most).verdict for most in (15, 16)]
     assert verdicts == ["FAIL", "PASS"]
 
 
@@ -110,21 +133,21 @@ def test_other_tokens_at_the_same_budget_fail():
     frame.loc[frame.index[frame["phase"] == "noise_floor"][0], "text"] = "something else"
     summary = judge(frame)
     assert summary.verdict == "FAIL"
-    assert summary.checks[1].seen.startswith("19 of 20")
+    assert check(summary, "budget_1_repeats").seen.startswith("19 of 20")
 
 
 def test_other_tokens_are_the_noise_of_an_engine_that_promises_no_others():
-    frame = cliff(per_bin=4).assign(metric="f1", asked=lambda rows: rows["budget"])
+    frame = cliff(per_bin=4).assign(asked=lambda rows: rows["budget"])
     noisy = frame.index[frame["phase"] == "noise_floor"][:5]
     frame.loc[noisy, "text"] = "something else"
     frame.loc[noisy, "f1"] = 1 - frame.loc[noisy, "f1"]
-    asked = Asked.of(KVBudgetTransitionParams(), frame)
+    asked = Asked.of(KVBudgetTransitionParams(), stored(frame))
     assert asked.margin == 0.25, "5 of 20 scores differ by 1: no smaller drop counts"
-    summary = summarize(frame, asked, "test", deterministic=False)
+    summary = summarize(frame, asked, deterministic=False)
     assert summary.verdict == "PASS"
     assert "(1.0 differs from itself by 0.250; no smaller drop counts)" in summary.headline
     assert summary.results["call_margin"] == 0.25
-    assert Asked.of(KVBudgetTransitionParams(), cliff().assign(metric="f1", asked=1.0)).margin == 0.05
+    assert Asked.of(KVBudgetTransitionParams(), stored(cliff().assign(asked=1.0))).margin == 0.05
 
 
 def test_a_run_without_controls_says_so():
@@ -145,8 +168,8 @@ def test_a_partial_run_is_labelled():
     summary = judge(missing)
     assert summary.verdict == "INVALID"
     assert summary.headline.startswith("partial run: ")
-    assert "56 of 60: a partial run" in summary.checks[2].seen
-    whole = summarize(frame, params(), "test", planned_answers=90)
+    assert "56 of 60, 1 of 1 trials: a partial run" in check(summary, "all_planned_answered").seen
+    whole = summarize(frame, params(), planned_answers=90)
     assert whole.headline.startswith("partial run: "), "examples of which nothing is there are missing, too"
 
 
@@ -154,11 +177,11 @@ def test_a_round_that_was_stopped_is_a_partial_run_and_no_part_of_the_fit():
     frame = cliff(per_bin=4, added=(0.75,))
     first = frame["example_id"].iloc[0]
     stopped = frame[(frame["phase"] != "added") | (frame["example_id"] == first)]
-    summary = summarize(stopped, params(), "test", trials=(21, 40))
+    summary = summarize(stopped, params(), trials=(21, 40))
     assert (summary.verdict, summary.headline[:12]) == ("INVALID", "partial run:")
-    assert summary.checks[2].seen == "60 of 60, 21 of 40 trials: a partial run"
+    assert check(summary, "all_planned_answered").seen == "60 of 60, 21 of 40 trials: a partial run"
     assert (summary.results["location_below"], summary.results["location_above"]) == (0.5, 1.0)
-    assert summarize(frame, params(), "test", trials=(40, 40)).verdict == "PASS"
+    assert summarize(frame, params(), trials=(40, 40)).verdict == "PASS"
 
 
 def test_a_collapse_of_failures_is_called_one():
@@ -168,7 +191,9 @@ def test_a_collapse_of_failures_is_called_one():
     assert "only where missing answers count as wrong" in summary.headline
     part = next(item for item in table(summary, "drop_parts") if item["budget"] == "0.2")
     assert (part["driven_by"], part["from_no_answer"]) == ("failures", 1.0)
-    assert summary.checks[3].holds is False, "with failures left out there is no transition"
+    assert check(summary, "failures_do_not_decide").holds is False, (
+        "with failures left out there is no transition"
+    )
     assert {row["outcome"] for row in table(summary, "failure_treatments")} == {"transition", "underpowered"}
 
 
@@ -190,7 +215,7 @@ def test_a_collapse_of_failures_is_called_one():
 def test_what_little_there_is_gets_a_report(frame, changes):
     summary = judge(frame, draw=True, **changes)
     assert not summary.headline.startswith("transition") or "one" in str(changes) or len(frame) > 50
-    stats = bin_stats(frame, params(**changes))
+    stats = analyse(frame, params(**changes)).stats
     empty = stats[stats["n"] == 0]
     assert (empty["acc_ci_reason"] == "empty bin").all()
     assert empty["acc_mean"].isna().all(), "missing is not 0"
@@ -203,7 +228,7 @@ def test_one_budget_compares_nothing():
 
 
 def test_the_row_of_the_database_has_the_point_rules_names():
-    row = transition_summary(cliff(), params())
+    row = summarize(cliff(), params()).results
     assert {
         "transition_budget",
         "pre_budget",
@@ -222,7 +247,8 @@ def test_text_of_the_model_brings_no_markup_of_its_own():
     frame["text"] = "![x](http://elsewhere/p.png) | a\nb"
     summary = judge(frame)
     page = render.html("KV", render.markdown("KV", summary, STORED, None), {})
-    assert "<img" not in page.replace('<img src="plots/', "")
+    assert "<img" not in page.replace('<img src="" alt=', ""), "but for its own pictures, which are not there"
+    assert "elsewhere/p.png" in page, "as text"
 
 
 def test_nullable_columns_are_read_like_others():
@@ -237,21 +263,20 @@ def test_only_the_query_mode_of_the_params_counts():
     frame = cliff(per_bin=4)
     other = frame.assign(query_mode="aware", f1=0.0)
     both = pd.concat([frame, other], ignore_index=True)
-    assert summarize(both, params(), "t").results == summarize(frame, params(), "t").results
+    assert summarize(both, params()).results == summarize(frame, params()).results
 
 
 def test_one_latency_a_bin_is_a_point_and_no_median():
     frame = cliff(n_bins=3, per_bin=4)
     once = (frame["phase"] != "timed") | (frame["example_id"].str.endswith("00"))
     frame = frame[once]
-    chosen = params(n_bins=3)
     summary = judge(frame, n_bins=3)
     assert "latency_p50_by_bin" in [figure.name for figure in summary.figures]
     (section,) = [item for item in summary.sections if item.title == "Latency and memory"]
     assert section.paragraphs[0].startswith("9 latencies (timed pass), fewer than 5 for each budget")
     assert {row["latency_p50_ms"] for row in table(summary, "efficiency")} == {None}
     assert max(row["timed_n"] for row in table(summary, "efficiency")) == 3
-    (axes,) = pictures.draw(frame, chosen)["latency_p50_by_bin"].axes
+    (axes,) = drawn(frame, "latency_p50_by_bin", n_bins=3).axes
     points = sorted(y for line in axes.lines for y in line.get_ydata())
     timed = frame.loc[frame["phase"] == "timed", "latency_ms"]
     assert points == sorted(timed), "each measurement, and no line of medians"
@@ -260,7 +285,7 @@ def test_one_latency_a_bin_is_a_point_and_no_median():
 
 def test_enough_latencies_have_a_median_beside_their_points():
     frame = cliff(n_bins=1, per_bin=5)
-    (axes,) = pictures.draw(frame, params(n_bins=1))["latency_p50_by_bin"].axes
+    (axes,) = drawn(frame, "latency_p50_by_bin", n_bins=1).axes
     points = [y for line in axes.lines for y in line.get_ydata()]
     assert len(points) == 3 * (5 + 1)
     assert 502.0 in points, "of 500 to 504"

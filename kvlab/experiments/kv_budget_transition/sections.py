@@ -1,6 +1,7 @@
 """What the report says in words, section by section."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,52 +10,21 @@ from kvlab.compression.transition.bins import column, curve, timings
 from kvlab.compression.transition.drop import Drop
 from kvlab.compression.transition.location import Location
 from kvlab.compression.transition.scores import FULL
-from kvlab.experiments.kv_budget_transition.analysis import Analysis, AnalysisParams
-from kvlab.experiments.kv_budget_transition.asked import ANSWERED
-from kvlab.findings import Figure, Section
-
-FIGURES = {
-    "accuracy_over_budget": (
-        "Accuracy over the budget",
-        "Filled: planned; open: added where the curve falls. Bars: interval over contexts. Shaded: the interval "
-        "of the middle of the fall. The dashed line is budget 1.0 less the margin.",
-    ),
-    "acc_by_bin": (
-        "Accuracy by length bin",
-        "One curve a budget; bars are intervals over contexts.",
-    ),
-    "flips": (
-        "Each example at each budget",
-        "One row an example, sorted by bin and by where it breaks; one column a budget. Right is a score of at least 0.5.",
-    ),
-    "fail_by_bin": (
-        "Failure rate by length bin",
-        "Share of the answers that are missing or carry a failure label. One that was cut off, or is of another form, "
-        "carries one and is still an answer: the table below tells them apart.",
-    ),
-    "latency_p50_by_bin": (
-        "Latency by length bin",
-        "A point is one measurement. A line joins the medians (p50) of the bins that have at least 5 at that budget.",
-    ),
-}
-
+from kvlab.experiments.kv_budget_transition.estimate import Analysis
+from kvlab.experiments.kv_budget_transition.params import ANSWERED
+from kvlab.findings import Section
 
 FAILURES_ALONE = (
-    "a drop is shown only where missing answers count as wrong: mend what made them fail, and ask again"
+    "a drop is shown only where missing answers count as wrong: correct what made them fail, and ask again"
 )
 
 
-def comes_back(found: Analysis, params: AnalysisParams) -> str:
+def comes_back(found: Analysis) -> str:
     """Return in words where a curve falls that does not stay down."""
     return (
-        f"accuracy is more than {params.margin:g} below that of 1.0 at {_list(found, found.call.also_falls_at)} (Holm over "
+        f"accuracy is more than {found.asked.margin:g} below that of 1.0 at {_list(found, found.call.also_falls_at)} (Holm over "
         f"the budgets), and higher again at {found.scores.name(found.call.drops[-1].budget)}: no budget parts good from bad"
     )
-
-
-def figures(names: list[str]) -> list[Figure]:
-    """Return what is said of the figures of these names."""
-    return [Figure(name=name, title=FIGURES[name][0], caption=FIGURES[name][1]) for name in names]
 
 
 def range_of(drop: Drop) -> str:
@@ -74,7 +44,7 @@ def least_of(found: Analysis) -> str:
     return f"the smallest drop that would be called with a probability of 80 % is {least.drop:.3f}"
 
 
-def place_of(found: Analysis, location: Location, confidence: float) -> str:
+def place_of(found: Analysis, location: Location) -> str:
     """Return a location with its interval."""
     name = found.scores.name
     if location.below is None or location.above is None:
@@ -83,22 +53,28 @@ def place_of(found: Analysis, location: Location, confidence: float) -> str:
     if location.low is None or location.high is None:
         return f"{between} (no interval: {location.reason})"
     low = name(location.low) if location.low > 0 else "below the smallest budget"
-    return f"{between} ({confidence:.0%} interval: {low} to {name(location.high)})"
+    return f"{between} ({found.asked.confidence:.0%} interval: {low} to {name(location.high)})"
 
 
-def sections(found: Analysis, params: AnalysisParams, drawn: list[str]) -> list[Section]:
-    """Return the report's sections; ``drawn`` names the figures that there are."""
+def sections(found: Analysis, rates: Sequence[Mapping[str, Any]], drawn: Collection[str]) -> list[Section]:
+    """Return the report's sections.
+
+    Args:
+        found: The analysis.
+        rates: What each session got done (`kvlab.experiments.kv_budget_transition.estimate.sessions`).
+        drawn: The names of the pictures that there are.
+    """
     parts = [
-        ("What changed with the budget", _changed(found, params), ["accuracy_over_budget", "flips", "bin_stats"],
+        ("What changed with the budget", _changed(found), ["accuracy_over_budget", "flips", "bin_stats"],
          ["accuracy_over_budget", "acc_by_bin", "flips"]),
-        ("Where the transition is", _where(found, params), ["transition", "bin_calls"], []),
+        ("Where the transition is", _where(found), ["transition", "bin_calls"], []),
         ("Accuracy or failures", _failures(found), ["drop_parts", "failure_treatments", "integrity"], ["fail_by_bin"]),
         ("Latency and memory", _latency(found), [], ["latency_p50_by_bin"]),
         ("Sanity validation", _sanity(found), ["assertions", "controls", "raw_sample"], []),
-        ("Efficiency profile", _efficiency(found, params), ["throughput", "efficiency"], []),
+        ("Efficiency profile", _efficiency(found, rates), ["throughput", "efficiency"], []),
         ("Known failure modes", _modes(found), ["failure_modes"], []),
-        ("Limitations", _limitations(params), [], []),
-        ("Terms", _terms(params), [], []),
+        ("Limitations", _limitations(found), [], []),
+        ("Terms", _terms(found), [], []),
     ]  # fmt: skip
     return [
         Section(
@@ -108,14 +84,14 @@ def sections(found: Analysis, params: AnalysisParams, drawn: list[str]) -> list[
     ]
 
 
-def _changed(found: Analysis, params: AnalysisParams) -> list[str]:
+def _changed(found: Analysis) -> list[str]:
     means = ", ".join(
         f"{mean:.3f} at {found.scores.name(budget)}"
         for budget, mean in curve(found.scores).items()
         if mean == mean
     )
     added = found.scores.budgets[~found.scores.planned]
-    lines = [f"Accuracy (mean {params.metric}): {means or 'nothing was answered'}."]
+    lines = [f"Accuracy (mean {found.asked.metric}): {means or 'nothing was answered'}."]
     if len(added):
         lines.append(
             f"Planned: {_list(found, found.scores.plan.budgets)}. Added by bisection where the answers fell: {_list(found, added)}."
@@ -133,27 +109,27 @@ def _list(found: Analysis, budgets: Iterable[float]) -> str:
     return ", ".join(found.scores.name(budget) for budget in budgets)
 
 
-def _where(found: Analysis, params: AnalysisParams) -> list[str]:
+def _where(found: Analysis) -> list[str]:
     call, point = found.call, found.point
     lines = [f"Calibrated rule: **{call.outcome}**; {least_of(found)}."]
     if call.fails_at is not None:
         lines.append(
-            f"At {found.scores.name(call.fails_at)} and every planned budget below it, accuracy is more than {params.margin:g} below that of "
-            f"1.0. The middle of the fall lies {place_of(found, found.half, params.confidence)}; the first loss of more than "
-            f"{params.margin:g} {place_of(found, found.margin, params.confidence)}. Planned and added budgets make this fit."
+            f"At {found.scores.name(call.fails_at)} and every planned budget below it, accuracy is more than {found.asked.margin:g} below that of "
+            f"1.0. The middle of the fall lies {place_of(found, found.half)}; the first loss of more than "
+            f"{found.asked.margin:g} {place_of(found, found.margin)}. Planned and added budgets make this fit."
         )
     if call.outcome == "not monotone":
-        lines.append(f"{comes_back(found, params).capitalize()}.")
+        lines.append(f"{comes_back(found).capitalize()}.")
     elif call.also_falls_at:
         lines.append(f"By itself the drop at {_list(found, call.also_falls_at)} exceeds the margin, too.")
     if call.outcome == "failures":
         lines.append(f"{FAILURES_ALONE.capitalize()}.")
     if call.holds_at is not None and call.holds_at < FULL:
         lines.append(
-            f"Down to {found.scores.name(call.holds_at)}, the drop is shown to be less than {params.margin:g}."
+            f"Down to {found.scores.name(call.holds_at)}, the drop is shown to be less than {found.asked.margin:g}."
         )
     if point.transition_budget is None:
-        lines.append(f"Point rule ({point.method}): no step of {params.drop_threshold:g} or more.")
+        lines.append(f"Point rule ({point.method}): no step of {found.asked.drop_threshold:g} or more.")
     else:
         lines.append(
             f"Point rule ({point.method}): {found.scores.name(point.transition_budget)}, {point.drop:.3f} lower than "
@@ -233,18 +209,18 @@ def _sanity(found: Analysis) -> list[str]:
     return lines
 
 
-def _efficiency(found: Analysis, params: AnalysisParams) -> list[str]:
+def _efficiency(found: Analysis, rates: Sequence[Mapping[str, Any]]) -> list[str]:
     priced = (
-        params.price_per_million_prompt_tokens is not None
-        and params.price_per_million_completion_tokens is not None
+        found.asked.price_per_million_prompt_tokens is not None
+        and found.asked.price_per_million_completion_tokens is not None
     )
-    sessions = [one for one in found.frame.attrs.get("sessions", []) if one["answers_per_min"] is not None]
+    timed = [one for one in rates if one["answers_per_min"] is not None]
     lines = []
-    if sessions:
-        answers, elapsed_s = (sum(one[name] for one in sessions) for name in ("answers", "elapsed_s"))
+    if timed:
+        answers, elapsed_s = (sum(one[name] for one in timed) for name in ("answers", "elapsed_s"))
         lines.append(
             f"Effective throughput: {answers / elapsed_s * 60:.1f} answers a minute, pauses and retries included "
-            f"(sessions: {len(sessions)}, {elapsed_s:.0f} s in all)."
+            f"(sessions: {len(timed)}, {elapsed_s:.0f} s in all)."
         )
     return lines if priced else [*lines, "No prices were given, so there is no cost."]
 
@@ -258,11 +234,11 @@ def _modes(found: Analysis) -> list[str]:
     ]
 
 
-def _limitations(params: AnalysisParams) -> list[str]:
+def _limitations(found: Analysis) -> list[str]:
     score = (
         "kvlab has no score for this task: nothing is said of whether an answer is right."
-        if params.metric == ANSWERED
-        else f"{params.metric} compares words with a gold answer: a right answer in other words scores low."
+        if found.asked.metric == ANSWERED
+        else f"{found.asked.metric} compares words with a gold answer: a right answer in other words scores low."
     )
     return [
         f"{score} One model, one policy, one task and one serving stack: nothing is said of others.",
@@ -272,11 +248,9 @@ def _limitations(params: AnalysisParams) -> list[str]:
     ]
 
 
-def _terms(params: AnalysisParams) -> list[str]:
-    accuracy = (
-        f"**Accuracy** is the mean {params.metric} over the answers asked for, a failed answer counting as 0."
-    )
-    if params.metric == ANSWERED:
+def _terms(found: Analysis) -> list[str]:
+    accuracy = f"**Accuracy** is the mean {found.asked.metric} over the answers asked for, a failed answer counting as 0."
+    if found.asked.metric == ANSWERED:
         accuracy = (
             "**Accuracy** is only the share of answers without a failure label here: this task has no score."
         )
@@ -285,11 +259,11 @@ def _terms(params: AnalysisParams) -> list[str]:
         "**Failure rate** is the share of the answers asked for that are missing or carry a label of the failure taxonomy.",
         f"**Transition zone detector**: each planned budget is compared with 1.0 on the same examples, from the smallest "
         f"upwards, by a test over contexts; a transition is called down from the last budget whose drop exceeds "
-        f"{params.margin:g} with a two-sided error of {params.alpha:g}. Where it lies is the interval of budgets at which tests do "
+        f"{found.asked.margin:g} with a two-sided error of {found.asked.alpha:g}. Where it lies is the interval of budgets at which tests do "
         "not say whether half of the fall is passed.",
-        f"**Analysis parameters** of this report: metric {params.metric}, drop_threshold {params.drop_threshold:g}, "
-        f"margin {params.margin:g}, alpha {params.alpha:g}, confidence {params.confidence:g}, resamples "
-        f"{params.resamples}, seed {params.seed}.",
+        f"**Analysis parameters** of this report: metric {found.asked.metric}, drop_threshold {found.asked.drop_threshold:g}, "
+        f"margin {found.asked.margin:g}, alpha {found.asked.alpha:g}, confidence {found.asked.confidence:g}, resamples "
+        f"{found.asked.resamples}, seed {found.asked.seed}.",
         '**Budget** is the share of the context\'s KV entries that are kept in each layer, as observed; with "tokens", '
         "their number, the same for every context.",
     ]
