@@ -240,3 +240,23 @@ def test_no_two_calibrating_prompts_share_their_start():
     calibrate(params(token_targets=[200, 400], manual_sections=60), CalibratedCounter(0.3, 8.0, ask))
     assert len(asked) >= 2
     assert len(set(asked)) == len(asked)
+
+
+def alike(times):
+    """Give the second requests of the control pairs, in their order, these times."""
+    left = iter(times)
+    return lambda row: {**row, "ttft_ms": next(left)} if row["arm"] == "control_second" else row
+
+
+def test_controls_that_are_too_alike_for_an_interval_still_bound_the_second_place():
+    found = judge(change=alike([90.0] * 4 + [110.0] * 4))
+    (check,) = [check for check in found.checks if check.name == "saving_beyond_position"]
+    assert found.results["corrected_reduction_low"] is None
+    assert found.results["reduction_beside_largest_position_effect"] == pytest.approx(0.889, abs=1e-3)
+    assert (found.verdict, check.holds) == ("PASS", True)
+    assert "gained most" in check.seen
+
+
+def test_a_saving_within_what_one_control_pair_gained_is_not_shown():
+    found = judge(hit_ms=60.0, change=alike([60.0] * 4 + [110.0] * 4))
+    assert found.verdict == "INVALID"
