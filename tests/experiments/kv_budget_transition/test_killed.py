@@ -70,7 +70,11 @@ def whole(outputs):
 def test_killed_at_every_commit(config, tiny, tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     module = "tests.experiments.kv_budget_transition.killed"
-    arguments = [str(config(tiny, dataset={"n_per_bin": 2})), str(tmp_path / "calm"), str(tmp_path / "killed")]
+    arguments = [
+        str(config(tiny, dataset={"n_per_bin": 2})),
+        str(tmp_path / "calm"),
+        str(tmp_path / "killed"),
+    ]
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
