@@ -11,7 +11,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import anatomy, client_error, coverage, detector, kv_sweep, load_generator, scale
+from benchmarks import (
+    anatomy,
+    client_error,
+    coverage,
+    detector,
+    kv_sweep,
+    laws,
+    laws_engine,
+    load_generator,
+    scale,
+)
 from kvlab.runs import contract as manifest
 from kvlab.runs.files import write_json
 from kvlab.runs.status import utc_now
@@ -97,9 +107,11 @@ PARTS = {
     "detector": _detector,
     "coverage": coverage.part,
     "kv_sweep": kv_sweep.part,
+    "laws": laws.part,
+    "laws_engine": laws_engine.part,
     "scale": _scale,
 }
-APART = {"scale"}
+APART = {"laws_engine", "scale"}
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

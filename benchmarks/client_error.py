@@ -5,7 +5,7 @@ the first token, on the same clock (CLOCK_MONOTONIC) as the client. The error of
 
     (first_token - sent) by the client  -  (first token written - request read) by the server
 
-so it holds both ways through the loopback, both event loops, and all that the client adds. The
+so it holds both ways through the loopback, the server's loop, and all that the client adds. The
 clients send the same requests at the same planned moments: kvlab's two, the openai SDK's raw bytes,
 and the SDK's parsed stream, which is what most benchmarks time. They alternate, so that a noisy machine
 is noisy for all.
@@ -13,18 +13,21 @@ is noisy for all.
 
 import asyncio
 import json
+import os
+import selectors
+import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 import openai
-from kvlab.timing.connection import Connection, measure
 
 from kvlab.timing.client import Client
 from kvlab.timing.clock import now_ns
-from kvlab.timing.request import Measurement, Target
+from kvlab.timing.pump import Exchange, Pump
+from kvlab.timing.request import Measurement, Target, interpret
 from tests.fakes.process import FakeServer
 
 TOKENS = 16
@@ -56,26 +59,50 @@ class Load:
 
 
 class Kvlab:
-    """kvlab's client for many requests at once: a pool of open connections on an event loop."""
+    """kvlab's client for many requests at once, the load generator's pump, in a thread of its own."""
 
-    name = "kvlab, event loop"
+    name = "kvlab, pump"
 
     def __init__(self, base_url: str) -> None:
         self.target = Target(base_url)
-        self.idle: list[Connection] = []
+        self.due: deque[Exchange] = deque()
+        self.wakes, self.wakened = os.pipe()
+        self.pump = Pump(self.target, self._finished)
+        self.pump.watch(self.wakes, selectors.EVENT_READ, self._take)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.over = False
+        self.thread.start()
 
     async def send(self, request_id: str, load: Load) -> None:
         request = self.target.encode("/chat/completions", BODY, {"X-Request-Id": request_id})
-        while self.idle and not self.idle[-1].usable:
-            self.idle.pop()
-        connection = self.idle.pop() if self.idle else await Connection.open(urlsplit(self.target.base_url))
-        measured = await measure(self.target, connection, request)
-        self.idle.append(connection)
-        load.record(request_id, measured)
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Exchange] = loop.create_future()
+        self.due.append(Exchange((loop, answered), request, now_ns()))
+        os.write(self.wakened, b"x")
+        exchange = await answered
+        load.record(request_id, interpret(self.target, exchange.reader, exchange.transfer))
 
     async def close(self) -> None:
-        for connection in self.idle:
-            connection.close()
+        self.over = True
+        os.write(self.wakened, b"x")
+        await asyncio.to_thread(self.thread.join)
+        self.pump.close()
+        os.close(self.wakes)
+        os.close(self.wakened)
+
+    def _run(self) -> None:
+        while not self.over:
+            self.pump.poll(1.0)
+
+    def _take(self) -> None:
+        os.read(self.wakes, 4096)
+        while self.due:
+            self.pump.send(self.due.popleft())
+
+    @staticmethod
+    def _finished(exchange: Exchange) -> None:
+        loop, answered = exchange.key
+        loop.call_soon_threadsafe(answered.set_result, exchange)
 
 
 class KvlabOneAtATime:

@@ -4,6 +4,8 @@ Every world is drawn at random with a known truth, a server in memory. ``reuse``
 half of them with others' traffic that evicts our entries, or with entries that go for no visible reason;
 a law that is claimed is held against the truth at thousands of points, also where no probe was. Some
 servers follow no law of the family that is searched: there the right answer is "no law".
+``capacity``, ``lifetime``, ``causes`` and ``sharing``: the same for what is held, how long, why something
+was cold, and who shares it, by times alone.
 """
 
 import random
@@ -12,10 +14,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import laws_causes
 from kvlab.laws.capacity import learn_capacity
 from kvlab.laws.law import CacheLaw
 from kvlab.laws.learn import LearnedLaw, learn_law
 from kvlab.laws.lifetime import learn_lifetime
+from kvlab.laws.probe import Answer
+from kvlab.laws.sharing import Block, by_times
 from kvlab.laws.simulate import POLICIES, SimulatedCache
 from kvlab.laws.simulated_server import SimulatedServer
 
@@ -239,7 +248,12 @@ def lifetime(worlds: int = 200) -> list[dict[str, Any]]:
         cache = SimulatedCache(CacheLaw(64), None, "lru", ttl, renewed, seed)
         server = SimulatedServer([cache], loss_rate=loss, seed=seed)
         found = learn_lifetime(
-            server, CacheLaw(64), prompt_tokens=257, limit_s=3600, now=partial(getattr, server, "now_s"), sleep=server.sleep
+            server,
+            CacheLaw(64),
+            prompt_tokens=257,
+            limit_s=3600,
+            now=partial(getattr, server, "now_s"),
+            sleep=server.sleep,
         )
         high = found.ttl_s_high
         one = {
@@ -259,3 +273,57 @@ def lifetime(worlds: int = 200) -> list[dict[str, Any]]:
         }
         for kind, ones in sorted(rows.items())
     ]
+
+
+def sharing(simulations: int = 400) -> list[dict[str, Any]]:
+    """Return a row for each effect: how often times alone say what is true, and how often the opposite."""
+    rows = []
+    for effect, spread, heavy in ((4.5, 0.1, False), (1.5, 0.2, False), (1.3, 0.2, True), (1.0, 0.2, False)):
+        for shared in (True, False):
+            rng = np.random.default_rng(len(rows))
+            found = [by_times(_timed(rng, shared, effect, spread, heavy)).verdict for _ in range(simulations)]
+            truth, other = ("shared", "isolated") if shared else ("isolated", "shared")
+            rows.append(
+                {
+                    "truth": truth,
+                    "cold_by_served": effect,
+                    "spread": spread,
+                    "tails": "t, 2 degrees" if heavy else "normal",
+                    "requests": 60,
+                    "n": simulations,
+                    "found": found.count(truth) / simulations,
+                    "false": found.count(other) / simulations,
+                }
+            )
+    return rows
+
+
+def _timed(rng: Any, shared: bool, effect: float, spread: float, heavy: bool) -> list[Block]:
+    """Draw 12 blocks of times whose level drifts from block to block."""
+
+    def answer(mean: float, drift: float) -> Answer:
+        noise = rng.standard_t(2) if heavy else rng.normal()
+        return Answer(None, None, ttft_ms=float(drift * mean * np.exp(noise * spread)))
+
+    drifts = np.exp(rng.normal(0, 0.3, 12))
+    return [Block(answer(1 if shared else effect, d), answer(1, d), answer(effect, d)) for d in drifts]
+
+
+def part(quick: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """Run all of it, print the tables, and return their rows."""
+    sizes = (20, 8, 10, 16, 10, 40) if quick else (200, 40, 60, 200, 100, 400)
+    found = {
+        "reuse": reuse(*sizes[:2]),
+        "capacity": capacity(sizes[2]),
+        "lifetime": lifetime(sizes[3]),
+        "causes": laws_causes.run(sizes[4]),
+        "sharing": sharing(sizes[5]),
+    }
+    for name, rows in found.items():
+        table = Table(*(key.replace("_", " ") for key in rows[0]), title=name)
+        for row in rows:
+            table.add_row(
+                *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values())
+            )
+        Console(width=160).print(table)
+    return found

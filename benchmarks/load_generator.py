@@ -104,7 +104,7 @@ def _fill(database: Database) -> None:
         database.insert("runs", run_id="r", experiment_id="e", engine_name="x", base_url="u", model_name="m",
                         prompt_template_version="v")  # fmt: skip
     database.begin_session("e", "now", 1)
-    database.plan("r", [Trial("t", 0, "p", 1, {})])
+    database.plan("r", [Trial("t", "p", 1)])
 
 
 def _job(path: Path, server: FastServer, case: Case, requests: int) -> Job:
@@ -120,12 +120,15 @@ def _figures(sql: sqlite3.Connection, truth: list[tuple[str, int, int]]) -> dict
         tuple(row)
         for row in sql.execute("SELECT request_id, due_ns, sent_ns, first_token_ns, done_ns FROM telemetry")
     ]
-    sent, done = min(row[2] for row in rows), max(row[4] for row in rows)
-    errors = [(first - out) - (emitted[name][1] - emitted[name][0]) for name, _, out, first, _ in rows]
+    sent, done = min(row[2] for row in rows), max(row[4] for row in rows if row[4] is not None)
+    # What came in one read, or while this process stood still, has no time, and says so: no error, and a share.
+    timed = [row for row in rows if row[3] is not None]
+    errors = [(first - out) - (emitted[name][1] - emitted[name][0]) for name, _, out, first, _ in timed]
     rate = len(rows) / ((done - sent) / 1e9)
     return {
         "requests_per_s": rate,
         "chunks_per_s": rate * TOKENS,
+        "untimed_share": 1 - len(timed) / len(rows),
         "error_ms": quantiles(np.array(errors) / 1e6),
         "send_lag_ms": quantiles(np.array([out - due for _, due, out, _, _ in rows]) / 1e6),
     }
@@ -155,6 +158,7 @@ def _row(case: Case, rounds: list[dict[str, Any]]) -> dict[str, Any]:
                 "requests_per_s",
                 "stored_per_s",
                 "chunks_per_s",
+                "untimed_share",
                 "cpu_share",
                 "pass_p99_ms",
                 "database_bytes_a_request",

@@ -7,6 +7,8 @@ it brings neither torch, vllm, pandas nor matplotlib; each function imports what
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from kvlab import former_names
+
 if TYPE_CHECKING:
     from kvlab import vram
     from kvlab.api import connect, load, open, score
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["connect", "load", "open", "score", "vram"]
 
+former_names.install()
 _FUNCTIONS = ("connect", "load", "open", "score")
 
 
@@ -22,6 +25,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function or a module of t
         return getattr(importlib.import_module("kvlab.api"), name)
     if name == "vram":
         return importlib.import_module("kvlab.vram")
+    if former_names.present_name(f"kvlab.{name}") is not None:
+        return importlib.import_module(f"kvlab.{name}")
     raise AttributeError(f"module 'kvlab' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

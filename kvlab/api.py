@@ -14,9 +14,9 @@ from kvlab.errors import InputError
 
 if TYPE_CHECKING:
     from kvlab.endpoints.server import Server
+    from kvlab.loaded import LoadedRun
     from kvlab.notebook import NotebookSession
     from kvlab.params import Params
-    from kvlab.runs.loaded import LoadedRun
     from kvlab.scoring.metrics import AnswerMode, Score
     from kvlab.session import Session
 
@@ -53,7 +53,7 @@ def load(folder: str | Path) -> "LoadedRun":
     Raises:
         InputError: There is no run.
     """
-    from kvlab.runs.loaded import LoadedRun
+    from kvlab.loaded import LoadedRun
 
     return LoadedRun.of(folder)
 
@@ -101,7 +101,7 @@ def open(
         ServerError: The embedded server did not start.
     """
     from kvlab import experiments
-    from kvlab.session import open_run
+    from kvlab.opening import open_run
     from kvlab.settings import load_settings
 
     found, settings = experiments.get(experiment), load_settings()

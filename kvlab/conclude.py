@@ -23,8 +23,8 @@ def conclude(experiment: Experiment[Any], data: "RunData", params: Params) -> Fi
     found = experiment.findings(data, params)
     return replace(
         found,
-        checks=[*found.checks, *_few_failures(data, params)],
-        remarks=[*found.remarks, *_load(data)],
+        checks=[*found.checks, *([] if found.judges_failures else _few_failures(data, params))],
+        remarks=[*found.remarks, *_timing(data), *_load(data)],
         limitations=[*found.limitations, *_starts(data), *_unproven(data), *_unsound(data)],
     )
 
@@ -72,6 +72,21 @@ def _load(data: "RunData") -> list[str]:
     return [
         f"the machine was busy with other work in {len(busy)} of {len(shares)} trials (it took up to "
         f"{max(busy):.0%} of the processors): their times may be long, and a quiet machine may give others"
+    ]
+
+
+def _timing(data: "RunData") -> list[str]:
+    """Say which requests have no times, or odd ones, and why (`Measurement.notes`)."""
+    query = """SELECT count(DISTINCT request_id), min(text) FROM observations
+        WHERE name = ? AND request_id IN (SELECT request_id FROM requests WHERE measured = 1)"""
+    lines = {
+        "untimed": "{n} requests have no time to first token, and no time per token: {text}",
+        "usage_contradiction": "{n} answers contradict themselves, so that they give no time per token: {text}",
+        "reconnects": "{n} requests were sent anew, with a new clock, since the server had closed a kept connection",
+    }
+    found = {name: data.sql.execute(query, (name,)).fetchone() for name in lines}
+    return [
+        line.format(n=found[name][0], text=found[name][1]) for name, line in lines.items() if found[name][0]
     ]
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from kvlab.laws.law import CacheLaw as CacheLaw
+
 
 class CacheState(StrEnum):
     """What the cache held of a prompt when it was served."""
@@ -47,89 +49,6 @@ class Evidence:
     reset: bool | None = None
     metrics_reason: str | None = None
     contradiction: str | None = None
-
-
-@dataclass(frozen=True)
-class CacheLaw:
-    """What a server's prefix cache reuses.
-
-    Attributes:
-        grain_tokens: Reuse comes in multiples of this many tokens (a block, a page, a chunk).
-        minimum_tokens: Less than this is not reused at all.
-        always_computed_tokens: So many last tokens of a prompt are never read from the cache.
-        grains_off: So many whole grains at the end of the known prefix are computed nevertheless
-            (speculative decoding takes one).
-        shared_start_tokens: Leading tokens that every prompt finds: the chat template's own.
-        cap_tokens: The most that is reused; ``None``: no limit is known.
-
-    Raises:
-        ValueError: A number is out of its range.
-    """
-
-    grain_tokens: int
-    minimum_tokens: int = 0
-    always_computed_tokens: int = 1
-    grains_off: int = 0
-    shared_start_tokens: int = 0
-    cap_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.grain_tokens < 1:
-            raise ValueError(f"grain_tokens must be at least 1, not {self.grain_tokens}")
-        rest = (self.minimum_tokens, self.always_computed_tokens, self.grains_off, self.shared_start_tokens)
-        if min(*rest, self.cap_tokens or 0) < 0:
-            raise ValueError("a law's numbers of tokens cannot be negative")
-
-    @classmethod
-    def whole_blocks(cls, block_size: int) -> "CacheLaw":
-        """Return vLLM's law: whole blocks, and the last token is always computed."""
-        return cls(block_size)
-
-    @classmethod
-    def by_token(cls, shared_start_tokens: int = 0) -> "CacheLaw":
-        """Return the law of llama.cpp, or of SGLang with pages of one token."""
-        return cls(1, shared_start_tokens=shared_start_tokens)
-
-    def predict(self, prompt_tokens: int, shared_prefix_tokens: int) -> int:
-        """Return how many tokens are read from the cache.
-
-        Args:
-            prompt_tokens: Length of the prompt.
-            shared_prefix_tokens: How many of its leading tokens are in the cache; the whole prompt's
-                length for one that was served before.
-
-        >>> CacheLaw.whole_blocks(32).predict(64, 64), CacheLaw.by_token().predict(64, 64)
-        (32, 63)
-        """
-        known = max(shared_prefix_tokens, self.shared_start_tokens)
-        usable = max(0, min(known, prompt_tokens - self.always_computed_tokens))
-        found = max(0, usable // self.grain_tokens - self.grains_off) * self.grain_tokens
-        if self.cap_tokens is not None:
-            found = min(found, self.cap_tokens)
-        return found if found >= self.minimum_tokens else 0
-
-    def full_hit(self, prompt_tokens: int) -> int:
-        """Return how many tokens a prompt reads that was served before."""
-        return self.predict(prompt_tokens, prompt_tokens)
-
-    @property
-    def chance_tokens(self) -> int:
-        """How many tokens two unrelated prompts may share by chance beyond the template's start.
-
-        Markers are hexadecimal digits, so two of them begin alike now and then, and a cache that
-        reuses by the token shows it. Five digits or more in common are seen once in a million pairs.
-        """
-        return min(4, 4 // self.grain_tokens * self.grain_tokens)
-
-    @property
-    def words(self) -> str:
-        """The law in a few words, for reports."""
-        grain = "by the token" if self.grain_tokens == 1 else f"in steps of {self.grain_tokens} tokens"
-        more = [f"from {self.minimum_tokens} tokens on"] * (self.minimum_tokens > 0)
-        more += [f"{self.grains_off} steps fewer"] * (self.grains_off > 0)
-        more += [f"at most {self.cap_tokens} tokens"] * (self.cap_tokens is not None)
-        more += [f"the last {self.always_computed_tokens} always computed"]
-        return ", ".join([grain, *more])
 
 
 @dataclass(frozen=True)

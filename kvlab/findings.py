@@ -125,7 +125,8 @@ class Table:
         """Note who made it: ``kvlab.load(…).where(column)`` names the function."""
         if not self.made_by:
             caller = sys._getframe(2)
-            name = f"{caller.f_globals.get('__name__')}.{caller.f_code.co_qualname}"
+            function = caller.f_code.co_qualname.partition(".<locals>")[0]
+            name = f"{caller.f_globals.get('__name__')}.{function}"
             object.__setattr__(self, "made_by", name)
 
     def frame(self) -> "pd.DataFrame":
@@ -155,6 +156,7 @@ class Table:
             rows=cells,
             note=self.note,
             headers=dict(self.headers),
+            made_by=self.made_by,
         )
 
 
@@ -201,6 +203,7 @@ class StoredTable(BaseModel):
     rows: list[list[Any]]
     note: str = ""
     headers: dict[str, str] = {}
+    made_by: str = ""
 
 
 class StoredFigure(BaseModel):
@@ -230,6 +233,12 @@ class Summary(BaseModel):
     limitations: list[str] = []
     sections: list[Section] = []
     _folder: Path | None = PrivateAttr(None)
+
+    @property
+    def beyond_checks(self) -> list[str]:
+        """The reasons; of a PASS, only those that the table of checks does not hold already."""
+        held = {check.shown for check in self.checks} if self.verdict is Verdict.PASS else set()
+        return [reason for reason in self.reasons if reason not in held]
 
     def written_in(self, folder: Path) -> "Summary":
         """Return it, knowing its run folder, so that a notebook shows links to the report."""
@@ -263,6 +272,8 @@ class Findings:
         limitations: What this cannot say.
         sections: The order of the report, where it is not "all pictures, then all tables".
         files: Further files of the run folder by name, for other programs to read.
+        judges_failures: Whether the checks say themselves what failed requests mean, as a batch's do; else a bound
+            on them is added (`kvlab.conclude`).
         derived: Rows by name of the table of the database that they replace, for those who read that.
     """
 
@@ -276,6 +287,7 @@ class Findings:
     limitations: Sequence[str] = ()
     sections: Sequence[Section] = ()
     files: Mapping[str, str | bytes] = field(default_factory=dict)
+    judges_failures: bool = False
     derived: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property

@@ -18,6 +18,8 @@ LONG, PIECE = 12, 8
 _STEP = 4
 #: A key this short is looked for only where it is said to be a key: as a word it could be anything.
 _TINY = 4
+#: What stands behind a text that was cut: dots, quotes and brackets.
+_AFTER_A_CUT = "….'\")] "
 _PLACEHOLDERS = frozenset((
     "empty", "none", "null", "dummy", "test", "token", "key", "no-key", "nokey", "not-needed", "ollama",
     "lm-studio", "vllm", "local", "sk-no-key-required", "x", "xxx", "-",
@@ -35,6 +37,7 @@ class Redactor:
     def __init__(self, secrets: Iterable[str]) -> None:
         kept = [secret for secret in secrets if not is_placeholder(secret)]
         self._rules = [rule for secret in kept for rule in _rules(secret)]
+        self._long = [form for secret in kept if len(secret) >= LONG for form in _forms(secret)]
         # Any piece holds one of these whole: most texts hold none, and need not be searched character by character.
         self._hints = {
             form[at : at + PIECE - _STEP + 1]
@@ -58,7 +61,17 @@ class Redactor:
         """Return ``text`` without the secrets."""
         for rule in self._rules:
             text = rule(text)
-        return self._without_pieces(text) if any(hint in text for hint in self._hints) else text
+        text = self._without_pieces(text) if any(hint in text for hint in self._hints) else text
+        return self._without_beginning(text)
+
+    def _without_beginning(self, text: str) -> str:
+        """Return a text that does not end in the beginning of a key: where somebody else has cut it before."""
+        end = text.rstrip(_AFTER_A_CUT)
+        for form in self._long:
+            for size in range(PIECE - 1, _TINY - 1, -1):
+                if end.endswith(form[:size]):
+                    return f"{end[:-size]}{MARK}{text[len(end) :]}"
+        return text
 
     def value(self, found: Any) -> Any:  # noqa: ANN401 - JSON
         """Return a JSON value with every text in it redacted, its names too."""

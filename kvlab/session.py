@@ -6,7 +6,7 @@ left of it. Measuring stores; reading works before, between and after, also when
 
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -16,19 +16,17 @@ from kvlab.conclude import conclude
 from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.counter import Counter, shared_start
 from kvlab.errors import InputError, KvlabError
-from kvlab.experiment import EngineFacts, Experiment, Plan, UnfinishedError
+from kvlab.experiment import Experiment, Plan, UnfinishedError
 from kvlab.findings import Findings, Summary
 from kvlab.machine_load import LoadWatch, MachineLoad
 from kvlab.params import Params
 from kvlab.records import Recorded, Trial
 from kvlab.report import build, day
-from kvlab.runs import contract
 from kvlab.runs.data import RunData
 from kvlab.runs.files import write_atomic
-from kvlab.runs.folder import Run, new_folder
-from kvlab.runs.lock import Lock, hold
+from kvlab.runs.folder import Run
+from kvlab.runs.lock import Lock
 from kvlab.runs.progress import Steps
-from kvlab.settings import Settings
 from kvlab.store.database import Database
 from kvlab.taxonomy import RETRYABLE, ErrorType
 from kvlab.timing.request import Failure
@@ -366,69 +364,3 @@ def _words(made: _Attempt) -> str:
     if failure is None:
         return made.line
     return f"{failure.error_type}: {failure.message} (attempt {made.rows[-1].attempt})"
-
-
-def open_run(
-    experiment: Experiment[P],
-    params: P,
-    *,
-    settings: Settings,
-    folder: Path | None,
-    profile: str,
-    sources: Mapping[str, str],
-    force: bool = False,
-    outputs: Path | None = None,
-    locked: bool = False,
-    made: "type[Session[Any]]" = Session,
-) -> Session[P]:
-    """Open an experiment with checked parameters, in ``folder`` or in a new run folder.
-
-    The folder's lock is taken before the engine is opened, which can take minutes, and before
-    anything is written (``locked``: by the process that started this one).
-
-    Raises:
-        InputError: A setting, the endpoint or the contract is wrong, or somebody else is writing in
-            the folder; nothing has been written.
-        ServerError: The embedded server did not start.
-    """
-    with ExitStack() as undo:
-        lock = None
-        if folder is not None and not locked:
-            lock = hold(folder)
-            undo.callback(lock.release)
-        plan = experiment.plan(params, folder)
-
-        def check(max_model_len: int | None) -> None:
-            experiment.check(params, plan, EngineFacts(max_model_len))
-
-        engine = experiment.open(params, settings).open(check)
-        undo.callback(engine.close)
-        experiment.check(params, plan, EngineFacts(engine.identity.max_model_len, engine))
-        found = contract.contract(
-            experiment=experiment.name,
-            params=params.run_identity,
-            identity=engine.identity,
-            settings=settings,
-            counter=engine.counter.source,
-        )
-        if folder is None:
-            from kvlab import paths
-
-            folder = new_folder(outputs or paths.outputs_dir(), experiment.name, profile)
-            lock = hold(folder)
-            undo.callback(lock.release)
-        run = Run.start(
-            folder,
-            experiment=experiment.name,
-            profile=profile,
-            contract=found | dict(plan.contract),
-            params=params.model_dump(mode="json"),
-            sources=sources,
-            identity=engine.identity,
-            isolation_id=params.isolation_id,
-            force=force,
-        )
-        undo.callback(run.close)
-        session = made(experiment, params, plan, engine, run, lock)
-        undo.pop_all()
-        return session

@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     openai_model: str | None = None
     tensormesh_user_id: SecretStr | None = None
     request_timeout_s: float = Field(default=300, gt=0, le=86_400)
+    response_max_mib: float = Field(default=64, ge=0.25, le=4096)
     kv_metric_response_field: str | None = Field(default=None, pattern=r"^[\w-]+(\.[\w-]+)*$")
     kv_block_size_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     kvlab_model: str | None = None
@@ -106,8 +107,11 @@ class Settings(BaseSettings):
         return {name: getattr(self, name) for name in names}
 
 
-def load_settings() -> Settings:
+def load_settings(**given: Any) -> Settings:  # noqa: ANN401 - fields of `Settings`, checked like the others
     """Read ``.env`` and the environment.
+
+    Args:
+        given: Fields that a caller has chosen; they win over both.
 
     Raises:
         InputError: A key is malformed, or an endpoint is only half configured. The message names
@@ -116,8 +120,10 @@ def load_settings() -> Settings:
     path = paths.env_file()
     try:
         settings = Settings(
-            _env_file=path, _env_file_encoding="utf-8-sig"
-        )  # Windows begins files with a mark
+            _env_file=path,
+            _env_file_encoding="utf-8-sig",  # Windows begins files with a mark
+            **given,
+        )
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]).upper()

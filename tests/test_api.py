@@ -18,7 +18,7 @@ SMALL = {
 
 @pytest.fixture
 def server(point_at):
-    with FakeServer(base_ms=1, itl_ms=0, ms_per_uncached_token=0.02) as found:
+    with FakeServer(base_ms=1, itl_ms=2, ms_per_uncached_token=0.02) as found:
         point_at(found)
         yield found
 

@@ -86,7 +86,7 @@ def test_a_wrong_key_a_wrong_model_a_short_context_and_no_api(outputs):
 
 def test_what_only_the_notebook_can_find_leaves_nothing_either(outputs):
     """The document is too short for its target: known only once the server has counted it."""
-    with FakeServer(base_ms=1, itl_ms=0) as server:
+    with FakeServer(base_ms=1, itl_ms=2) as server:
         result = kvlab(*RUN, "--set", "manual_sections=2", **endpoint(server))
     assert result.returncode == 2
     assert "raise manual_sections" in result.stderr

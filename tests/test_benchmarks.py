@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from benchmarks import kv_sweep, scale
+from benchmarks import kv_sweep, laws, laws_causes, scale
 
 
 def test_without_the_kvpress_environment_the_sweep_says_so_in_one_line(monkeypatch, capsys):
@@ -17,3 +17,10 @@ def test_the_whole_path_of_the_scale_benchmark_holds_at_a_small_size():
     assert (
         min(row[name] for name in ("recorded_per_s", "database_bytes", "report_s", "report_peak_bytes")) > 0
     )
+
+
+def test_the_laws_benchmark_counts_no_wrong_law_and_no_wrong_cause():
+    assert sum(row["wrong_laws"] for row in laws.reuse(8, 4)) == 0
+    assert sum(row["wrong"] for row in laws_causes.run(8)) == 0
+    assert all(row["inside"] == row["n"] for row in laws.lifetime(8))
+    assert {row["false"] for row in laws.sharing(10)} == {0.0}

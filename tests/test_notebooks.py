@@ -54,7 +54,7 @@ def test_cells_whose_output_is_checked_hold_one(path):
 
 @pytest.fixture
 def server(monkeypatch, point_at):
-    with FakeServer(base_ms=1, itl_ms=0, ms_per_uncached_token=0.02) as found:
+    with FakeServer(base_ms=1, itl_ms=2, ms_per_uncached_token=0.02) as found:
         point_at(found)
         yield found
 

@@ -44,6 +44,14 @@ def test_redacting_and_then_cutting_leaves_nothing(size):
     assert not pieces(text, size=4)
 
 
+@pytest.mark.parametrize("after", ["", "…", "...", "'", '…")'])
+@pytest.mark.parametrize("size", range(4, len(KEY)))
+def test_a_key_that_somebody_else_has_cut_goes_too(size, after):
+    found = Redactor([KEY])("x" * 20 + KEY[:size] + after)
+    assert not pieces(found, size=4)
+    assert found.endswith(after)
+
+
 @pytest.mark.parametrize("key", ["abc-123", "abcd", "s3cret!"])
 def test_a_short_key_goes_as_a_word(key):
     redact = Redactor([key])

@@ -21,8 +21,6 @@ from kvlab.serving import embedded
 from kvlab.serving.model import model_is_prepared
 from kvlab.settings import Settings, load_settings
 
-#: What an engine of the notebook's own process runs on.
-
 
 @dataclass(frozen=True)
 class Finding:

@@ -53,6 +53,7 @@ def main() -> int:
 
 
 def _failed(folder: Path, name: str, message: str) -> int:
+    message = show.without_secrets(message)
     try:
         write_json(folder / ERROR, {"type": name, "message": message})
     except OSError as error:  # a full disk, which is then most often why

@@ -18,6 +18,7 @@ from kvlab.errors import InputError
 from kvlab.escape import file_name
 from kvlab.experiment import EngineFacts, Experiment, Plan
 from kvlab.findings import Summary
+from kvlab.opening import open_run
 from kvlab.params import Params, Resolved, resolve
 from kvlab.report import build, day
 from kvlab.runs import lock, stages, status
@@ -25,7 +26,7 @@ from kvlab.runs.contract import differences, draft
 from kvlab.runs.data import RunData
 from kvlab.runs.folder import Run, check_outputs, new_folder, stored_experiment
 from kvlab.runs.status import Status
-from kvlab.session import Session, begin, open_run
+from kvlab.session import Session, begin
 from kvlab.settings import Settings, load_settings
 from kvlab.store.connect import FILE_NAME as DATABASE
 from kvlab.store.database import Database

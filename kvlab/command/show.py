@@ -1,16 +1,20 @@
 """What the commands print: every line passes here, so that nothing from outside moves a terminal's cursor."""
 
 import io
+import os
 import re
 import sys
 from collections.abc import Iterable
+from functools import cache
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kvlab.errors import KvlabError
 from kvlab.escape import line, terminal
+from kvlab.redact import Redactor
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -24,7 +28,27 @@ def prepare() -> None:
 
 def say(text: object, *, err: bool = False) -> None:
     """Print lines; a kernel's colours are left out, and all else that is no text is shown by its number."""
-    typer.echo(terminal(_COLOURS.sub("", str(text))), err=err)
+    typer.echo(shown(text), err=err)
+
+
+def shown(text: object) -> str:
+    """Return a text as `say` prints it."""
+    return terminal(without_secrets(_COLOURS.sub("", str(text))))
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without the settings' secrets: the last border, behind those where a server's words come in."""
+    return _redactor()(text)
+
+
+@cache
+def _redactor() -> Redactor:
+    from kvlab.settings import SECRET_KEYS, load_settings  # with pydantic
+
+    try:
+        return load_settings().redactor
+    except KvlabError:  # which is about to be printed
+        return Redactor(os.environ.get(key, "") for key in SECRET_KEYS)
 
 
 def table(*columns: str, rows: Iterable[Iterable[object]]) -> Table:

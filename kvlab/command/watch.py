@@ -1,6 +1,5 @@
 """What a person sees of a run in a terminal: its own lines, and a bar that counts durable trials."""
 
-import re
 import sqlite3
 import subprocess
 import sys
@@ -20,9 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from kvlab.escape import terminal
+from kvlab.command.show import shown
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 #: Lines of the kernel's that tell a person nothing.
 _NOISE = (
     "Passed unknown parameter",  # known to the experiment, which has checked them all
@@ -59,9 +57,7 @@ def watch(
         console = progress.console
 
         def say(text: str) -> None:
-            console.print(
-                Text(terminal(_COLOURS.sub("", text)))
-            )  # "[1/8]" is no markup, nor is a server's word
+            console.print(Text(shown(text)))  # "[1/8]" is no markup, nor is a server's word
 
     reader = threading.Thread(target=_relay, args=(process, say), daemon=True)
     reader.start()

@@ -8,6 +8,7 @@ from typing import Any
 
 from kvlab.endpoints.connect import Connection
 from kvlab.endpoints.counter import Prompt
+from kvlab.errors import ServerError
 from kvlab.evidence import as_tokens, usage_evidence
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Failure, Measurement
@@ -50,8 +51,15 @@ class Asker:
         return measured
 
     def usage(self, prompt: Prompt) -> tuple[int | None, int | None]:
-        """Return the prompt tokens and cached tokens that a request's answer reports."""
+        """Return the prompt tokens and cached tokens that a request's answer reports.
+
+        Raises:
+            ServerError: There is no answer; the message is the server's.
+        """
         measured = self.ask(prompt)
+        if not answered(measured) and measured.failure is not None:
+            said = " ".join(measured.failure.message.split())[:200]
+            raise ServerError(f"a request of one token failed: {measured.failure.error_type}: {said}")
         return usage_evidence(measured.usage)[0], self.cached(measured)
 
     def cached(self, measured: Measurement) -> int | None:
@@ -96,5 +104,4 @@ def _pause_s(failure: Failure, tries: int) -> float | None:
     waits = _BUSY_S if busy else _FAILED_S if failure.error_type is ErrorType.ENGINE_ERROR else ()
     if tries >= len(waits):
         return None
-    said = getattr(failure, "retry_after_s", None)
-    return max(waits[tries], float(said)) if said is not None else waits[tries]
+    return max(waits[tries], failure.retry_after_s or 0.0)

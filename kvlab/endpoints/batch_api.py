@@ -116,7 +116,7 @@ def said_of(batch: Mapping[str, Any]) -> str:
         errors = errors.get("data") or errors
     listed = errors if isinstance(errors, list) else [errors]
     found = [_message(each) for each in (*listed, batch.get("error"), batch.get("failure_reason")) if each]
-    return " ".join("; ".join(filter(None, found)).split())[:500]
+    return " ".join("; ".join(filter(None, found)).split())
 
 
 def _message(error: Any) -> str:  # noqa: ANN401 - JSON
@@ -140,7 +140,7 @@ def _lines(answer: httpx.Response) -> Iterator[str]:
 def _field(answer: httpx.Response, name: str) -> Any:  # noqa: ANN401 - JSON
     content = _well(answer).json()
     if isinstance(content, dict) and content.get("error") and name not in content:
-        raise ValueError(f"{answer.request.url.path} answers: {_message(content['error'])[:300]}")
+        raise ValueError(f"{answer.request.url.path} answers: {_message(content['error'])}")
     if not isinstance(content, dict) or name not in content:
         raise ValueError(f"{answer.request.url.path} answers without {name!r}")
     return content[name]
@@ -159,7 +159,7 @@ def _well(answer: httpx.Response) -> httpx.Response:
             said = error_message(answer.json(), answer.text)
         except ValueError:
             said = " ".join(answer.text.split())
-        text = f"{answer.request.url.path} answers HTTP {answer.status_code}: {said[:300] or 'nothing'}"
+        text = f"{answer.request.url.path} answers HTTP {answer.status_code}: {said or 'nothing'}"
         raise httpx.HTTPStatusError(text, request=error.request, response=answer) from None
 
 

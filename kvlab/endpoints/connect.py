@@ -136,7 +136,13 @@ def connect(settings: Settings) -> Connection:
         lease = embedded.acquire(settings.kvlab_model, cache_dir=paths.cache_dir())
         headers["Authorization"] = f"Bearer {lease.api_key}"
         url, model = lease.base_url, lease.model.served_name
-    target = Target(url, headers, settings.request_timeout_s, settings.kv_metric_response_field)
+    target = Target(
+        url,
+        headers,
+        settings.request_timeout_s,
+        settings.kv_metric_response_field,
+        max_bytes=int(settings.response_max_mib * 2**20),
+    )
     # No proxy from the environment: what is asked here must be the server that is measured.
     http = httpx.Client(headers=headers, timeout=30.0, trust_env=False, verify=ssl.create_default_context())
     return Connection(target, http, model, settings, lease)

@@ -35,6 +35,7 @@ class ServerCounter:
     Attributes:
         chat_offset: How many tokens more ``usage`` counts of a chat than the page does (some leave out
             the generation prompt).
+        redact: Takes secrets out of what the server says, before it is cut.
     """
 
     http: httpx.Client
@@ -43,6 +44,7 @@ class ServerCounter:
     exact: bool = True
     source: str = "/tokenize of the server"
     chat_offset: int = 0
+    redact: Callable[[str], str] = str
 
     def __call__(self, prompt: Prompt) -> int:
         """Return the number of tokens, chat template and generation prompt included."""
@@ -59,7 +61,7 @@ class ServerCounter:
         )
         tokens = page.object().get("tokens")
         if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
-            said = page.said() if not page.ok else "its answer has no list of token ids"
+            said = "its answer has no list of token ids" if page.ok else self.redact(page.said())[:200]
             raise ServerError(f"{self.url} did not count a prompt: HTTP {page.status}: {said}")
         return tokens
 
@@ -73,6 +75,7 @@ class InputTokensCounter:
     model: str
     exact: bool = True
     source: str = "/v1/chat/completions/input_tokens of the server"
+    redact: Callable[[str], str] = str
 
     def __call__(self, prompt: Prompt) -> int:
         """Return the number of tokens, chat template and generation prompt included.
@@ -83,7 +86,8 @@ class InputTokensCounter:
         page = fetch(self.http, self.url, body={"model": self.model, **prompt}, timeout_s=60.0)
         tokens = as_tokens(page.object().get("input_tokens"))
         if not tokens:
-            raise ServerError(f"{self.url} did not count a prompt: HTTP {page.status}: {page.said()}")
+            said = self.redact(page.said())[:200]
+            raise ServerError(f"{self.url} did not count a prompt: HTTP {page.status}: {said}")
         return tokens
 
 

@@ -105,7 +105,7 @@ class OfflineEngine:
         server, evidence = ServerView(reason="there is no answer"), Evidence(reset=call.reset)
         if output is not None:
             self._seen.add(tuple(call.token_ids))
-            counted = difference(before, _scrape()).cached_tokens
+            counted = difference(before, _scrape(), len(output.prompt_token_ids)).cached_tokens
             server = _view(output, counted)
             evidence = Evidence(
                 len(output.prompt_token_ids), output.num_cached_tokens, counted, reset=call.reset

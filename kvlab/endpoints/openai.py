@@ -76,7 +76,8 @@ class OpenAICompat:
         sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
         measurement = self.connection.client.measure(path, body, call.request_id)
         measurement = measurement.redacted(self.connection.settings.redactor)
-        server = ServerView(reason="the server has no vLLM metrics")
+        known = self.identity.facts.get("metrics", Fact(why="the server has no vLLM metrics"))
+        server = ServerView(reason=known.why)
         if metrics and measurement.failure is None:
             usage_tokens, _ = usage_evidence(measurement.usage)
             server = metrics.view(before, usage_tokens, measurement.stamps.latency_ms)

@@ -8,17 +8,18 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
+
+from kvlab.timing.response import retry_after_s
 
 MAX_BYTES = 8 * 2**20
 PAGE_S = 15.0
 #: How long a page may ask for patience (429, 503) before its answer stands.
 PATIENCE_S = 45.0
 _BUSY = (429, 503)
+_SAID = 20_000
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,14 @@ class Page:
         content = self.json() if self.ok else None
         return content if isinstance(content, dict) else {}
 
-    def said(self, limit: int = 200) -> str:
-        """Return what the server said, in one line: its error's message, or the beginning of the body."""
+    def said(self) -> str:
+        """Return what the server said, in one line: its error's message, or the body.
+
+        It is not cut: a server may echo a key, and a key that is cut cannot be found any more.
+        """
         if self.why is not None:
             return self.why
-        return error_message(self.json(), self.text)[:limit]
+        return error_message(self.json(), self.text)
 
 
 def error_message(content: Any, text: str) -> str:  # noqa: ANN401 - JSON
@@ -67,7 +71,8 @@ def error_message(content: Any, text: str) -> str:  # noqa: ANN401 - JSON
     if isinstance(content, dict) and "error" not in content and content.get("detail"):
         error = content["detail"]
     found = text if error is None else error if isinstance(error, str) else json.dumps(error, default=str)
-    return " ".join(found.split()) or "an empty answer"
+    # Far more than is ever shown, so that a secret at this edge is not shown either.
+    return " ".join(found[:_SAID].split()) or "an empty answer"
 
 
 def fetch(
@@ -130,7 +135,7 @@ def _once(
         request.headers["Accept-Encoding"] = "identity"  # a small answer may be a large page
         answer = http.send(request, stream=True)
         try:
-            for piece in answer.iter_bytes(65_536):
+            for piece in answer.iter_bytes():  # as they arrive: a chunk size would wait for more
                 data += piece
                 if len(data) > max_bytes:
                     return Page(answer.status_code, "", f"its answer is above {max_bytes:,} bytes"), None
@@ -151,21 +156,3 @@ def _once(
 
 def _words(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:
-    """Return how many seconds a ``Retry-After`` asks for: a number of them, or a date; ``None``: neither.
-
-    (RFC 9110, 10.2.3.)
-    """
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdecimal() and len(value) < 10:
-        return float(value)
-    try:
-        date = parsedate_to_datetime(value)
-    except (TypeError, ValueError, IndexError):
-        return None
-    date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
-    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())

@@ -27,6 +27,8 @@ from kvlab.timing.request import Measurement
 
 _WORDS = "A prefix cache keeps the keys and values of tokens that it has seen before . "
 _TOKENS_A_LINE = 16
+#: Hosted APIs reuse nothing of a shorter prompt than 1,024 tokens.
+_HOSTED_MINIMUM_TOKENS = 1200
 #: A repeat may reach another replica or engine than the first request, so 0 is believed only after so many.
 _REPEATS = 4
 
@@ -125,6 +127,8 @@ class _Probe:
         if (words := self.connection.dialect.words) is not None:
             facts["request_form"] = Fact(holds=True, why=f"requests are written {words}")
         law = self._law(text, again[-1], fresh)
+        if law is None and self.identity.law is not None and _read(again[-1]):
+            facts["law"] = self._stated_law(self.identity.law, text, again[-1])
         identity = self.identity.model_copy(update={"facts": facts, "learned_law": law})
         facts[proof.CACHE_STATES] = proof.proves(identity)
         return identity
@@ -186,6 +190,26 @@ class _Probe:
             return None
         return CacheLaw.by_token(_read(fresh) or 0)
 
+    def _stated_law(self, law: CacheLaw, text: str, again: _Seen) -> Fact:
+        """Hold a stated block size against what repeats read: at the first length, and just below a whole block.
+
+        There, a smaller grain reads more, and a larger one less, than the stated one would.
+        """
+        short = 0 if again.prompt_tokens is None else -again.prompt_tokens % law.grain_tokens
+        longer = text + " x" * short
+        self.see(longer)
+        for seen in (again, *(self.see(longer) for _ in range(2))):
+            read, n = _read(seen), seen.prompt_tokens
+            if read is None or n is None:
+                return Fact(why="a repeat was answered without a count")
+            wanted = law.full_hit(n)
+            if read > wanted or read % law.grain_tokens:
+                break
+            if read == wanted and seen is not again:
+                return Fact(holds=True, why=f"a repeat of {n} tokens read {read}, as {law.words} predicts")
+        why = f"a repeat of {n} tokens read {read}, where {law.words} predicts {wanted}"
+        return Fact(holds=False, why=f"{why}: the block size is not {law.grain_tokens}")
+
 
 def probe(connection: Connection, identity: Identity) -> Identity:
     """Return ``identity`` with its facts found out.
@@ -208,18 +232,23 @@ def counter(connection: Connection, identity: Identity) -> Counter:
     asker = Asker(connection)
     sample = _chat(_text(4))
     if identity.can("tokenizer"):
-        found = ServerCounter(connection.http, f"{connection.root}/tokenize", connection.model)
+        found = _tokenize(connection)
         said = asker.usage(sample)[0]
         off = 0 if said is None else said - found(sample)
         return found if abs(off) > _TEMPLATE_TOKENS else _with_offset(found, off)
     url = f"{connection.target.base_url}/chat/completions/input_tokens"
-    counts = InputTokensCounter(connection.http, url, connection.model)
+    counts = InputTokensCounter(connection.http, url, connection.model, redact=connection.settings.redact)
     try:
         if identity.kind == "llama.cpp" and counts(sample) == asker.usage(sample)[0]:
             return counts
     except ServerError:
         pass
-    return CalibratedCounter.fit((_chat(_text(10)), _chat(_text(40))), asker.usage)
+    try:
+        return CalibratedCounter.fit((_chat(_text(10)), _chat(_text(40))), asker.usage)
+    except ServerError:
+        if identity.can("usage"):  # then the longer one did not fit
+            return CalibratedCounter.fit((_chat(_text(2)), _chat(_text(8))), asker.usage)
+        raise
 
 
 #: A generation prompt has fewer tokens; a larger difference is no template's.
@@ -234,8 +263,9 @@ def _with_offset(found: ServerCounter, off: int) -> ServerCounter:
 
 
 def _lines(identity: Identity) -> int:
-    # Long enough for several blocks; servers that do not say use up to 1,024 tokens a step.
-    wanted = -(-4 * min(identity.block_size or 300, 4096) // _TOKENS_A_LINE)
+    # Several blocks. Servers that do not say use up to 1,024 tokens a step, or reuse nothing below so many.
+    least = 0 if identity.kind == "vLLM" else _HOSTED_MINIMUM_TOKENS
+    wanted = -(-max(4 * min(identity.block_size or 300, 4096), least) // _TOKENS_A_LINE)
     if identity.max_model_len is None:
         return wanted
     return max(1, min(wanted, (identity.max_model_len // 2) // (2 * _TOKENS_A_LINE)))
@@ -250,12 +280,16 @@ def _chat(text: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}]}
 
 
+def _tokenize(connection: Connection) -> ServerCounter:
+    url, redact = f"{connection.root}/tokenize", connection.settings.redact
+    return ServerCounter(connection.http, url, connection.model, redact=redact)
+
+
 def _tokenizer(connection: Connection) -> Fact:
-    url = f"{connection.root}/tokenize"
     try:
-        count = ServerCounter(connection.http, url, connection.model)(_chat("one two three"))
+        count = _tokenize(connection)(_chat("one two three"))
     except ServerError as error:
-        why = connection.settings.redact(str(error).partition(": ")[2])[:120]
+        why = str(error).partition(": ")[2]
         return Fact(holds=False, why=f"/tokenize does not answer ({why})")
     if not count:  # llama.cpp's, which takes a text as `content` and leaves the chat template out
         return Fact(holds=False, why="/tokenize counts 0 tokens for a chat of three words: it takes no chats")
@@ -323,10 +357,9 @@ def _token_ids(asker: Asker, tokenizer: Fact) -> Fact:
         return Fact(why="not found out: no tokenizer")
     connection = asker.connection
     try:
-        url = f"{connection.root}/tokenize"
-        ids = ServerCounter(connection.http, url, connection.model).tokens({"prompt": "one two three four"})
+        ids = _tokenize(connection).tokens({"prompt": "one two three four"})
     except ServerError as error:
-        return Fact(holds=False, why=connection.settings.redact(str(error))[:160])
+        return Fact(holds=False, why=str(error))
     measured = asker.ask({"prompt": ids})
     if not answered(measured):
         return Fact(holds=False, why=_failed(measured))

@@ -31,6 +31,8 @@ def proves(identity: "Identity") -> Fact:
     if identity.law is None:
         why = "what its cache reuses is unknown, so a full hit is not shown: set KV_BLOCK_SIZE_TOKENS"
         return Fact(holds=False, why=f"{shown.why}; {why}")
+    if (law := facts.get("law", Fact())).holds is False:
+        return Fact(holds=False, why=f"{shown.why}; {law.why}")
     return Fact(holds=True, why=shown.why)
 
 

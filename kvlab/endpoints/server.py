@@ -4,7 +4,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from kvlab.endpoints.counter import Prompt, shared_prefix
+from kvlab.endpoints.counter import CalibratedCounter, Prompt, shared_start
 from kvlab.endpoints.engines import Endpoint
 from kvlab.endpoints.openai import Call, OpenAICompat
 from kvlab.errors import ServerError
@@ -89,6 +89,9 @@ class Answer:
         return f"<Answer {self.state}: {ttft}; {self.why}>"
 
 
+_NAMES = exact.Names("tokens", "tokens")
+
+
 class Server:
     """A connected server; a context manager that gives it back.
 
@@ -110,7 +113,7 @@ class Server:
             )
             for tag in "ab"
         )
-        self._shared = shared_prefix(engine.counter, first, second)
+        self._shared = shared_start(engine.counter, first, second)
 
     @classmethod
     def connect(cls, settings: Settings) -> Self:
@@ -153,7 +156,18 @@ class Server:
         def build(cut: str) -> Prompt:
             return manual.build(mark, cut, api="chat", question=manual.QUESTION, marker_role="system")
 
-        found = exact.fit(build, text, tokens, counter, exact.Names("tokens", "tokens"))
+        if isinstance(counter, CalibratedCounter) and not counter.seen:
+            other = secrets.token_hex(8)  # the document itself is read once, under a marker of its own
+            exact.calibrate(
+                lambda cut: manual.build(
+                    other, cut, api="chat", question=manual.QUESTION, marker_role="system"
+                ),
+                text.replace(mark, other),
+                [tokens],
+                counter,
+                _NAMES,
+            )
+        found = exact.fit(build, text, tokens, counter, _NAMES)
         return ServerPrompt(
             found.prompt, tokens + found.off_tokens, found.exact, f"counted by {counter.source}", mark
         )

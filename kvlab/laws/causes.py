@@ -63,6 +63,10 @@ class Knowledge:
         ttl_low_s: Entries live so long for certain.
         ttl_high_s: And no longer than this.
         tenants_share: Whether tenants share prefixes.
+        by_use: Whether what was used last goes last; ``None`` or no: then all that was ever sent may have
+            taken room.
+        renewed_by_use: Whether use starts the lifetime anew; ``None`` or no: then it may have begun when the
+            prompt was first sent.
         others: Whether others use the server: then room is taken that is not seen here.
     """
 
@@ -73,6 +77,8 @@ class Knowledge:
     ttl_low_s: float | None = None
     ttl_high_s: float | None = None
     tenants_share: bool | None = None
+    by_use: bool | None = None
+    renewed_by_use: bool | None = None
     others: bool = True
 
 
@@ -178,18 +184,13 @@ def _gone(request: Request, earlier: Sequence[Request], known: Knowledge, cached
     shared = common_prefix(best.tokens, request.tokens)
     facts = (best.request_id, shared, law.predict(length, shared))
     if not tenant:
-        if known.tenants_share is None:
-            return Cause(
-                MissCause.UNKNOWN,
-                f"{best.request_id} was another tenant's; whether tenants share is not known",
-                *facts,
-            )
-        return Cause(
-            MissCause.OTHER_TENANT,
-            f"{best.request_id} was sent as {best.tenant!r}, this one as {request.tenant!r}",
-            *facts,
-        )
-    here = [one for one in tenant if None in (one.replica, request.replica) or one.replica == request.replica]
+        known_apart = known.tenants_share is False and any(_one_replica(one, request) for one in sharing)
+        if not known_apart:
+            why = f"{best.request_id} was another tenant's; whether that is all is not known"
+            return Cause(MissCause.UNKNOWN, why, *facts)
+        why = f"{best.request_id} was sent as {best.tenant!r}, this one as {request.tenant!r}"
+        return Cause(MissCause.OTHER_TENANT, why, *facts)
+    here = [one for one in tenant if _one_replica(one, request)]
     if not here:
         best = tenant[-1]
         return Cause(
@@ -200,20 +201,40 @@ def _gone(request: Request, earlier: Sequence[Request], known: Knowledge, cached
     last = here[-1]
     if None in (last.replica, request.replica) and len({one.replica for one in earlier}) > 1:
         return Cause(MissCause.UNKNOWN, "several replicas answer, and which one did is not known", *facts)
-    return _age_or_room(request, last, earlier, known, facts)
+    return _age_or_room(request, here, earlier, known, facts)
+
+
+def _one_replica(one: Request, other: Request) -> bool:
+    """Whether the same replica may have answered both."""
+    return None in (one.replica, other.replica) or one.replica == other.replica
 
 
 def _age_or_room(
-    request: Request, last: Request, earlier: Sequence[Request], known: Knowledge, facts: tuple[str, int, int]
+    request: Request,
+    here: Sequence[Request],
+    earlier: Sequence[Request],
+    known: Knowledge,
+    facts: tuple[str, int, int],
 ) -> Cause:
+    assert known.law is not None  # noqa: S101 - the caller looked
+    last = here[-1]
+    same = [one for one in earlier if one.replica in (None, request.replica)]
+    between = [one for one in same if last.sent_s < one.sent_s]
+    # What came since the last use is gone past for certain; what may count at most depends on the rules.
+    least = _stored(between, last, known)
+    most = _stored(between if known.by_use else same, last, known, up=True)
     idle = request.sent_s - last.sent_s
-    between = [one for one in earlier if last.sent_s < one.sent_s and one.replica in (None, request.replica)]
-    room = _distinct(between, last) + len(last.tokens)
-    expired = _beyond(idle, known.ttl_low_s, known.ttl_high_s)
-    evicted = _beyond(room, known.capacity_low, known.capacity_high)
+    longest_idle = idle
+    if not known.renewed_by_use:  # its first grain may be as old as the first prompt that starts like it
+        alike = (
+            one.sent_s for one in same if common_prefix(one.tokens, request.tokens) >= known.law.grain_tokens
+        )
+        longest_idle = request.sent_s - min(alike, default=last.sent_s)
+    expired = _beyond(idle, longest_idle, known.ttl_low_s, known.ttl_high_s)
+    evicted = _beyond(least, most, known.capacity_low, known.capacity_high)
     if evicted is False and known.others:
         evicted = None  # others' prompts take room that is not seen here
-    after = f"{len(between)} prompts, {room:,} tokens together with it, came after {last.request_id}"
+    after = f"{len(between)} prompts, {least:,} tokens together with it, came after {last.request_id}"
     if expired and evicted is False:
         return Cause(
             MissCause.EXPIRED, f"{idle:,.1f} s idle; entries live {known.ttl_high_s:,.1f} s at most", *facts
@@ -224,28 +245,36 @@ def _age_or_room(
             MissCause.EVICTED, f"{after}{by}; the cache holds {known.capacity_high:,} at most", *facts
         )
     possible = [name for name, state in (("expired", expired), ("evicted", evicted)) if state is not False]
-    why = f"{idle:,.1f} s idle; {after}; " + (
-        f"possible: {' or '.join(possible)}" if possible else "nothing known explains it"
-    )
-    return Cause(MissCause.UNKNOWN, why, *facts)
+    guess = f"possible: {' or '.join(possible)}" if possible else "nothing known explains it"
+    return Cause(MissCause.UNKNOWN, f"{idle:,.1f} s idle; {after}; {guess}", *facts)
 
 
-def _beyond(value: float, low: float | None, high: float | None) -> bool | None:
-    """Whether a value is beyond a limit that lies between low and high; ``None``: not certain.
+def _beyond(least: float, most: float, low: float | None, high: float | None) -> bool | None:
+    """Whether a value between ``least`` and ``most`` is beyond a limit between ``low`` and ``high``.
 
-    A limit that was not found is none only where its low end is infinite.
+    ``None``: not certain. A limit that does not exist has an infinite ``low``.
     """
-    if high is not None and value > high:
+    if high is not None and least > high:
         return True
-    if low is not None and value <= low:
+    if low is not None and most <= low:
         return False
     return None
 
 
-def _distinct(requests: Sequence[Request], last: Request) -> int:
-    """Return how many tokens these prompts store that ``last`` did not: shared prefixes count once."""
-    total, seen = 0, [last]
-    for one in requests:
-        total += len(one.tokens) - max(common_prefix(one.tokens, other.tokens) for other in seen)
+def _stored(requests: Sequence[Request], last: Request, known: Knowledge, *, up: bool = False) -> int:
+    """Return how many tokens these prompts and ``last`` store together: whole grains, shared prefixes once.
+
+    ``up``: the most that it may be. A prompt's end that fills no grain may take the room of one, and what
+    other tenants sent may be stored a second time.
+    """
+    grain = known.law.grain_tokens if known.law else 1
+    once = known.tenants_share is True or (known.tenants_share is None and not up)
+    total = 0
+    seen: list[Request] = []
+    for one in [last, *(other for other in requests if other is not last)]:
+        like = (other for other in seen if once or other.tenant == one.tenant)
+        shared = max((common_prefix(one.tokens, other.tokens) for other in like), default=0)
+        end = -(-len(one.tokens) // grain) if up else len(one.tokens) // grain
+        total += max(0, end - shared // grain) * grain
         seen.append(one)
     return total

@@ -9,6 +9,7 @@ cold answers (exact McNemar test on pairs), or where it starts at a token that w
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from scipy.stats import binomtest
 
@@ -69,13 +70,10 @@ class Fidelity:
 
 def difference(cold: Continuation, other: Continuation, near_tie_nats: float = 0.1) -> Difference:
     """Return where two answers part; one that is the start of the other differs at its end."""
-    for place, (a, b) in enumerate(zip(cold.tokens, other.tokens, strict=False)):
-        if a != b:
-            break
-    else:
-        if len(cold.tokens) == len(other.tokens):
-            return Difference(None, None, None)
-        place = min(len(cold.tokens), len(other.tokens))
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(cold.tokens, other.tokens, strict=False))
+    place = sum(1 for _ in alike)
+    if place == len(cold.tokens) == len(other.tokens):
+        return Difference(None, None, None)
     margins = cold.margins
     margin = margins[place] if margins is not None and place < len(margins) else None
     return Difference(place, margin, None if margin is None else margin <= near_tie_nats)

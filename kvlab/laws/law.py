@@ -18,6 +18,7 @@ a full hit is ``floor((L - 1) / block) * block``: ``KVCacheManager.get_computed_
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,27 @@ class CacheLaw:
     tail_grain_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.grain_tokens < 1 or (self.tail_grain_tokens is not None and self.tail_grain_tokens < 1):
-            raise ValueError("grain_tokens: a grain is at least 1 token")
-        counts = (
-            self.minimum_tokens,
-            self.always_computed_tokens,
-            self.grains_off,
-            self.shared_start_tokens,
-            self.cap_tokens or 0,
-        )
-        if min(counts) < 0:
-            raise ValueError(f"{self}: no count may be below 0")
+        if self.grain_tokens < 1:
+            raise ValueError(f"grain_tokens must be at least 1, not {self.grain_tokens}")
+        if self.tail_grain_tokens is not None and self.tail_grain_tokens < 1:
+            raise ValueError(f"tail_grain_tokens must be at least 1, not {self.tail_grain_tokens}")
+        rest = (self.minimum_tokens, self.always_computed_tokens, self.grains_off, self.shared_start_tokens)
+        if min(*rest, self.cap_tokens or 0) < 0:
+            raise ValueError("a law's numbers of tokens cannot be negative")
+
+    @classmethod
+    def whole_blocks(cls, block_size: int) -> Self:
+        """Return vLLM's law: whole blocks, and the last token is always computed.
+
+        >>> CacheLaw.whole_blocks(32).full_hit(65), CacheLaw.whole_blocks(32).full_hit(64)
+        (64, 32)
+        """
+        return cls(block_size)
+
+    @classmethod
+    def by_token(cls, shared_start_tokens: int = 0) -> Self:
+        """Return the law of llama.cpp, or of SGLang with pages of one token."""
+        return cls(1, shared_start_tokens=shared_start_tokens)
 
     def predict(self, prompt_tokens: int, shared_prefix_tokens: int) -> int:
         """Return how many tokens are served.
@@ -70,13 +81,34 @@ class CacheLaw:
         tail = self.tail_grain_tokens or grain
         reach = max(0, prompt_tokens - self.always_computed_tokens) // tail * tail
         served = min(shared // grain * grain, reach) - self.grains_off * grain
-        if served <= 0 or served < self.minimum_tokens:
-            return 0
-        return served if self.cap_tokens is None else min(served, self.cap_tokens)
+        if self.cap_tokens is not None:
+            served = min(served, self.cap_tokens)
+        return served if served > 0 and served >= self.minimum_tokens else 0
 
     def full_hit(self, prompt_tokens: int) -> int:
         """Return what a prompt reads when all of it was cached before."""
         return self.predict(prompt_tokens, prompt_tokens)
+
+    @property
+    def chance_tokens(self) -> int:
+        """How many tokens two unrelated prompts may share by chance beyond the template's start.
+
+        Markers are hexadecimal digits, so two of them begin alike now and then, and a cache that
+        reuses by the token shows it. Five digits or more in common are seen once in a million pairs.
+        """
+        return min(4, 4 // self.grain_tokens * self.grain_tokens)
+
+    @property
+    def words(self) -> str:
+        """The law in a few words, for reports."""
+        grain = "by the token" if self.grain_tokens == 1 else f"in steps of {self.grain_tokens} tokens"
+        more = [f"from {self.minimum_tokens} tokens on"] * (self.minimum_tokens > 0)
+        more += [f"{self.grains_off} steps fewer"] * (self.grains_off > 0)
+        more += [f"at most {self.cap_tokens} tokens"] * (self.cap_tokens is not None)
+        more += [f"the last {self.always_computed_tokens} always computed"]
+        if self.tail_grain_tokens not in (None, self.grain_tokens):
+            more += [f"cut off in steps of {self.tail_grain_tokens}"]
+        return ", ".join([grain, *more])
 
     @property
     def formula(self) -> str:
@@ -100,12 +132,3 @@ class CacheLaw:
         if self.cap_tokens is not None:
             text += f", at most {self.cap_tokens:,}"
         return f"cached(L, P) = {text}"
-
-
-def whole_blocks(block_size: int, shared_start_tokens: int = 0) -> CacheLaw:
-    """Return vLLM's law: whole blocks, and the last token is always computed.
-
-    >>> whole_blocks(32).full_hit(65), whole_blocks(32).full_hit(64)
-    (64, 32)
-    """
-    return CacheLaw(block_size, shared_start_tokens=shared_start_tokens)

@@ -111,6 +111,22 @@ class _Watch:
         return low, min(lost, default=None)
 
 
+def price(
+    limit_s: float, first_s: float = 1.0, each: int = 2, splits: int = 4, max_rounds: int = 6
+) -> tuple[int, float]:
+    """Return the most requests and seconds that `learn_lifetime` takes; the arguments are its own."""
+    requests = 6 + 2 * each * (len(_waits(first_s, limit_s)) + splits * max_rounds) + 6
+    return requests, (max_rounds + 1) * limit_s + 4 * limit_s
+
+
+def _waits(first_s: float, limit_s: float) -> list[float]:
+    """Return waits that double, and the limit."""
+    waits = [first_s]
+    while waits[-1] * 2 < limit_s:
+        waits.append(waits[-1] * 2)
+    return [*waits, limit_s] if waits[-1] < limit_s else [limit_s]
+
+
 def learn_lifetime(
     probe: Probe,
     law: CacheLaw,
@@ -158,10 +174,7 @@ def learn_lifetime(
         return _told(
             watch, None, "a prompt that was sent twice at once was not served: no lifetime can be seen"
         )
-    waits = [first_s]
-    while waits[-1] * 2 < limit_s:
-        waits.append(waits[-1] * 2)
-    watch.round([*waits, limit_s], each)
+    watch.round(_waits(first_s, limit_s), each)
     low, high = watch.bracket()
     for _ in range(max_rounds):
         if high is None or high - low <= relative_width * low:

@@ -1,6 +1,6 @@
 """A real cache as it is filled, and the simulated ones that still explain it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from kvlab.laws.law import CacheLaw
@@ -36,6 +36,8 @@ class Pool:
         first_text: Number of the next text that was never sent.
         candidates: Simulated caches that predicted all readings; ``None``: not begun.
         history: What was sent and read.
+        low: So many units were held together, for certain.
+        high: So many were not, as far as was seen; 0: no limit was met.
     """
 
     probe: Probe
@@ -46,6 +48,8 @@ class Pool:
     candidates: list[SimulatedCache] | None = None
     history: list[tuple[Visit, int]] = field(default_factory=list)
     spent: int = 0
+    low: int = 0
+    high: int = 0
 
     def text(self) -> int:
         """Return the number of a text that was never sent."""
@@ -111,3 +115,16 @@ class Pool:
     def pairs(self) -> list[tuple[str, int]]:
         """The candidates' policies and capacities in units."""
         return [(c.policy, c.capacity_units or 0) for c in self.candidates or []]
+
+
+def others(pool: Pool, units: int, total: int, exact: bool = False) -> Iterator[Visit]:
+    """Return new prompts that store so many units, or a few more where a prompt can't be that short.
+
+    Those of the template's start are there already.
+    """
+    shared = pool.law.shared_start_tokens // pool.law.grain_tokens
+    least = (pool.overhead_tokens + 1) // pool.law.grain_tokens + 1 - shared
+    count = -(-total // (units - shared))
+    for number in range(count):
+        part = max(least, total // count + (number < total % count))
+        yield Visit(pool.text(), pool.length(part + shared, exact))

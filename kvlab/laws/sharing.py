@@ -230,19 +230,27 @@ def by_times(blocks: Sequence[Block], false_alarms: float = 0.01) -> Sharing:
     )
 
 
-def power(effect: float, spread: float, blocks: int = 12, false_alarms: float = 0.01, seed: int = 0) -> float:
-    """Return how often `by_times` says ``shared`` where it is, by 400 simulations.
+def power(
+    effect: float,
+    spread: float,
+    blocks: int = 12,
+    false_alarms: float = 0.01,
+    simulations: int = 400,
+    seed: int = 0,
+) -> float:
+    """Return how often `by_times` says ``shared`` where it is, by simulation.
 
     Args:
         effect: How many times slower a fresh prompt is than a served one.
         spread: Standard deviation of the logarithm of a time, within a block.
         blocks: n.
         false_alarms: As in `by_times`.
+        simulations: How many.
         seed: Of the simulation.
     """
     rng = np.random.default_rng(seed)
     found = 0
-    for _ in range(400):
+    for _ in range(simulations):
         cold = np.exp(rng.normal(math.log(effect), spread, blocks))
         served = np.exp(rng.normal(0.0, spread, (2, blocks)))
         trial = [
@@ -250,7 +258,7 @@ def power(effect: float, spread: float, blocks: int = 12, false_alarms: float = 
             for a, b, c in zip(*served, cold, strict=True)
         ]
         found += by_times(trial, false_alarms).verdict == "shared"
-    return found / 400
+    return found / simulations
 
 
 def _faster(quick: "np.typing.NDArray[np.float64]", slow: "np.typing.NDArray[np.float64]") -> float:

@@ -17,7 +17,7 @@ Policies, each after a real one:
 
 import copy
 import random
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from kvlab.laws.law import CacheLaw
@@ -79,14 +79,22 @@ class SimulatedCache:
 
     def ask_units(self, units: Sequence[Hashable], prompt_tokens: int, now_s: float = 0.0) -> Reading:
         """Serve a prompt of which only the units' keys are known (a trace), and store it."""
+        held, cached = self.look_up(units, prompt_tokens, now_s)
+        self.store(units, held, prompt_tokens, now_s)
+        return Reading(prompt_tokens, cached)
+
+    def look_up(self, units: Sequence[Hashable], prompt_tokens: int, now_s: float = 0.0) -> tuple[int, int]:
+        """Return how many leading units are held, and how many tokens are served; what is held counts as used."""
         self._expire(now_s)
         held = 0
         while held < len(units) and units[held] in self._units:
             held += 1
-        cached = self._law.predict(prompt_tokens, held * self.law.grain_tokens)
         self._touch(units[:held], now_s)
-        self._store(units, held, prompt_tokens, now_s)
-        return Reading(prompt_tokens, cached)
+        return held, self._law.predict(prompt_tokens, held * self.law.grain_tokens)
+
+    def held(self) -> Iterable[Hashable]:
+        """Return the units that are held, those that go first in front (unless they go at random)."""
+        return self._units.keys()
 
     def drop(self, units: Sequence[Hashable]) -> None:
         """Lose these units, as foreign traffic would make them go."""
@@ -120,7 +128,8 @@ class SimulatedCache:
                 del self._units[unit]
             self._units[unit] = now_s if self.renewed_by_use else since
 
-    def _store(self, units: Sequence[Hashable], held: int, prompt_tokens: int, now_s: float) -> None:
+    def store(self, units: Sequence[Hashable], held: int, prompt_tokens: int, now_s: float = 0.0) -> None:
+        """Store a prompt's units of which so many are held already, and evict what has no room."""
         new = [unit for unit in dict.fromkeys(units[held:]) if unit not in self._units]
         if self.capacity_units is None:
             self._units.update(dict.fromkeys(self._in_order(new), now_s))

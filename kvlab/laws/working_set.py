@@ -14,6 +14,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy.stats import binomtest
+
 from kvlab.laws.law import CacheLaw
 from kvlab.laws.probe import Probe, PromptSpec
 
@@ -97,3 +99,62 @@ def _hoeffding(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     mean = sum(values) / len(values)
     half = math.sqrt(math.log(2 / (1 - confidence)) / (2 * len(values)))
     return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+@dataclass(frozen=True)
+class TokenSurvival:
+    """Of ``n`` prompts after which so many tokens of other prompts came, ``kept`` were served whole."""
+
+    tokens: int
+    kept: int
+    n: int
+    low: float
+    high: float
+
+
+def survival_over_tokens(
+    probe: Probe,
+    law: CacheLaw,
+    *,
+    prompt_tokens: int,
+    others: Sequence[int],
+    repeats: int = 3,
+    overhead_tokens: int = 0,
+    first_text: int = 0,
+) -> list[TokenSurvival]:
+    """Ask for a prompt after other prompts came, and return the share that is still there, by their tokens.
+
+    The interval is the exact binomial one (Clopper and Pearson, 95 %, n prompts).
+
+    Args:
+        probe: Sends one prompt.
+        law: Says what a full hit serves.
+        prompt_tokens: Length of every prompt.
+        others: How many other prompts come between, for each point.
+        repeats: Prompts at each point.
+        overhead_tokens: What the template adds.
+        first_text: Texts from this number on are used.
+
+    Raises:
+        ValueError: A full hit serves nothing, or the server says nothing.
+    """
+    full, own, text = law.full_hit(prompt_tokens), prompt_tokens - overhead_tokens, first_text
+    if not full:
+        raise ValueError(
+            f"prompt_tokens: by the law a prompt of {prompt_tokens} tokens is never served; use longer ones"
+        )
+    found = []
+    for count in others:
+        kept = 0
+        for _ in range(repeats):
+            specs = [PromptSpec(own, own, text + i) for i in range(count + 1)]
+            text += count + 1
+            for spec in specs:
+                probe(spec)
+            cached = probe(specs[0]).cached_tokens
+            if cached is None:
+                raise ValueError("the server does not say how many tokens were cached")
+            kept += cached >= full
+        ends = binomtest(kept, repeats).proportion_ci(0.95)
+        found.append(TokenSurvival(count * prompt_tokens, kept, repeats, float(ends.low), float(ends.high)))
+    return found

@@ -2,14 +2,15 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from kvlab import escape
 from kvlab.endpoints.connect import Identity
-from kvlab.findings import Summary
+from kvlab.findings import StoredTable, Summary
+from kvlab.report.headers import headers
 
 if TYPE_CHECKING:
     import jinja2
@@ -34,6 +35,8 @@ def environment() -> "jinja2.Environment":
         "alt": escape.markdown_alt,
         "href": quote,
         "json": _json,
+        "headers": headers,
+        "alignment": _alignment,
     }
     return env
 
@@ -47,6 +50,17 @@ def cell(value: Any) -> str:  # noqa: ANN401 - a table's cell
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
     return escape.markdown(value)
+
+
+def _alignment(table: StoredTable) -> str:
+    """Return the second line of a Markdown table: columns of numbers stand to the right."""
+    columns = range(len(table.columns))
+    return "".join("---:|" if _is_numeric(row[n] for row in table.rows) else "---|" for n in columns)
+
+
+def _is_numeric(values: Iterable[Any]) -> bool:
+    known = [value for value in values if value is not None]
+    return bool(known) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in known)
 
 
 def _json(value: Any) -> str:  # noqa: ANN401 - JSON

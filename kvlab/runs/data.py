@@ -86,7 +86,7 @@ class RunData:
         return frame
 
     def replace_requests(self, requests: "pd.DataFrame") -> None:
-        """Let these stand for the stored requests: to see what follows from a change (`kvlab.runs.loaded`)."""
+        """Let these stand for the stored requests: to see what follows from a change (`kvlab.loaded`)."""
         self._requests = requests
 
     @cached_property

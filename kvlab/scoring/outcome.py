@@ -11,12 +11,26 @@ from typing import NamedTuple
 
 from kvlab.taxonomy import ErrorType, from_http_status
 
-#: Finish reasons of an answer that ended by itself.
-FINISHED = frozenset({"stop", "eos", "eos_token", "end_turn", "stop_sequence"})
+#: Finish reasons of an answer that ended by itself; here and below in small letters, as each server means its own.
+FINISHED = frozenset(
+    {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "complete", "completed"}
+)
 #: Finish reasons of an answer that reached its limit.
-CUT_OFF = frozenset({"length", "max_tokens", "max_new_tokens"})
+CUT_OFF = frozenset(
+    {
+        "length",
+        "max_tokens",
+        "max_new_tokens",
+        "max_output_tokens",
+        "max_length",
+        "model_length",
+        "model_context_window_exceeded",
+    }
+)
 #: Finish reasons of an answer that the server withheld.
-WITHHELD = frozenset({"content_filter", "refusal"})
+WITHHELD = frozenset(
+    {"content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content", "spii"}
+)
 
 #: A repetition is degenerate from this many repeats of a unit of at most this many tokens, …
 MIN_REPEATS, MAX_UNIT_TOKENS = 4, 16
@@ -73,16 +87,17 @@ def classify(
         return Outcome(ErrorType.EMPTY_OUTPUT, f"no visible text (finish_reason {finish_reason})")
     if sent_tokens is not None and seen_tokens is not None and seen_tokens < sent_tokens:
         return Outcome(ErrorType.INPUT_TRUNCATED, f"{seen_tokens} of {sent_tokens} prompt tokens were read")
-    if finish_reason in WITHHELD:
+    reason = (finish_reason or "").lower()
+    if reason in WITHHELD:
         return Outcome(ErrorType.REFUSAL, f"finish_reason {finish_reason}")
     if _REFUSAL.match(text):
         return Outcome(ErrorType.REFUSAL, "begins with a refusal to help")
     repeated = repetition(text.split() if token_ids is None else token_ids)
     if repeated is not None:
         return Outcome(ErrorType.DEGENERATE_REPETITION, repeated)
-    if finish_reason in CUT_OFF:
+    if reason in CUT_OFF:
         return Outcome(ErrorType.TRUNCATED, f"finish_reason {finish_reason}")
-    if finish_reason not in FINISHED:
+    if reason not in FINISHED:
         return Outcome(ErrorType.UNKNOWN_FAILURE, f"finish_reason {finish_reason!r} is not known")
     if answer_pattern is not None and not re.search(answer_pattern, text):
         return Outcome(ErrorType.FORMAT_ERROR, f"nothing matches {answer_pattern}")

@@ -107,6 +107,8 @@ class ServerSpec:
         """Twelve hex digits that two servers share only if they are interchangeable."""
         told = {name: text for name, text in self.environment().items() if TELLING.match(name)}
         told.pop(KEY)  # drawn anew at each start
+        if threads.CHOSEN in self.environment():
+            told.pop("OMP_NUM_THREADS", None)
         identity = [self.model.source, self.model.served_name, self.model.revision, self.flags, self.device]
         parts = [kvlab.__version__, *identity, self.engine_version, self.program, sorted(told.items())]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

@@ -16,6 +16,9 @@ import psutil
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _LOOK_S = 0.2
 #: Read by libgomp and libiomp when they are loaded: set before torch is imported.
+CHOSEN = (
+    "KVLAB_THREADS_CHOSEN"  # the number is ours, so it makes no other server (`launch.ServerSpec.digest`)
+)
 PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 
 
@@ -39,9 +42,16 @@ def free_cores(busy_share: float | None = None) -> int:
     return max(1, min(usable_cores(), round((1 - taken) * (os.cpu_count() or 1))))
 
 
-def bound(environment: MutableMapping[str, str]) -> None:
-    """Bound an engine's threads in an environment, and make them wait passively; what is set already stays."""
+def bound(environment: MutableMapping[str, str], *, steady: bool = False) -> None:
+    """Bound an engine's threads in an environment, and make them wait passively; what is set already stays.
+
+    Args:
+        environment: Of the process that will load the engine.
+        steady: The same number however busy the machine is: sums are rounded in another order with another
+            number of threads, and an engine whose answers are compared bit by bit must not change it.
+    """
     for name, value in PASSIVE.items():
         environment.setdefault(name, value)
     if "OMP_NUM_THREADS" not in environment:
-        environment["OMP_NUM_THREADS"] = str(free_cores())
+        environment["OMP_NUM_THREADS"] = str(usable_cores() if steady else free_cores())
+        environment[CHOSEN] = "1"

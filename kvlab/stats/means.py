@@ -130,7 +130,8 @@ def _interval(
 ) -> Interval:
     """Return the interval of a studentized estimate; ``groups``: sizes of samples that are drawn each on its own."""
     sizes = groups or (n,)
-    estimate, error = (float(part[0]) for part in studentized(np.ones((1, sum(sizes)))))
+    with np.errstate(divide="ignore", invalid="ignore"):  # of one value there is no error
+        estimate, error = (float(part[0]) for part in studentized(np.ones((1, sum(sizes)))))
 
     def without(reason: str) -> Interval:
         return Interval(shown(estimate), None, None, n, confidence, reason, METHOD, unit)

@@ -46,6 +46,10 @@ def open_database(path: Path, *, create: bool = False) -> sqlite3.Connection:
         if isinstance(error, sqlite3.Error) and is_full(error):
             raise
         raise unreadable(path, error) from None
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        raise
     connection.row_factory = sqlite3.Row
     return connection
 
@@ -87,7 +91,7 @@ def unreadable(path: Path, error: object) -> InputError:
 
 def is_full(error: sqlite3.Error) -> bool:
     """Whether an error says that the disk is full, which is no fault of the database."""
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or "disk is full" in str(error)
 
 
 def is_read_only(path: Path) -> bool:

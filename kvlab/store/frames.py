@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kvlab.timing.stamps import BUNDLED
+
 #: The columns of ``requests.csv``, the same for every experiment; empty where unknown.
 REQUEST_COLUMNS = (
     "request_id", "trial_id", "arm", "point", "repeat", "prompt_tokens", "completion_tokens",
@@ -15,7 +17,7 @@ REQUEST_COLUMNS = (
     "attempt", "used", "target_tokens", "predicted_cached_tokens", "shared_tokens", "cache_source",
     "cache_reason", "tpot_ms", "server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms",
     "finish_reason", "first_byte_ns", "first_content_ns", "last_token_ns", "events", "sent_utc", "session_id",
-    "error_message", "cache_reset", "completion_token_ids", "item", "send_lag_ms",
+    "error_message", "cache_reset", "completion_token_ids", "item", "send_lag_ms", "machine_busy_share",
 )  # fmt: skip
 
 _QUERY = """
@@ -29,13 +31,17 @@ SELECT r.request_id, r.trial_id, r.arm, t.point, t.repeat, r.attempt, r.target_t
        m.server_queue_ms, m.server_prefill_ms, m.server_decode_ms, m.server_ttft_ms,
        json_array_length(m.token_ns_json) AS events,
        json_extract(p.evidence_json, '$.reset') AS cache_reset,
-       json_extract(p.usage_json, '$.completion_token_ids') AS completion_token_ids
+       json_extract(p.usage_json, '$.completion_token_ids') AS completion_token_ids,
+       busy.share AS machine_busy_share
 FROM requests r
 JOIN telemetry m USING (request_id)
 JOIN sessions s USING (session_id)
 LEFT JOIN trials t USING (trial_id)
 LEFT JOIN responses p USING (request_id)
 LEFT JOIN failures f USING (request_id)
+LEFT JOIN (SELECT trial_id, session_id, max(value) AS share FROM observations
+           WHERE name = 'foreign_cpu_share' GROUP BY trial_id, session_id) AS busy
+       ON busy.trial_id = r.trial_id AND busy.session_id = r.session_id
 WHERE r.measured = 1
 ORDER BY m.sent_ns + s.anchor_unix_ns - s.anchor_perf_ns
 """
@@ -44,12 +50,13 @@ ORDER BY m.sent_ns + s.anchor_unix_ns - s.anchor_perf_ns
 _DERIVED = {
     "ttft_ms": "(telemetry.first_token_ns - telemetry.sent_ns) / 1e6",
     "latency_ms": "(telemetry.done_ns - telemetry.sent_ns) / 1e6",
-    "tpot_ms": "(telemetry.last_token_ns - telemetry.first_token_ns) / 1e6 / (responses.completion_tokens - 1)",
+    "tpot_ms": "(telemetry.last_token_ns - telemetry.first_token_ns) / 1e6 / (events - 1), where events carry one token each",
     "send_lag_ms": "(telemetry.sent_ns - telemetry.due_ns) / 1e6",
     "used": "trials.status is done and trials.attempts = requests.attempt; of many items: requests.final",
     "status": "ok where responses has the request, failed where failures has it",
     "error_message": "failures.message",
     "events": "length of telemetry.token_ns_json",
+    "machine_busy_share": "observations, foreign_cpu_share of the trial in its session",
     "cache_reset": "responses.evidence_json, reset",
     "completion_token_ids": "responses.usage_json, completion_token_ids",
 }
@@ -69,7 +76,9 @@ _INTEGERS = frozenset((
     "target_tokens", "repeat", "first_byte_ns", "first_token_ns", "first_content_ns", "last_token_ns", "done_ns", "due_ns",
 ))  # fmt: skip
 _COUNTS = frozenset(("sent_ns", "attempt", "session_id", "events", "used"))  # never missing
-_TIMES = frozenset(("server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms"))
+_TIMES = frozenset(
+    ("server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms", "machine_busy_share")
+)
 _ROWS = 20_000
 
 
@@ -77,9 +86,10 @@ def requests(sql: sqlite3.Connection) -> pd.DataFrame:
     """Return every measured request, in the order of sending: `REQUEST_COLUMNS`, missing as NA.
 
     ``used`` says whether a row is of the attempt that its trial's result comes from; in a trial of many
-    items, whether it is its item's final one. ``ttft_ms`` is sent to first token, ``latency_ms`` sent to
-    done, ``tpot_ms`` the mean gap between the tokens after the first: (last - first) /
-    (completion_tokens - 1), ``send_lag_ms`` due to sent. ``cache_reset`` is what the engine answered when told
+    items, whether it is its item's final one. ``machine_busy_share`` is what other processes
+    took of the processors while the request's trial was measured. ``ttft_ms`` is sent to first token, ``latency_ms`` sent to
+    done, ``tpot_ms`` the mean gap between arrivals of tokens, where each carried one: (last - first) /
+    (events - 1), ``send_lag_ms`` due to sent. ``cache_reset`` is what the engine answered when told
     to empty its cache just before; ``completion_token_ids`` is a JSON list, where the engine gives token ids.
     ``frame.attrs["database"]`` is the database's file, for an experiment that keeps more than requests.
 
@@ -99,8 +109,7 @@ def requests(sql: sqlite3.Connection) -> pd.DataFrame:
     frame["ttft_ms"] = _ms(frame, "sent_ns", "first_token_ns")
     frame["latency_ms"] = _ms(frame, "sent_ns", "done_ns")
     frame["send_lag_ms"] = _ms(frame, "due_ns", "sent_ns")
-    gaps = (frame["completion_tokens"] - 1).astype("Float64")
-    frame["tpot_ms"] = _ms(frame, "first_token_ns", "last_token_ns") / gaps.where(gaps > 0)
+    frame["tpot_ms"] = _tpot_ms(frame)
     frame = frame[[*REQUEST_COLUMNS]]
     frame.attrs["database"] = sql.execute("PRAGMA database_list").fetchone()[2]
     return frame
@@ -127,6 +136,15 @@ def _column(name: str, parts: list[Any]) -> "pd.Series[Any]":
         if whole.isna().all() and name not in _INTEGERS
         else whole
     )
+
+
+def _tpot_ms(frame: pd.DataFrame) -> "pd.Series[float]":
+    """Return `kvlab.timing.stamps.tpot_ms` of every row."""
+    tokens = frame["completion_tokens"].to_numpy(dtype=float, na_value=np.nan)
+    gaps = frame["events"].to_numpy(dtype=float) - 1
+    fewest = tokens - 1 - np.maximum(BUNDLED * (tokens - 1), tokens > 3)  # `fewest_gaps`
+    told = (gaps >= 1) & (gaps >= fewest) & (gaps <= tokens - 1)  # False where a count is unknown
+    return _ms(frame, "first_token_ns", "last_token_ns") / pd.Series(gaps, frame.index, "Float64").where(told)
 
 
 def _ms(frame: pd.DataFrame, start: str, end: str) -> "pd.Series[float]":

@@ -18,12 +18,11 @@ from urllib.parse import SplitResult, quote, urlsplit
 from kvlab.errors import InputError
 from kvlab.redact import Redactor
 from kvlab.taxonomy import ErrorType, from_http_status
+from kvlab.timing.refusals import MOST_OF_A_MESSAGE, error_message
 from kvlab.timing.response import MAX_BYTES, ResponseReader, retry_after_s
 from kvlab.timing.stamps import Stamps, came_together
 from kvlab.timing.stream import (
-    MOST_OF_A_MESSAGE,
     Generation,
-    error_message,
     events,
     parse,
     read_document,
@@ -51,8 +50,6 @@ class Target:
         timeout_s: The longest that one request may take, from sent to done.
         field_path: Dotted path of the server's own cache evidence, if it has one.
         kept_path: Dotted path of what it says its KV cache has kept of the prompt, if it says so.
-        renames: What this server calls a field of a request's body; ``None``: it takes no such field
-            (`kvlab.timing.adapt`).
         max_bytes: The longest answer that is taken.
     """
 
@@ -61,7 +58,6 @@ class Target:
     timeout_s: float = 300.0
     field_path: str | None = None
     kept_path: str | None = None
-    renames: Mapping[str, str | None] = field(default_factory=dict)
     max_bytes: int = MAX_BYTES
 
     @property
@@ -75,9 +71,6 @@ class Target:
         Raises:
             InputError: A header's value cannot be sent: a line end would begin a header of its own.
         """
-        if self.renames:
-            names = {name: self.renames.get(name, name) for name in body}
-            body = {new: body[name] for name, new in names.items() if new is not None}
         payload = json.dumps(body, ensure_ascii=False).encode("utf-8", errors="replace")
         host = self.url.netloc.rpartition("@")[2]
         fields = {
@@ -238,11 +231,20 @@ def interpret(target: Target, reader: ResponseReader, transfer: Transfer) -> Mea
 
 
 def _read(target: Target, reader: ResponseReader, budget_s: float) -> Generation:
+    complete = reader.done_ns is not None
     first = next((found for piece in reader.pieces if (found := piece.data.lstrip()[:1])), b"")
-    if reader.done_ns is not None and (first in (b"{", b"[", b"<", b"") or "json" in _content_type(reader)):
+    if complete and (first in (b"{", b"[", b"<", b"") or "json" in _content_type(reader)):
         return read_document(reader.body(), target.field_path, target.kept_path)
-    stream = events(reader.pieces, complete=reader.done_ns is not None)
-    return read_stream(stream, target.field_path, target.kept_path, budget_s=budget_s)
+    stream = events(reader.pieces, complete=complete)
+    generation = read_stream(stream, target.field_path, target.kept_path, budget_s=budget_s)
+    if (
+        complete
+        and not generation.ended
+        and generation.error is None
+        and b"data:" not in (body := reader.body())
+    ):
+        return read_document(body)
+    return generation
 
 
 def _content_type(reader: ResponseReader) -> str:

@@ -11,8 +11,10 @@ _TOGETHER_NS = 100_000
 #: ... and what was streamed takes more than this share of the time to its first token.
 _SHARE = 0.01
 _MIN_TOKENS = 3
+#: No model reads a prompt and makes that many tokens sooner; what does is a server without one.
+_SOONEST_NS = 20_000_000
 #: A share of events that carry more than one token which moves a time per token less than its own noise.
-_BUNDLED = 0.05
+BUNDLED = 0.05
 
 
 def came_together(sent_ns: int, token_ns: Sequence[int]) -> str | None:
@@ -23,6 +25,8 @@ def came_together(sent_ns: int, token_ns: Sequence[int]) -> str | None:
     if len(token_ns) < _MIN_TOKENS:
         return None
     span, waited = token_ns[-1] - token_ns[0], token_ns[0] - sent_ns
+    if waited < _SOONEST_NS:
+        return None
     if span > _TOGETHER_NS * (len(token_ns) - 1) or span > _SHARE * waited:
         return None
     return (
@@ -37,7 +41,7 @@ def fewest_gaps(completion_tokens: int) -> float:
     One fewer than between the tokens is let pass: the token that ends an answer has no text of its own. A
     time per token over the arrivals is then too long by that much at most, never too short.
     """
-    return min((1 - _BUNDLED) * (completion_tokens - 1), max(2, completion_tokens - 2))
+    return completion_tokens - 1 - max(BUNDLED * (completion_tokens - 1), float(completion_tokens > 3))
 
 
 def tpot_ms(token_ns: Sequence[int], completion_tokens: int | None) -> float | None:
@@ -93,6 +97,13 @@ class Stamps:
     def ttft_ms(self) -> float | None:
         """Time to first token: sent to first generated token, in milliseconds."""
         return _ms(self.sent_ns, self.first_token_ns)
+
+    @property
+    def ttft_words(self) -> str:
+        """`ttft_ms` for a line of text, or why there is none."""
+        if self.ttft_ms is None:
+            return f"no time known ({self.untimed or 'no token came'})"
+        return f"{self.ttft_ms:.0f} ms"
 
     @property
     def latency_ms(self) -> float | None:

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Never
 
 from kvlab.evidence import as_tokens
-from kvlab.taxonomy import ErrorType, from_http_status
+from kvlab.taxonomy import ErrorType
+from kvlab.timing.refusals import MOST_OF_A_MESSAGE, error_message, error_type
 from kvlab.timing.response import Piece
 
-#: How much of what a server says is kept for a message before secrets are taken out and it is cut.
-MOST_OF_A_MESSAGE = 100_000
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _THOUGHTS = frozenset(("thinking", "reasoning"))
 #: Finish reasons of an answer that the server gave up; else the rest of it would pass for what the model said.
@@ -282,34 +281,13 @@ def dig(value: Any, path: str) -> Any:  # noqa: ANN401 - JSON
     return value
 
 
-def error_message(error: Any) -> str:  # noqa: ANN401 - JSON
-    """Return the words of an error object, in any of the forms in which servers send one."""
-    if isinstance(error, dict):
-        error = next((error[name] for name in ("message", "detail", "error") if error.get(name)), error)
-    return _some(error if isinstance(error, str) else json.dumps(error, ensure_ascii=False))
-
-
-def _error_type(error: Any) -> ErrorType:  # noqa: ANN401 - JSON
-    """Return what kind of error an error object says it is: by its code, which is an HTTP status, or its type."""
-    if not isinstance(error, dict):
-        return ErrorType.ENGINE_ERROR
-    code = as_tokens(error.get("code"))
-    if code is not None and 400 <= code < 600:
-        return from_http_status(code)
-    words = f"{error.get('type')} {error.get('code')}".lower().replace("_", "")
-    if "ratelimit" in words:
-        return ErrorType.RATE_LIMITED
-    refused = ("invalidrequest", "badrequest", "contextsize", "contextlength", "unsupported", "notfound")
-    return ErrorType.REFUSED_INPUT if any(word in words for word in refused) else ErrorType.ENGINE_ERROR
-
-
 def _fail(generation: Generation, why: str) -> None:
     generation.error = generation.error or why
 
 
 def _read_error(generation: Generation, error: Any) -> None:  # noqa: ANN401 - JSON
     if generation.error is None or isinstance(error, dict):  # the server's own words come before ours
-        generation.error, generation.error_type = error_message(error), _error_type(error)
+        generation.error, generation.error_type = error_message(error), error_type(error)
 
 
 def _some(text: str) -> str:

@@ -6,11 +6,13 @@ import time
 import httpx
 
 from kvlab.endpoints.metrics import Scrape
+from kvlab.endpoints.pages import fetch
 from kvlab.vram import Reading
 
 #: A page of metrics costs the server some milliseconds, so it is asked far less often than the kernel.
 PAUSE_S = 1.0
-_USAGE = re.compile(r"^vllm:kv_cache_usage_perc(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+# Before version 0.10 it was called `gpu_cache_usage_perc`.
+_USAGE = re.compile(r"^vllm:(?:kv|gpu)_cache_usage_perc(?:\{[^}]*\})? ([0-9.eE+-]+)$", re.MULTILINE)
 
 
 class CacheUsage:
@@ -40,21 +42,29 @@ class CacheUsage:
         if not self._size_bytes or time.monotonic() < self._next_s:
             return []
         self._next_s = time.monotonic() + PAUSE_S
-        try:
-            shares = _USAGE.findall(self._http.get(self._url).text)
-        except httpx.HTTPError as error:
-            self.reason = f"/metrics does not answer ({type(error).__name__})"
+        page = fetch(self._http, self._url, timeout_s=2.0, patience_s=0.0)
+        if not page.ok:
+            self.reason = f"/metrics does not answer ({page.why or f'HTTP {page.status}'})"
             return []
+        shares = [share for text in _USAGE.findall(page.text) if (share := _share(text)) is not None]
         if not shares:
             self.reason = "the server does not say how much of its KV cache is in use"
             return []
         self.reason = None
-        used = sum(float(share) for share in shares) / len(shares) * self._size_bytes
+        used = sum(shares) / len(shares) * self._size_bytes
         return [Reading("server_kv_cache", round(used), self._size_bytes)]
 
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
+
+
+def _share(text: str) -> float | None:
+    try:
+        share = float(text)
+    except ValueError:
+        return None
+    return share if 0.0 <= share <= 1.0 else None
 
 
 def capacity(scrape: Scrape | None) -> dict[str, int | None]:
@@ -63,7 +73,7 @@ def capacity(scrape: Scrape | None) -> dict[str, int | None]:
 
     def number(name: str) -> int | None:
         text = config.get(name, "")
-        return int(text) if text.isdigit() else None
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
     blocks, block = number("num_gpu_blocks"), scrape.block_size() if scrape is not None else None
     tokens = number("kv_cache_size_tokens")

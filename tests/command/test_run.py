@@ -83,7 +83,7 @@ def test_a_whole_run_its_report_anew_and_the_list(outputs, tmp_path):
 def test_a_second_run_overwrites_nothing_and_a_user_isolation_id_is_caught(outputs):
     """The same isolation id on a warm server: the cold requests are not cold, and the verdict says so."""
     arguments = sweep("[300]", 1, "--set", "isolation_id=mine", "--set", "confidence=0.9")
-    with FakeServer(base_ms=1, itl_ms=0, honour_salt=False) as server:
+    with FakeServer(base_ms=1, itl_ms=2, honour_salt=False) as server:
         first = kvlab(*arguments, **env(server))
         second = kvlab(*arguments, "--strict", **env(server))
     assert (first.returncode, second.returncode) == (0, 3)
@@ -95,7 +95,7 @@ def test_a_second_run_overwrites_nothing_and_a_user_isolation_id_is_caught(outpu
 
 
 def test_a_silent_server_gives_no_verdict(outputs):
-    with FakeServer(base_ms=1, itl_ms=0, usage="no_details", metrics=False) as server:
+    with FakeServer(base_ms=1, itl_ms=2, usage="no_details", metrics=False) as server:
         result = kvlab(*sweep("[300]", 5), "--strict", **env(server))
     assert result.returncode == 3
     (folder,) = folders(outputs)
@@ -107,7 +107,7 @@ def test_a_silent_server_gives_no_verdict(outputs):
 
 def test_a_failed_attempt_has_its_own_row_and_its_pair_starts_again_cold(outputs):
     """Faults count generation requests: four probes and a warm-up come first, then cold, hit, cold…"""
-    with FakeServer(base_ms=1, itl_ms=0, faults={str(n): "status_429" for n in (9, 12)}) as server:
+    with FakeServer(base_ms=1, itl_ms=2, faults={str(n): "status_429" for n in (9, 12)}) as server:
         result = kvlab(*sweep("[300]", 5), **env(server))
     assert result.returncode == 0, result
     (folder,) = folders(outputs)
@@ -119,7 +119,7 @@ def test_a_failed_attempt_has_its_own_row_and_its_pair_starts_again_cold(outputs
 
 
 def test_a_server_that_dies_is_a_failed_run_with_the_reason(outputs):
-    with FakeServer(base_ms=1, itl_ms=0, faults={str(n): "status_500" for n in range(6, 60)}) as server:
+    with FakeServer(base_ms=1, itl_ms=2, faults={str(n): "status_500" for n in range(6, 60)}) as server:
         result = kvlab(*sweep("[300]", 1, "--set", "max_attempts=1"), **env(server))
     assert result.returncode == 1
     (folder,) = folders(outputs)
@@ -211,7 +211,7 @@ def test_a_run_whose_every_process_was_killed_is_found_interrupted(outputs):
 
 
 def test_another_contract_is_refused_by_name_and_force_is_recorded(outputs):
-    with FakeServer(base_ms=1, itl_ms=0) as server:
+    with FakeServer(base_ms=1, itl_ms=2) as server:
         assert kvlab(*sweep("[300]", 1), **env(server)).returncode == 0
         (folder,) = folders(outputs)
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -228,7 +228,7 @@ def test_another_contract_is_refused_by_name_and_force_is_recorded(outputs):
 
 def test_a_server_that_echoes_the_key_leaks_nothing(outputs):
     """Accepted by /models of another persona, refused with the key in its message at the first chat."""
-    with FakeServer(base_ms=1, itl_ms=0) as server:
+    with FakeServer(base_ms=1, itl_ms=2) as server:
         process = start(*sweep("[300,400,500]", 3), **env(server))
         until(lambda: bool(folders(outputs)))
         (folder,) = folders(outputs)

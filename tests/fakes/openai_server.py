@@ -29,9 +29,9 @@ from .clock import precise_loop
 from .faults import FaultPlan
 from .generation import Engine, Generation, Job
 from .http import Connection, Request, serve
+from .law_cache import cache_of
 from .metrics import Metrics
 from .options import OptionError, Options, add_arguments, changed, from_arguments
-from .prefix_cache import PrefixCache
 from .tokenizer import Tokenizer
 from .truth import Truth
 from .validation import Refusal
@@ -49,7 +49,7 @@ class FakeServer:
         self.options = options
         self.tokenizer = Tokenizer()
         self.metrics = Metrics()
-        self.cache = PrefixCache(options.block_size, options.capacity_blocks or None)
+        self.cache = cache_of(options)
         self.faults = FaultPlan(options)
         self.batches = Batches()
         self.truth: list[Truth] = []
@@ -263,8 +263,8 @@ class FakeServer:
         self.options = changed(self.options, changes)
         if changes.keys() & FAULT_OPTIONS:
             self.faults, self.engine_is_dead = FaultPlan(self.options), False
-        if "block_size" in changes:
-            self.cache = PrefixCache(self.options.block_size)
+        if changes.keys() & {"block_size", "law", "policy", "ttl_s"}:
+            self.cache = cache_of(self.options)
         if changes.keys() & {"block_size", "capacity_blocks"}:
             self.cache.capacity = self.options.capacity_blocks or None
             self.cache.evict_to(self.options.capacity_blocks or len(self.cache))

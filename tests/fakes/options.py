@@ -46,6 +46,9 @@ class Options:
     block_size: int = 16
     capacity_blocks: int = 0  # 0: unlimited
     prefix_caching: bool = True
+    law: dict[str, Any] = field(default_factory=dict)  # fields of CacheLaw; empty: whole blocks
+    policy: str = "leaf_first"  # with a law: which unit goes first
+    ttl_s: float = 0.0  # with a law: units are lost when idle so long; 0: never
     warm_prompts: list[Any] = field(default_factory=list)  # strings, token-id lists or message lists
     honour_salt: bool = True  # off: cache_salt is accepted and ignored
     salt_rejected: bool = False

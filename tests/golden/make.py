@@ -16,14 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from kvlab.experiments.lab import open_lab
-
-from kvlab import engines
+from kvlab import api
+from kvlab.endpoints import offline
 from kvlab.experiments.context_limit_probe import material
-from kvlab.experiments.prefix_hit_miss import procedures
+from kvlab.experiments.prefix_hit_miss import measure as procedures
 from tests.fakes.offline import FakeLLM, FakeOffline
 from tests.fakes.process import FakeServer
 from tests.golden import stored, update
@@ -42,12 +40,12 @@ def serving(**options: Any) -> Iterator[FakeServer]:
 
 
 def measure(name: str, **params: Any) -> Path:
-    lab = open_lab(name, {"profile": "golden", "isolation_id": "golden", **params})
-    lab.warm_up()
-    for trial in lab.pending():
-        lab.measure(trial)
-    lab.finish()
-    return lab.folder
+    run = api.open(name, {"profile": "golden", "isolation_id": "golden", **params})
+    run.warm_up()
+    for trial in run.pending():
+        run.measure(trial)
+    run.finish()
+    return run.folder
 
 
 def token_sweep(folder: Path) -> Path:
@@ -73,7 +71,7 @@ def prefix_hit_miss(folder: Path) -> Path:
     """Both procedures at two sizes; one generation fails once."""
     procedures.QUESTION_TOKENS_AT_MOST = len(procedures.QUESTION)  # a token a character
     engine = FakeOffline(PacedLLM(fail=[40]))
-    engines.module = lambda _: SimpleNamespace(open_engine=lambda *_: engine)  # type: ignore[assignment]
+    offline.open_engine = lambda *_: engine  # type: ignore[assignment]
     return measure(
         "prefix_hit_miss", sizes=[[70, 48], [200, 96]], num_trials=5, max_output_tokens=4, settle_ms=0
     )

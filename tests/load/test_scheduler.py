@@ -2,14 +2,16 @@
 
 import errno
 import ssl
+from dataclasses import replace
 
 import pytest
 
 from kvlab.load.job import Job, Progress, Retries
 from kvlab.load.scheduler import Scheduler
 from kvlab.prompts.batch import Workload
+from kvlab.taxonomy import ErrorType
 from kvlab.timing.arrivals import Arrivals
-from kvlab.timing.request import Target
+from kvlab.timing.request import Failure, Target
 
 S = 10**9
 REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
@@ -66,3 +68,44 @@ def test_what_no_waiting_mends_is_given_up_at_once(scheduler):
     fail(scheduler, 0, ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed"))
     assert scheduler.over
     assert "self-signed" in scheduler.gave_up
+
+
+BUSY = Failure(ErrorType.RATE_LIMITED, "slow down", 429)
+BROKEN = Failure(ErrorType.ENGINE_ERROR, "boom", 500)
+
+
+def test_a_busy_server_costs_time_and_no_attempts(scheduler):
+    """Six attempts are allowed; a server that says "later" for eight seconds is asked until it answers."""
+    outgoing, t_ns, asked = scheduler.next(0), 0, 1
+    while t_ns < 8 * S:
+        assert scheduler.again(outgoing, t_ns, replace(BUSY, retry_after_s=0.5))
+        t_ns += 31 * S  # whatever the pause was, it is over
+        t_ns = min(t_ns, 8 * S)
+        outgoing = scheduler.next(t_ns + 31 * S)
+        asked += 1
+        assert (outgoing.item, outgoing.attempt) == (0, asked)
+    assert scheduler.again(outgoing, t_ns, BROKEN)
+
+
+def test_a_server_that_stays_busy_is_given_up_after_the_limit_of_an_outage(scheduler):
+    outgoing = scheduler.next(0)
+    assert scheduler.again(outgoing, 0, BUSY)
+    outgoing = scheduler.next(S * 5)
+    assert not scheduler.again(outgoing, S * 11, BUSY)
+
+
+def test_what_breaks_again_and_again_has_as_many_attempts_as_are_allowed(scheduler):
+    again, attempts = True, 0
+    while again:
+        outgoing = scheduler.next(attempts * 100 * S + 50 * S)
+        assert outgoing.item == 0
+        attempts += 1
+        again = scheduler.again(outgoing, attempts * 100 * S, BROKEN)
+    assert attempts == scheduler.job.retries.max_attempts
+
+
+def test_a_retry_after_is_obeyed(scheduler):
+    assert scheduler.again(scheduler.next(0), 0, replace(BUSY, retry_after_s=6.0))
+    scheduler._built.clear()
+    assert scheduler.next(5 * S) is None or scheduler.next(5 * S).item != 0
+    assert scheduler.next(10 * S).item == 0

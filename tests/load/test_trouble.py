@@ -16,6 +16,7 @@ from kvlab.load.job import Retries
 from kvlab.store import frames
 from kvlab.timing.arrivals import Arrivals
 from kvlab.timing.request import Target
+from tests.fakes.catalogue import FAULTS, FaultServer
 from tests.fakes.process import FakeServer
 from tests.fakes.tls import TlsFront
 from tests.load.bench import Bench, start, until
@@ -254,3 +255,30 @@ def test_a_key_that_a_server_echoes_is_in_no_row(tmp_path):
     messages = bench.read("SELECT message FROM failures")
     assert len(messages) == 3
     assert all("[redacted]" in message and "wrong-secret" not in message for (message,) in messages)
+
+
+def test_answers_without_end_are_stored_as_what_they_are_and_soon(tmp_path):
+    bench = Bench(tmp_path)
+    with FaultServer(FAULTS) as server:
+        job = bench.job(
+            f"{server.url}/endless_tokens/v1", 12, retries=Retries(max_attempts=1), timeout_s=20.0
+        )
+        job = replace(job, target=replace(job.target, max_bytes=2**20))
+        began = time.monotonic()
+        ended, told = bench.run(job)
+    check(bench, ended, 12)
+    assert (ended.failed, time.monotonic() - began < 40) == (12, True)
+    assert sum(report["state"] == "running" for report in told) >= 1
+    messages = bench.read("SELECT DISTINCT error_type, message FROM failures")
+    assert [(kind, "more than 1 MiB" in message) for kind, message in messages] == [("ENGINE_ERROR", True)]
+
+
+@pytest.mark.parametrize(
+    "name", ["trailers", "chunk_extension_last", "early_hints_103", "closed_unannounced", "bytewise"]
+)
+def test_unusual_answers_that_are_right_are_answers(tmp_path, name):
+    bench = Bench(tmp_path)
+    with FaultServer(FAULTS) as server:
+        ended, _ = bench.run(bench.job(f"{server.url}/{name}/v1", 12, timeout_s=5.0))
+    check(bench, ended, 12)
+    assert (ended.failed, ended.retried) == (0, 0)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from kvlab.endpoints.connect import Fact, Identity
-from kvlab.findings import Check, Figure, Section, Summary, Table, Verdict
+from kvlab.findings import Check, Section, StoredFigure, StoredTable, Summary, Verdict
 from kvlab.report import render
 
 EVIL = [
@@ -27,8 +27,8 @@ def page(evil):
     summary = Summary(
         experiment="x", profile=evil, verdict=Verdict.PASS, headline=f"fine {evil}", reasons=[evil], results={},
         checks=[Check(name=evil, asks=evil, seen=evil, holds=True)], limitations=[evil],
-        tables=[Table(name="t", title=evil, columns=["a", evil], rows=[[evil, 1.0], [None, evil]], note=evil)],
-        figures=[Figure(name="f", title=evil, caption=evil)], sections=[Section(title=evil, paragraphs=[evil])],
+        tables=[StoredTable(name="t", title=evil, columns=["a", evil], rows=[[evil, 1.0], [None, evil]], note=evil)],
+        figures=[StoredFigure(name="f", title=evil, caption=evil)], sections=[Section(title=evil, paragraphs=[evil])],
     )  # fmt: skip
     identity = Identity(
         kind="vLLM",

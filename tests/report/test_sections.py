@@ -1,4 +1,4 @@
-from kvlab.findings import Figure, Section, Summary, Table
+from kvlab.findings import Section, StoredFigure, StoredTable, Summary
 from kvlab.report import render
 
 STORED = {"experiment_id": "e", "profile": "p", "created_utc": "t", "isolation_id": "i", "contract": {}, "params": {},
@@ -15,8 +15,8 @@ def summary(**changes):
         "checks": [],
         "results": {},
     }
-    tables = [Table(name=name, title=f"Table {name}", columns=["c"], rows=[[1]]) for name in ("a", "b")]
-    figures = [Figure(name=name, title=f"Figure {name}", caption="c") for name in ("c", "d")]
+    tables = [StoredTable(name=name, title=f"Table {name}", columns=["c"], rows=[[1]]) for name in ("a", "b")]
+    figures = [StoredFigure(name=name, title=f"StoredFigure {name}", caption="c") for name in ("c", "d")]
     return Summary(**{**facts, "tables": tables, "figures": figures, **changes})
 
 
@@ -27,7 +27,7 @@ def headings(made):
 
 
 def test_without_sections_figures_come_first():
-    assert headings(summary()) == ["## Figure c", "## Figure d", "## Table a", "## Table b"]
+    assert headings(summary()) == ["## StoredFigure c", "## StoredFigure d", "## Table a", "## Table b"]
 
 
 def test_sections_order_the_report_and_lose_nothing():
@@ -35,6 +35,6 @@ def test_sections_order_the_report_and_lose_nothing():
     made = summary(sections=[section])
     text = render.markdown("T", made, STORED, None)
     found = [line for line in text.splitlines() if line.startswith("#")][1:6]
-    assert found == ["## First", "### Figure d", "### Table b", "## Figure c", "## Table a"]
-    assert text.index("Why.") < text.index("Figure d")
+    assert found == ["## First", "### StoredFigure d", "### Table b", "## StoredFigure c", "## Table a"]
+    assert text.index("Why.") < text.index("StoredFigure d")
     assert "sections" not in made.as_json()

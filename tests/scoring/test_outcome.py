@@ -20,6 +20,14 @@ def label(text, finish_reason="stop", **more):
         ("Paris is the", "length", "TRUNCATED"),
         ("Paris", "content_filter", "REFUSAL"),
         ("Paris", "weird", "UNKNOWN_FAILURE"),
+        # other servers' words for the same
+        *(("Paris", reason, None) for reason in ("STOP", "COMPLETE", "eos", "Eos_Token", "end_turn")),
+        *(("Paris is the", reason, "TRUNCATED") for reason in ("MAX_TOKENS", "model_length", "LENGTH")),
+        *(("Paris", reason, "REFUSAL") for reason in ("SAFETY", "RECITATION", "Content_Filter")),
+        *(
+            ("Paris", reason, "UNKNOWN_FAILURE")
+            for reason in ("abort", "error", "insufficient_system_resource")
+        ),
         ("Paris", None, "UNKNOWN_FAILURE"),
         ("I'm sorry, but I can't help with that.", "stop", "REFUSAL"),
         ("As an AI language model, I cannot assist with this.", "stop", "REFUSAL"),

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kvlab.experiments.batch_benchmark.analysis import quantile
+from kvlab.experiments.batch_benchmark.estimate import quantile
 from kvlab.stats import steady
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from kvlab.endpoints.metrics import ServerView
@@ -16,14 +17,15 @@ from kvlab.store.connect import VERSION, open_database
 from kvlab.store.database import Database
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Failure, Measurement
-from kvlab.timing.stamps import Stamps
+from kvlab.timing.stamps import Stamps, tpot_ms
 from kvlab.timing.stream import Generation
 
 TRIALS = [Trial(f"t{i}", i, "300", i + 1, {"target_tokens": 300}) for i in range(3)]
 
 
 def recorded(request_id, arm="cold", attempt=1, failure=None, cached=0):
-    stamps = Stamps(1_000_000, 2_000_000, 3_000_000, 3_000_000, 7_000_000, 8_000_000, (3_000_000, 7_000_000))
+    tokens = (3_000_000, 4_000_000, 7_000_000)
+    stamps = Stamps(1_000_000, 2_000_000, 3_000_000, 3_000_000, 7_000_000, 8_000_000, tokens)
     usage = {"prompt_tokens": 300, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": cached}}
     generation = None if failure else Generation(text="x", usage=usage, ended=True)
     evidence = Evidence() if failure else Evidence(300, cached)
@@ -88,6 +90,55 @@ def test_frame_derives_times_and_marks_the_attempt_that_counts(database):
     assert frame.loc["b", "error_type"] == "TIMEOUT"
     assert frame["prompt_tokens"].isna()["b"]
     assert frames.integrity(database.sql) == []
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "tokens"),
+    [
+        (1, 1),
+        (2, 2),
+        (2, 3),
+        (3, 3),
+        (4, 5),
+        (9, 16),
+        (16, 16),
+        (15, 16),
+        (96, 100),
+        (8, 161),
+        (161, 8),
+        (6, None),
+    ],
+)
+def test_a_time_per_token_is_of_arrivals_that_carried_one_each_or_there_is_none(database, arrivals, tokens):
+    row = recorded("a")
+    token_ns = tuple(range(5_000_000, 5_000_000 * (arrivals + 1), 5_000_000))
+    stamps = replace(
+        row.measurement.stamps, token_ns=token_ns, first_token_ns=token_ns[0], last_token_ns=token_ns[-1]
+    )
+    generation = Generation(text="x", usage={"completion_tokens": tokens}, ended=True)
+    record(database, "t0", [replace(row, measurement=Measurement(stamps, generation, None, 200))], "done")
+    found = frames.requests(database.sql)["tpot_ms"][0]
+    expected = tpot_ms(token_ns, tokens)
+    assert expected in (5.0, None)
+    assert (None if pd.isna(found) else found) == expected
+    assert (expected is None) == (
+        (arrivals, tokens) in {(1, 1), (2, 3), (9, 16), (8, 161), (161, 8), (6, None)}
+    )
+
+
+def test_what_else_was_seen_of_a_request_is_observed(database):
+    row = recorded("a")
+    stamps = replace(row.measurement.stamps, untimed="all at once")
+    measurement = replace(row.measurement, stamps=stamps, reconnects=1, client_stall_ms=80.0)
+    record(database, "t0", [replace(row, measurement=measurement)], "done")
+    found = database.sql.execute(
+        "SELECT trial_id, request_id, name, value, text FROM observations ORDER BY name"
+    )
+    assert [tuple(line) for line in found] == [
+        ("t0", "a", "client_stall_ms", 80.0, None),
+        ("t0", "a", "reconnects", 1.0, None),
+        ("t0", "a", "untimed", None, "all at once"),
+    ]
 
 
 def test_a_request_never_has_both_an_answer_and_a_failure(database):

@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 
 import pytest
@@ -105,3 +106,44 @@ def test_events_survive_any_fragmentation(texts, data):
     edges = [0, *sorted(cuts), len(stream)]
     pieces = [Piece(i, stream[a:b]) for i, (a, b) in enumerate(itertools.pairwise(edges))]
     assert [event.data for event in events(pieces)] == texts
+
+
+GOOD = chunked([b"data: {}\n\n", b"x" * 50])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.binary(max_size=3)), max_size=3),
+    st.lists(st.integers(1, len(GOOD) + 9), max_size=8),
+)
+def test_a_damaged_response_has_one_outcome_however_it_is_cut(damage, cuts):
+    data = GOOD
+    for at, instead in damage:
+        data = data[:at] + instead + data[at + 1 :]
+    outcomes = []
+    for edges in ([], cuts, range(len(data))):
+        reader = ResponseReader()
+        start, complete, wrong = 0, False, False
+        for end in [*sorted({edge for edge in edges if 0 < edge < len(data)}), len(data)]:
+            try:
+                complete = reader.feed(end, data[start:end])
+            except WireError:
+                wrong = True
+            if complete or wrong:
+                break
+            start = end
+        if not complete and not wrong:
+            complete = reader.end(len(data))
+        surplus_of_a_length = (
+            "content-length" in reader.headers
+        )  # whether it is seen depends on the read it came with
+        outcomes.append((complete, wrong, reader.status, reader.body()) if not surplus_of_a_length else None)
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+@given(st.binary(max_size=300))
+def test_whatever_bytes_come_nothing_else_is_raised(data):
+    reader = ResponseReader()
+    with contextlib.suppress(WireError):
+        reader.feed(1, data)
+    reader.end(2)
+    assert reader.cut_off()

@@ -1,6 +1,7 @@
 """Loading a model for this engine, after refusing what it cannot do right."""
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ from kvlab import paths
 from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.facts import Fact
 from kvlab.errors import InputError
+from kvlab.serving import threads
 from kvlab.serving.model import Model, resolve_model
 from kvlab.settings import Settings
 
@@ -64,6 +66,7 @@ def find(settings: Settings) -> Model:
     """
     if importlib.util.find_spec("torch") is None:
         raise InputError("torch", None, "is not installed, and this engine runs on it; run `make setup`")
+    threads.bound(os.environ, steady=True)  # before torch is imported
     return resolve_model(settings.kvlab_model, cache_dir=paths.cache_dir(), say=print)
 
 

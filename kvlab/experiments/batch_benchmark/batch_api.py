@@ -16,9 +16,9 @@ from kvlab.endpoints.answer import evidence_of
 from kvlab.endpoints.batch_api import MAX_BYTES, MAX_LINES, OVER, Batch, said_of
 from kvlab.endpoints.metrics import ServerView
 from kvlab.evidence import Evidence, classify
-from kvlab.experiment import Streamed
+from kvlab.experiment import UnfinishedError
 from kvlab.experiments.batch_benchmark import jobs
-from kvlab.experiments.batch_benchmark.plan import Planned
+from kvlab.experiments.batch_benchmark.trials import Planned
 from kvlab.load import control, stretch
 from kvlab.load.job import Job
 from kvlab.records import Recorded, Trial
@@ -30,49 +30,56 @@ from kvlab.timing.stream import Generation, dig
 
 if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
-    from kvlab.session import Lab
+    from kvlab.session import Session
 
 NOT_OFFERED = "not offered by this endpoint"
 _COMMIT_ROWS = 1000
 SAY_S = 5.0
 
 
-def stream(lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int) -> Streamed:
-    """Do what is left of a trial through the batch API; a resume goes on with the batch that it finds."""
-    database, item = lab.run.database, Planned(**trial.planned)
-    asked = jobs.workload(lab, trial)
-    known = jobs.prefix_state(lab.counter, asked, item.size)
-    connection = lab.engine.connection
+def send(session: "Session[BatchBenchmarkParams]", trial: Trial) -> str:
+    """Do what is left of a trial through the batch API; a resume goes on with the batch that it finds.
+
+    Returns:
+        One line about it.
+
+    Raises:
+        UnfinishedError: The API failed.
+    """
+    database, item = session.database, Planned(**trial.planned)
+    asked = jobs.workload(session, trial)
+    known = jobs.prefix_state(session.counter, asked, item.size)
+    connection = session.engine.connection
     redact = connection.settings.redact
-    batch = Batch(connection.http, connection.target.base_url, lab.params.outage_limit_s)
+    batch = Batch(connection.http, connection.target.base_url, session.params.outage_limit_s)
     state = {**known, **stretch.last_state(database, trial.trial_id)}
-    before = stretch.counters(connection, lab.identity)
-    number = stretch.begin(database, trial.trial_id, lab.run.session_id, before, state)
-    job = jobs.job(lab, trial, attempt, asked, known["prefix_tokens"])
+    before = stretch.counters(connection, session.identity)
+    number = stretch.begin(database, trial.trial_id, session.run.session_id, before, state)
+    job = jobs.job(session, trial, asked, known["prefix_tokens"])
     so_far = control.progress(database, job)
     try:
         if "batch_ids" not in state and (absent := batch.absent()) is not None:
             why = f"{NOT_OFFERED} (GET /v1/batches answers {absent})"
             stretch.end(database, number, why)
-            return Streamed(True, why)
+            return why
         left = [item_number for item_number in range(item.size) if item_number not in so_far.final]
         _create(batch, job, left, state, lambda: stretch.keep_state(database, number, state))
-        last = [_wait(lab, trial, batch, name) for name in state["batch_ids"]]
-        done = _store(lab, job, batch, last, state)
+        last = [_wait(session, trial, batch, name) for name in state["batch_ids"]]
+        done = _store(session, job, batch, last, state)
     except (httpx.HTTPError, ValueError) as error:
-        why = redact(f"{type(error).__name__}: {error}")
+        why = redact(f"{type(error).__name__}: {error}")[:500]
         stretch.end(database, number, why)
-        return Streamed(False, f"the batch API failed: {why}")
+        raise UnfinishedError(f"the batch API failed: {why}") from None
     except BaseException as error:
         stretch.end(database, number, "stopped" if isinstance(error, KeyboardInterrupt) else str(error))
         raise
-    after = stretch.settled(connection, lab.identity, before, done)
+    after = stretch.settled(connection, session.identity, before, done)
     stretch.end(database, number, "done", after)
     ends = ", ".join(
-        f"{name} ({end['status']}{': ' + said if (said := redact(said_of(end))) else ''})"
+        f"{name} ({end['status']}{': ' + said if (said := redact(said_of(end))[:500]) else ''})"
         for name, end in zip(state["batch_ids"], last, strict=True)
     )
-    return Streamed(True, f"{done:,} requests stored of batch {ends}")
+    return f"{done:,} requests stored of batch {ends}"
 
 
 def _create(batch: Batch, job: Job, left: list[int], state: dict[str, Any], keep: Callable[[], None]) -> None:
@@ -100,37 +107,39 @@ def _requests(job: Job, left: list[int]) -> Iterator[str]:
         yield json.dumps(line) + "\n"
 
 
-def _wait(lab: "Lab[BatchBenchmarkParams]", trial: Trial, batch: Batch, batch_id: str) -> dict[str, Any]:
+def _wait(
+    session: "Session[BatchBenchmarkParams]", trial: Trial, batch: Batch, batch_id: str
+) -> dict[str, Any]:
     """Poll until the batch is over, or has taken too long: then it is cancelled as far as we care."""
-    limit = time.monotonic() + lab.params.batch_limit_s
+    limit = time.monotonic() + session.params.batch_limit_s
     said = time.monotonic()
     while (last := batch.look(batch_id))["status"] not in OVER and time.monotonic() < limit:
         if time.monotonic() - said > SAY_S:
             said = time.monotonic()
             counts = last.get("request_counts")
             counts = counts if isinstance(counts, dict) else {}
-            lab.note(
+            session.note(
                 f"{trial.trial_id}: {last['status']}, {counts.get('completed', 0)} of {counts.get('total', 0)}"
             )
-        time.sleep(lab.params.batch_poll_s)
+        time.sleep(session.params.batch_poll_s)
     return {**last, "seen_ns": now_ns()}
 
 
 def _store(
-    lab: "Lab[BatchBenchmarkParams]",
+    session: "Session[BatchBenchmarkParams]",
     job: Job,
     batch: Batch,
     last: list[dict[str, Any]],
     state: dict[str, Any],
 ) -> int:
     """Store one row for each request that has none yet. Returns how many were answered."""
-    database = lab.run.database
+    database = session.database
     with database.transaction():
         base = database.add_prompt({"marker": job.workload.marker, "text": job.workload.text})
     open_ = set(range(job.items)) - control.progress(database, job).final
     answered, rows = 0, list[Recorded]()
 
-    redactor = lab.engine.connection.settings.redactor
+    redactor = session.engine.connection.settings.redactor
 
     def keep(item: int, answer: Generation | Failure) -> None:
         nonlocal answered
@@ -142,23 +151,23 @@ def _store(
             database.record_items(job.run_id, job.trial_id, rows)
             rows.clear()
 
-    connection = lab.engine.connection
+    field_path = session.engine.connection.target.field_path
     for end in last:
         for file_id in (end.get("output_file_id"), end.get("error_file_id")):
             for line in batch.lines(file_id if isinstance(file_id, str) else None):
                 item = _item(line)
                 if item in open_:
-                    keep(item, _read(line, connection.target.field_path))
-    missing = _missing(last, connection.settings.redact)
+                    keep(item, _read(line, field_path))
+    missing = _missing(last)
     for item in sorted(open_):
         keep(item, missing)
     database.record_items(job.run_id, job.trial_id, rows)
     return answered
 
 
-def _missing(last: list[dict[str, Any]], redact: Callable[[str], str]) -> Failure:
+def _missing(last: list[dict[str, Any]]) -> Failure:
     """Return why a request has no line: what the server says of the batch, or how it ended."""
-    said = "; ".join(filter(None, (redact(said_of(end)) for end in last)))
+    said = "; ".join(filter(None, (said_of(end) for end in last)))
     statuses = sorted({end["status"] for end in last})
     how = f"the batch ended as {', '.join(statuses)} without it" + (f": {said}" if said else "")
     late = not said and any(status not in OVER or status == "expired" for status in statuses)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kvlab.experiments.batch_benchmark import analysis, forecast
+from kvlab.experiments.batch_benchmark import estimate, forecast
 from kvlab.stats.rates import rate_change
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def changes(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> list[Ch
         if strategy in forecast.WITHOUT:
             continue  # no steady state of its own
         sizes: dict[int, list[list[float]]] = {}
-        for cell in analysis.trials_of(complete, strategy):
+        for cell in estimate.trials_of(complete, strategy):
             if cell["steady_requests_per_s"]:
                 sizes.setdefault(cell["size"], []).append(list(cell["steady"].windows["s_per_request"]))
         known = sorted(

@@ -3,12 +3,15 @@
 import json
 import sqlite3
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from kvlab.vram import timeline
+
+if TYPE_CHECKING:
+    from kvlab.runs.data import RunData
 
 _ROWS = 5_000
 #: Texts that neither the summary nor a figure reads: of 170,000 requests, 60 MB of them.
@@ -25,60 +28,42 @@ _TEXTS = [
 
 @dataclass
 class Load:
-    """Stretches, memory, and the gaps between tokens.
+    """The requests without their texts, the stretches, memory, and the gaps between tokens.
 
     Attributes:
+        requests: Every measured request (`kvlab.store.frames.requests`), but for its texts.
         stretches: One row a start of the generator: trial_id, session_id, ended, and the parsed
             ``before``, ``after`` (server counters), ``generator``, ``state``; ``None`` where missing.
         memory: `kvlab.vram.timeline.samples`.
         windows: `kvlab.vram.timeline.windows`.
         memory_reasons: Why a sampler saw nothing, by its name.
         itl_ms: By trial, the gaps between the tokens of each final, answered request, in milliseconds.
-        judged: The trials and extrapolations of the summary, for its figures and exports.
     """
 
+    requests: pd.DataFrame
     stretches: pd.DataFrame
     memory: pd.DataFrame
     windows: pd.DataFrame
     memory_reasons: dict[str, str] = field(default_factory=dict)
     itl_ms: dict[str, "np.typing.NDArray[np.float32]"] = field(default_factory=dict)
-    judged: tuple[list[dict[str, Any]], list[dict[str, Any]]] | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Load":
-        """Return itself: pandas copies ``attrs`` with every operation, and this is only read."""
-        return self
 
 
-def read(sql: sqlite3.Connection) -> Load:
+def read(data: "RunData") -> Load:
     """Read it all."""
+    sql = data.sql
     rows = [_stretch(dict(row)) for row in sql.execute("SELECT * FROM load_stretches ORDER BY stretch_id")]
     columns = ["trial_id", "session_id", "ended", "before", "after", "generator", "state"]
     reasons: dict[str, str] = {}
     for text in timeline.monitors(sql)["reasons_json"]:
         reasons |= json.loads(text)
     return Load(
+        data.take_requests(without=_TEXTS),
         pd.DataFrame(rows, columns=columns),
         timeline.samples(sql),
         timeline.windows(sql),
         reasons,
-        _gaps_ms(sql),
+        gaps_ms(sql),
     )
-
-
-def needed(requests: pd.DataFrame, load: Load) -> pd.DataFrame:
-    """Return the requests without `_TEXTS`, and the load in its ``attrs``."""
-    frame = requests.drop(columns=_TEXTS)
-    frame.attrs["load"] = load
-    return frame
-
-
-def of(frame: pd.DataFrame) -> Load:
-    """Return what `read` has put beside a frame; empty where nothing was."""
-    found = frame.attrs.get("load")
-    if isinstance(found, Load):
-        return found
-    empty = pd.DataFrame(columns=["trial_id", "session_id", "ended", "before", "after", "generator", "state"])
-    return Load(empty, pd.DataFrame(), pd.DataFrame())
 
 
 def _stretch(row: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +74,7 @@ def _stretch(row: dict[str, Any]) -> dict[str, Any]:
     return {**parsed, **{name: row[name] for name in ("trial_id", "session_id", "ended")}}
 
 
-def _gaps_ms(sql: sqlite3.Connection) -> dict[str, "np.typing.NDArray[np.float32]"]:
+def gaps_ms(sql: sqlite3.Connection) -> dict[str, "np.typing.NDArray[np.float32]"]:
     """Return the gaps between tokens by trial; millions of them, so they are parsed in bulk."""
     found: dict[str, list[Any]] = {}
     cursor = sql.execute(

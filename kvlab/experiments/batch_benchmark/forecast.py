@@ -3,13 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kvlab.experiments.batch_benchmark import analysis, data, leaks
+from kvlab.experiments.batch_benchmark import estimate, leaks
 from kvlab.stats import extrapolate
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from kvlab.endpoints.connect import Identity
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 
 Cell = Mapping[str, Any]
@@ -22,17 +19,6 @@ WITHOUT = {
 }
 
 
-def judged(
-    frame: "pd.DataFrame", params: "BatchBenchmarkParams", identity: "Identity | None"
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the trials and the extrapolations of a frame: those of its summary, if it has one already."""
-    known = data.of(frame).judged
-    if known is not None:
-        return known
-    table = analysis.cells(frame, params, identity)
-    return table, [forecast(table, params, strategy) for strategy in params.strategies]
-
-
 def forecast(table: Sequence[Cell], params: "BatchBenchmarkParams", strategy: str) -> dict[str, Any]:
     """Return the extrapolation of a strategy to ``target_requests``.
 
@@ -43,7 +29,7 @@ def forecast(table: Sequence[Cell], params: "BatchBenchmarkParams", strategy: st
     """
     if strategy in WITHOUT:
         return {"strategy": strategy, "refused": [WITHOUT[strategy]], "held_out": None}
-    found = analysis.trials_of(table, strategy)
+    found = estimate.trials_of(table, strategy)
     held_out = _held_out(found, params)
     complete = [cell for cell in table if cell["state"] == "complete"]
     refused = _refusals(found, complete, held_out, params)
@@ -126,8 +112,8 @@ def _refusals(
             f"the time a request {'rises' if change > 0 else 'falls'} by {abs(change):.1%} within {largest['size']:,} "
             f"requests: over {params.target_requests:,}, if it goes on, by {abs(change) * times:.0%}"
         )
-    rising = [*leaks.within(found, params), *leaks.over_all(complete, params)]
-    reasons += [f"memory rises: {line}" for line in rising]
+    rising = leaks.rising(complete, params)
+    reasons += [f"memory rises: {line}" for line in [*rising.measured, *rising.at_target]]
     if held_out is None:
         reasons.append("no smaller size has a steady state, so the fit cannot be checked on the largest")
     elif held_out["inside"] is False:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvlab.endpoints.counter import CalibratedCounter, Counter, Prompt, shared_prefix
 from kvlab.endpoints.proof import nothing_reused
-from kvlab.experiments.batch_benchmark.plan import Planned, trimming
+from kvlab.experiments.batch_benchmark.trials import Planned
 from kvlab.load.job import Job, Labels, Retries
 from kvlab.prompts import batch, exact, manual
 from kvlab.prompts.batch import Kind, Workload
@@ -14,7 +14,7 @@ from kvlab.timing.arrivals import Arrivals
 
 if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
-    from kvlab.session import Lab
+    from kvlab.session import Session
 
 KINDS: dict[str, Kind] = {"isolated": "isolated", "conversation": "conversation"}
 
@@ -47,18 +47,17 @@ def handbook(params: "BatchBenchmarkParams", counter: Counter) -> str:
     return cuts[prompt["messages"][0]["content"]]
 
 
-def workload(lab: "Lab[BatchBenchmarkParams]", trial: Trial) -> Workload:
+def workload(session: "Session[BatchBenchmarkParams]", trial: Trial) -> Workload:
     """Return what the requests of a trial ask; its marker is that of no other trial or run."""
-    params, item = lab.params, Planned(**trial.planned)
-    interval, keep = trimming(params)
+    params, item = session.params, Planned(**trial.planned)
     return Workload(
         kind=KINDS.get(item.strategy, "shared"),
-        marker=manual.marker(lab.run.isolation_id, trial.trial_id),
-        text=handbook(params, lab.counter),
+        marker=manual.marker(session.run.isolation_id, trial.trial_id),
+        text=handbook(params, session.counter),
         seed=params.seed,
         conversations=params.conversations or params.concurrency,
-        trim_interval=interval,
-        keep_messages=keep,
+        trim_interval=params.trim_interval,
+        keep_messages=params.keep_messages,
     )
 
 
@@ -93,34 +92,32 @@ def arrivals(params: "BatchBenchmarkParams", item: Planned) -> Arrivals:
     )
 
 
-def job(
-    lab: "Lab[BatchBenchmarkParams]", trial: Trial, attempt: int, asked: Workload, prefix: int | None
-) -> Job:
+def job(session: "Session[BatchBenchmarkParams]", trial: Trial, asked: Workload, prefix: int | None) -> Job:
     """Return what the load generator is told."""
-    params, item = lab.params, Planned(**trial.planned)
-    connection = lab.engine.connection
+    params, item = session.params, Planned(**trial.planned)
+    connection = session.engine.connection
     prefixed = prefix if asked.kind == "shared" else None
     return Job(
-        database=str(lab.run.database.path),
-        run_id=lab.run.run_id,
+        database=str(session.database.path),
+        run_id=session.run.run_id,
         trial_id=trial.trial_id,
-        session_id=lab.run.session_id,
+        session_id=session.run.session_id,
         arm=item.strategy,
-        tag=f"{lab.run.isolation_id[:8]}/{lab.tag(trial, attempt)}",
+        tag=f"{session.run.isolation_id[:8]}/{session.tag(trial)}",
         items=item.size,
         workload=asked,
         arrivals=arrivals(params, item),
         target=connection.target,
-        body=body(lab),
-        salted=lab.identity.can("salt"),
+        body=body(session),
+        salted=session.identity.can("salt"),
         retries=Retries(
             params.max_attempts, params.retry_wait_s, params.retry_max_wait_s, params.outage_limit_s
         ),
         labels=Labels(
-            lab.identity.law,
-            lab.shared_tokens,
+            session.identity.law,
+            session.shared_tokens,
             prefixed,
-            nothing_reused(lab.identity),
+            nothing_reused(session.identity),
             tuple(sorted(connection.aliases)),
         ),
         max_connections=params.max_connections,
@@ -128,9 +125,9 @@ def job(
     )
 
 
-def body(lab: "Lab[BatchBenchmarkParams]") -> dict[str, Any]:
+def body(session: "Session[BatchBenchmarkParams]") -> dict[str, Any]:
     """Return what all request bodies share."""
-    connection = lab.engine.connection
-    decoding = {"max_tokens": lab.params.max_tokens, "temperature": lab.params.temperature}
+    connection = session.engine.connection
+    decoding = {"max_tokens": session.params.max_tokens, "temperature": session.params.temperature}
     body: dict[str, Any] = connection.dialect.body(connection.model, {}, decoding)
     return body

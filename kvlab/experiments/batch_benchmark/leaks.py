@@ -9,7 +9,7 @@ would: 4 % in the later half of 10,000 requests are 136 % at 170,000.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvlab.stats import extrapolate
 
@@ -21,7 +21,30 @@ Cell = Mapping[str, Any]
 LEAST_RISE = 0.002
 
 
-def within(found: Sequence[Cell], params: "BatchBenchmarkParams") -> list[str]:
+class Rising(NamedTuple):
+    """Series that rise, in words.
+
+    Attributes:
+        measured: By more than ``max_memory_rise`` within what was measured.
+        at_target: Surely, and by more than that at the target if it goes on; whether it does is not measured.
+    """
+
+    measured: list[str]
+    at_target: list[str]
+
+
+def rising(found: Sequence[Cell], params: "BatchBenchmarkParams") -> Rising:
+    """Return what rises within the later half of a trial, and over the trials of the largest size.
+
+    Args:
+        found: Complete trials, in the order in which they were measured; of all strategies, for the latter.
+        params: The run's.
+    """
+    over_all = _over_all(found, params)
+    return Rising(over_all.measured, [*_within(found, params), *over_all.at_target])
+
+
+def _within(found: Sequence[Cell], params: "BatchBenchmarkParams") -> list[str]:
     """Return the series that rise in the later half of a trial, and by more than ``max_memory_rise`` at the target."""
     lines = []
     for cell in found:
@@ -37,15 +60,8 @@ def within(found: Sequence[Cell], params: "BatchBenchmarkParams") -> list[str]:
     return lines
 
 
-def over_all(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> list[str]:
-    """Return the series that rise by more than ``max_memory_rise`` over the trials of the largest size.
-
-    Of six trials and more of it, also those that surely rise, and by more than that at the target.
-
-    Args:
-        complete: Trials of all strategies, in the order in which they were measured.
-        params: The run's.
-    """
+def _over_all(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> Rising:
+    """Return the series that rise over the trials of the largest size; a certain trend takes six of them."""
     largest = max((cell["size"] for cell in complete), default=0)
     levels: dict[str, list[float]] = {}
     for cell in complete:
@@ -54,17 +70,19 @@ def over_all(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> list[s
             if cell["size"] < largest:
                 ends.clear()  # it only warms the server up
             ends.append(usage["end_bytes"])
-    lines = []
+    found = Rising([], [])
     for series, ends in levels.items():
         steps = [after - before for before, after in itertools.pairwise(ends)]
+        if steps and ends[0] and (sum(steps) - max(steps)) / ends[0] > params.max_memory_rise:
+            found.measured.append(
+                f"{series} by {ends[-1] / ends[0] - 1:.0%} over the trials of {largest:,} requests"
+            )
+            continue
         times = params.target_requests / (largest * max(1, len(steps)))
         certain = extrapolate.trend(ends, LEAST_RISE)
         if certain is not None and certain * times > params.max_memory_rise:
-            lines.append(
+            found.at_target.append(
                 f"{series} by {certain:.1%} over {len(ends)} trials of {largest:,} requests: at "
                 f"{params.target_requests:,}, if it goes on, by {certain * times:.0%}"
             )
-            continue
-        if steps and ends[0] and (sum(steps) - max(steps)) / ends[0] > params.max_memory_rise:
-            lines.append(f"{series} by {ends[-1] / ends[0] - 1:.0%} over the trials of {largest:,} requests")
-    return lines
+    return found

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from kvlab.experiments.batch_benchmark import analysis, data
+from kvlab.experiments.batch_benchmark import estimate
+from kvlab.experiments.batch_benchmark.data import Load
+from kvlab.findings import Picture
 from kvlab.report import figures
 from kvlab.vram import pictures as memory
 
@@ -27,24 +29,52 @@ COLOURS = {
 _POINTS = 2_000  # of a curve: more would be drawn on top of one another
 
 
-def draw(
-    frame: pd.DataFrame,
+def pictures(
+    load: Load,
     table: Sequence[Cell],
     forecasts: Sequence[Mapping[str, Any]],
     params: "BatchBenchmarkParams",
-) -> "dict[str, Figure]":
-    """Return the figures by name."""
-    largest = [found[-1] for name in params.strategies if (found := analysis.trials_of(table, name))]
-    load = data.of(frame)
-    drawn = {
-        "strategies": _strategies(largest),
-        "rate_over_time": _windows(largest),
-        "ttft": _ttft(frame, largest),
-        "extrapolation": _extrapolation(table, forecasts, params),
-    }
+) -> list[Picture]:
+    """Return the pictures of the report."""
+    largest = [cells[-1] for name in params.strategies if (cells := estimate.trials_of(table, name))]
+    found = [
+        Picture(
+            name="strategies",
+            title="The strategies at the largest size",
+            caption="Left: requests a second. Right: prompt tokens that the server did not compute, as measured, and as "
+            "the structure of the prompts lets one expect (box: from at least to at most).",
+            draw=lambda: _strategies(largest),
+        ),
+        Picture(
+            name="rate_over_time",
+            title="Steady state",
+            caption="The time a request in windows of the largest trials; what is shaded is start-up and drain, and is cut off.",
+            draw=lambda: _windows(largest),
+        ),
+        Picture(
+            name="ttft",
+            title="TTFT of all answered requests at the largest size",
+            caption="The share of requests whose first token came within the time.",
+            draw=lambda: _ttft(load.requests, largest),
+        ),
+        Picture(
+            name="extrapolation",
+            title="From the trials to the target",
+            caption="Filled: trials. Open: the largest size as the smaller ones predict it. Bars: prediction intervals. "
+            "A strategy whose extrapolation is refused has no point at the target.",
+            draw=lambda: _extrapolation(table, forecasts, params),
+        ),
+    ]
     if len(load.memory):
-        drawn["memory"] = memory.memory_over_time(load.memory, load.windows, "The server's memory")
-    return drawn
+        found.append(
+            Picture(
+                name="memory",
+                title="The server's memory",
+                caption="Shaded: trials. The table of checks says whether it rises within one.",
+                draw=lambda: memory.memory_over_time(load.memory, load.windows, "The server's memory"),
+            )
+        )
+    return found
 
 
 def _strategies(largest: Sequence[Cell]) -> "Figure":
@@ -127,7 +157,7 @@ def _extrapolation(
     figure, axes = figures.new("From the trials to the target", "requests", "time (s)")
     for place, found in enumerate(forecasts):
         colour, shift = COLOURS[found["strategy"]], 1 + 0.06 * (place - 2)  # side by side, not on top
-        cells = [cell for cell in analysis.trials_of(table, found["strategy"]) if cell["total_s"]]
+        cells = [cell for cell in estimate.trials_of(table, found["strategy"]) if cell["total_s"]]
         if not cells:
             continue
         axes.plot(

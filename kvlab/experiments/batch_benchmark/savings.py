@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from kvlab.experiments.batch_benchmark.plan import Planned
+from kvlab.experiments.batch_benchmark.trials import Planned
 from kvlab.load.stretch import FINISHED
 from kvlab.taxonomy import ErrorType
 
@@ -47,18 +47,21 @@ def delta(stretches: pd.DataFrame, name: str) -> float | None:
     return total if len(stretches) else None
 
 
-def measured(rows: pd.DataFrame, stretches: pd.DataFrame, proven: bool) -> Saved:
+def measured(rows: pd.DataFrame, stretches: pd.DataFrame, proven: bool, stuck: str | None = None) -> Saved:
     """Return a trial's savings.
 
     Args:
         rows: All its requests, failed attempts included.
         stretches: Its stretches of load.
         proven: Whether the endpoint was seen to report cached tokens truthfully.
+        stuck: Why its counters do not follow its cache; ``None``: nothing speaks against them.
     """
     sent, computed = delta(stretches, SENT), delta(stretches, BY_SOURCE.format(source="local_compute"))
     served = (rows["status"] == "ok") | (rows["error_type"] == ErrorType.EMPTY_OUTPUT)
     finished, answered = delta(stretches, FINISHED), int(served.sum())
-    if sent and computed is not None and finished is not None:
+    if stuck is not None:
+        why = stuck
+    elif sent and computed is not None and finished is not None:
         if finished == answered:
             return Saved(1 - computed / sent, "server counters")
         why = f"the server finished {finished:.0f} requests meanwhile, {answered} of them ours"
@@ -113,9 +116,10 @@ def predicted(
     numbers = table["item"].to_numpy(dtype=np.int64)
     lengths = table["prompt_tokens"].to_numpy(dtype=np.int64)
     sent = table["sent_ns"].to_numpy(dtype=np.int64)
-    known_ns = (
-        rows["first_token_ns"].fillna(rows["done_ns"]).min()
-    )  # a batch job's answers have no first token
+    # An answer without the time of its first token was there when it was done; without that, nothing is known of it.
+    known_ns = rows["first_token_ns"].fillna(rows["done_ns"]).min()
+    if pd.isna(known_ns):
+        return Expected(None, None, "no answer has a time, so which requests started together is unknown")
     reach = np.full(len(numbers), int(prefix))
     early = sent < int(known_ns)
     if item.strategy == "conversation":

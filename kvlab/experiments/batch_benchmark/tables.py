@@ -1,11 +1,14 @@
 """The tables of a batch benchmark."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kvlab.findings import Table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 
 Cell = Mapping[str, Any]
@@ -77,6 +80,13 @@ def tables(
     ]
 
 
+def _frame(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> "pd.DataFrame":
+    """Return rows as a frame, floats at six significant digits; a whole number beside a missing one stays whole."""
+    import pandas as pd
+
+    return pd.DataFrame(rounded(list(rows)), columns=list(columns), dtype=object)
+
+
 def _comparison(table: Sequence[Cell]) -> Table:
     columns = [
         "strategy", "requests", "answered", "total_s", "requests_per_s", "steady_per_s", "tokens_per_s",
@@ -97,7 +107,7 @@ def _comparison(table: Sequence[Cell]) -> Table:
     )
     rough = sorted({cell["predicted_from"] for cell in table if cell["predicted_from"] and cell["answered"]})
     note += "".join(f" Predictions: {why}." for why in rough)
-    return Table(name="strategies", title="Strategies", columns=columns, rows=rounded(rows), note=note)
+    return Table(name="strategies", title="Strategies", rows=_frame(columns, rows), note=note)
 
 
 def _times(table: Sequence[Cell]) -> Table:
@@ -105,14 +115,12 @@ def _times(table: Sequence[Cell]) -> Table:
 
 
 def _due_times(table: Sequence[Cell]) -> Table:
-    found = _quantiles(
-        table, "due_times", "Times from when a request was due", ("due_to_first_token", "due_to_done")
-    )
-    found.note = (
+    note = (
         "A request that waits for a connection, an outage or another attempt is late for whoever wants its answer. In a "
         "closed loop a request is due when a place is free: only an open one shows what users would wait."
     )
-    return found
+    times = ("due_to_first_token", "due_to_done")
+    return replace(_quantiles(table, "due_times", "Times from when a request was due", times), note=note)
 
 
 def _quantiles(table: Sequence[Cell], name: str, title: str, times: tuple[str, ...]) -> Table:
@@ -130,7 +138,7 @@ def _quantiles(table: Sequence[Cell], name: str, title: str, times: tuple[str, .
     note = (
         "A quantile needs five values beyond it: below 10 requests no p50, below 50 no p90, below 500 no p99."
     )
-    return Table(name=name, title=title, columns=columns, rows=rounded(rows), note=note)
+    return Table(name=name, title=title, rows=_frame(columns, rows), note=note)
 
 
 def _failures(table: Sequence[Cell]) -> Table:
@@ -159,9 +167,7 @@ def _failures(table: Sequence[Cell]) -> Table:
         "Request-seconds: what the server worked on answers, and what failed attempts, the waits after them and "
         "outages took. Empty: answers without a token, which the model gave and the server served. outage_s: seconds in which no connection was accepted, and nothing sent."
     )
-    return Table(
-        name="failures", title="Server time and failure time", columns=columns, rows=rounded(rows), note=note
-    )
+    return Table(name="failures", title="Server time and failure time", rows=_frame(columns, rows), note=note)
 
 
 def _generator(table: Sequence[Cell]) -> Table:
@@ -184,8 +190,7 @@ def _generator(table: Sequence[Cell]) -> Table:
     return Table(
         name="generator",
         title="Was the generator the bottleneck?",
-        columns=columns,
-        rows=rounded(rows),
+        rows=_frame(columns, rows),
         note=note,
     )
 
@@ -201,7 +206,7 @@ def _memory(table: Sequence[Cell]) -> Table:
         for cell in table
         for series, usage in cell["memory"].items()
     ]
-    return Table(name="memory", title="Memory of the server", columns=columns, rows=rounded(rows))
+    return Table(name="memory", title="Memory of the server", rows=_frame(columns, rows))
 
 
 def _forecasts(forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams") -> Table:
@@ -220,7 +225,7 @@ def _forecasts(forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkPa
              None if stands else "; ".join(found["refused"])]
         )  # fmt: skip
     note = "Held out: the largest size, predicted from the smaller ones alone."
-    return Table(name="extrapolation", title="Extrapolation", columns=columns, rows=rounded(rows), note=note)
+    return Table(name="extrapolation", title="Extrapolation", rows=_frame(columns, rows), note=note)
 
 
 def percent(share: float | None) -> float | None:

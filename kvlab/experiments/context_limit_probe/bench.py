@@ -1,21 +1,22 @@
 """What all steps of a probe share while a run is open: prompts, the ledger, memory, the server's health."""
 
 import time
-import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from kvlab.endpoints.counter import ServerCounter
 from kvlab.endpoints.openai import Call, OpenAICompat
+from kvlab.endpoints.pages import fetch
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import material
-from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Ledger, settled
+from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Ledger, counts_only_computed
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
-from kvlab.experiments.context_limit_probe.scale import Scale, scale_of
+from kvlab.experiments.context_limit_probe.search import Scale, confirmed, scale_of
 from kvlab.prompts import manual
 from kvlab.prompts.exact import Names, fit
 from kvlab.records import Recorded, Trial
@@ -23,12 +24,19 @@ from kvlab.vram import Monitor, ProcessTree, for_server, server_pid, timeline
 from kvlab.vram.cache_usage import CacheUsage, capacity
 
 if TYPE_CHECKING:
-    from kvlab.session import Lab
+    from kvlab.session import Session
 
-_BENCHES: "weakref.WeakKeyDictionary[Lab[Any], Bench]" = weakref.WeakKeyDictionary()
 _HEALTH_S = 10.0
 #: Their /health is about the engine, not about the front end; a gateway may answer anything there.
 _WITH_HEALTH = ("vLLM", "llama.cpp")
+
+
+@contextmanager
+def bench(session: "Session[ContextLimitProbeParams]") -> "Iterator[Bench]":
+    """Look at the server's memory while the run is open."""
+    made = Bench(session)
+    with made.monitor:
+        yield made
 
 
 class Bench:
@@ -38,60 +46,81 @@ class Bench:
         ledger: What was tried.
         monitor: Looks at the server's memory in the background.
         mark: The marker of the growing context, the same in all sessions of a run.
-        results: Ids of requests whose failure is what their trial set out to find.
         tries: How often each trial was begun in this session.
+        first_tries: When each of them was begun first, in seconds of the monotonic clock.
     """
 
-    def __init__(self, lab: "Lab[ContextLimitProbeParams]") -> None:
-        self.params, self.engine, self.run = lab.params, lab.engine, lab.run
-        self.identity = lab.identity
-        self.mark = manual.marker(lab.run.isolation_id, "growing context")
-        self.ledger = Ledger(lab.run.database, lab.run.session_id)
+    def __init__(self, session: "Session[ContextLimitProbeParams]") -> None:
+        self.session, self.params = session, session.params
+        self.engine: OpenAICompat = session.engine
+        self.identity = session.identity
+        self.mark = manual.marker(session.run.isolation_id, "growing context")
+        self.ledger = Ledger(session.database, session.run.session_id)
+        self.monitor = Monitor(self._samplers(), interval_s=self.params.memory_interval_ms / 1e3)
+        self.tries: Counter[str] = Counter()
+        self.first_tries: dict[str, float] = {}
+        self._stream: list[int] = []
+
+    def _samplers(self) -> list[Any]:
         connection = self.engine.connection
         lease, url = connection.embedded, connection.target.base_url
-        self.server_pid = server_pid(url, None if lease is None else int(lease.pid))
-        samplers = for_server(url, self.server_pid)
-        if self.server_pid is not None:
-            samplers[0] = ProcessTree(self.server_pid, prefix="server")
+        pid = server_pid(url, None if lease is None else int(lease.pid))
+        samplers: list[Any] = list(for_server(url, pid))
+        if pid is not None:
+            samplers[0] = ProcessTree(pid, prefix="server")
         if self.identity.can("metrics"):
             # A client of its own, which gives up early: looking at memory must not wait for a busy server.
             http = httpx.Client(headers=dict(connection.http.headers), timeout=2.0, trust_env=False)
             size = capacity(connection.metrics.scrape())["bytes"]
             samplers.append(CacheUsage(http, f"{connection.root}/metrics", size))
-        self.monitor = Monitor(samplers, interval_s=self.params.memory_interval_ms / 1e3).start()
-        self._stream: list[int] = []
-        self.results: set[str] = set()
-        self.tries: Counter[str] = Counter()
+        return samplers
 
     @contextmanager
-    def watched(self, trial: Trial, attempt: int) -> Iterator[None]:
-        """Mark a trial in the memory timeline, and store what was seen when it ends."""
-        with self.monitor.window(trial.trial_id, attempt) as window:
-            yield
-        timeline.record(self.run.database, self.run.session_id, self.monitor, [window])
+    def watched(self, trial: Trial) -> Iterator[None]:
+        """Mark a trial in the memory timeline, and store what was seen when it ends, however it does."""
+        try:
+            with self.monitor.window(trial.trial_id, self.session.attempt) as window:
+                yield
+        finally:
+            timeline.record(self.session.database, self.session.run.session_id, self.monitor, [window])
+
+    @property
+    def _tokenizer(self) -> ServerCounter | None:
+        """The server's tokenizer, where prompts can also be sent as its token ids."""
+        counter = self.engine.counter
+        return counter if isinstance(counter, ServerCounter) and self.identity.can("token_ids") else None
 
     @property
     def exact(self) -> bool:
         """Whether prompts can be sent as token ids, and so cut anywhere."""
-        counter = self.engine.counter
-        return isinstance(counter, ServerCounter) and self.identity.can("token_ids")
+        return self._tokenizer is not None
 
     def prompt(self, messages: list[material.Message], answer_prefix: str = "") -> dict[str, Any]:
         """Return a chat as token ids where the server takes them, else as messages.
 
         With token ids, the answer can be begun for the model (``answer_prefix``).
         """
-        if not self.exact:
+        if (tokenizer := self._tokenizer) is None:
             return {"messages": messages}
-        ids = self.engine.counter.tokens({"messages": messages})
+        ids = tokenizer.tokens({"messages": messages})
         if answer_prefix:
-            ids += self.engine.counter.tokens({"prompt": answer_prefix, "add_special_tokens": False})
+            ids += tokenizer.tokens({"prompt": answer_prefix, "add_special_tokens": False})
         return {"prompt": ids}
 
     @property
     def by_characters(self) -> bool:
         """Whether tokens can only be guessed: sizes are then characters (see `scale`)."""
         return not self.exact and not self.engine.counter.exact
+
+    @property
+    def counts_known(self) -> bool:
+        """Whether it was found out what the server's counts of a prompt leave out."""
+        return any("counts" in probe.detail for probe in self.ledger.probes(ENDPOINT))
+
+    @property
+    def counts_only_computed(self) -> bool:
+        """Whether the server counts only the tokens of a prompt that were not in its cache."""
+        return counts_only_computed(self.ledger.probes(ENDPOINT))
 
     def guess(self) -> Scale | None:
         """Return what the calibrated counter makes of characters; ``None``: tokens need no guess."""
@@ -103,7 +132,7 @@ class Bench:
     def scale(self) -> Scale:
         """Return tokens of characters, by what was held so far (`by_characters`)."""
         guess = self.guess() or Scale(((1, 1),))
-        return scale_of(settled(self.ledger.probes(ENDPOINT)), guess)
+        return scale_of(confirmed(self.ledger.probes(ENDPOINT)), guess)
 
     def size(self, prompt: Mapping[str, Any]) -> int:
         """Return what the ledger compares prompts by: characters where tokens can only be guessed, else tokens."""
@@ -178,45 +207,38 @@ class Bench:
         )
 
     def ask(
-        self,
-        trial: Trial,
-        attempt: int,
-        arm: str,
-        prompt: Mapping[str, Any],
-        max_tokens: int,
-        target: int | None = None,
+        self, trial: Trial, arm: str, prompt: Mapping[str, Any], max_tokens: int, target: int | None = None
     ) -> Recorded:
         """Make one request of a trial, after making sure that the server is there to be asked.
+
+        An answer without text ends no trial where its prompt was read: that is what is asked for.
 
         Raises:
             KvlabError: It is not there, and did not come back.
         """
         self.wait_for_server()
-        engine: OpenAICompat = self.engine
-        tag = f"{trial.trial_id}.s{self.run.session_id}.a{attempt}.{arm}"
-        return engine.ask(
+        row = self.engine.ask(
             Call(
-                request_id=tag,
+                request_id=self.session.request_id(trial, arm),
                 arm=arm,
                 prompt=prompt,
                 decoding={"max_tokens": max_tokens, "temperature": 0.0},
-                attempt=attempt,
+                attempt=self.session.attempt,
                 target_tokens=target,
             )
         )
+        return replace(row, expected=not row.ok and row.was_read)
 
     def alive(self) -> bool:
         """Whether the server answers its own pages, and does not say on /health that its engine is gone."""
         connection = self.engine.connection
         if connection.embedded is not None and not connection.embedded.alive():
             return False
-        try:
-            pages = [f"{connection.target.base_url}/models"]
-            if self.identity.kind in _WITH_HEALTH:
-                pages.append(f"{connection.root}/health")
-            return all(connection.http.get(page, timeout=_HEALTH_S).status_code < 500 for page in pages)
-        except httpx.HTTPError:
-            return False
+        pages = [f"{connection.target.base_url}/models"]
+        if self.identity.kind in _WITH_HEALTH:
+            pages.append(f"{connection.root}/health")
+        found = [fetch(connection.http, page, timeout_s=_HEALTH_S, patience_s=0.0).status for page in pages]
+        return all(status is not None and status < 500 for status in found)
 
     def wait_for_server(self) -> None:
         """Wait until the server answers, at most ``recover_s``.
@@ -229,10 +251,10 @@ class Bench:
             embedded = self.engine.connection.embedded
             if time.monotonic() >= deadline or (embedded is not None and not embedded.alive()):
                 raise KvlabError(
-                    f"the server no longer answers; start it again and resume with --resume {self.run.folder}"
+                    f"the server no longer answers; start it again and resume with --resume {self.session.folder}"
                 )
             if not said:
-                print(f"waiting up to {self.params.recover_s:g} s for the server to come back", flush=True)
+                self.session.note(f"waiting up to {self.params.recover_s:g} s for the server to come back")
                 said = True
             time.sleep(1)
 
@@ -240,16 +262,3 @@ class Bench:
         """Return how many requests the server has preempted since its start; ``None``: it does not say."""
         scrape = self.engine.connection.metrics.scrape()
         return None if scrape is None else scrape.values.get("vllm:num_preemptions_total")
-
-
-def close(lab: "Lab[ContextLimitProbeParams]") -> None:
-    """Stop looking at memory, if this lab's bench was ever made."""
-    if (bench := _BENCHES.pop(lab, None)) is not None:
-        bench.monitor.stop()
-
-
-def bench_of(lab: "Lab[ContextLimitProbeParams]") -> Bench:
-    """Return the bench of an open lab, made on first use."""
-    if lab not in _BENCHES:
-        _BENCHES[lab] = Bench(lab)
-    return _BENCHES[lab]

@@ -1,57 +1,67 @@
 """``context_limit_results.json`` and the constants, ready to be pasted."""
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from kvlab.endpoints.connect import Identity
-from kvlab.escape import comment
-from kvlab.experiments.context_limit_probe import analysis, constants
-from kvlab.experiments.context_limit_probe.analysis import Findings, Memory
-from kvlab.experiments.context_limit_probe.growth import Line
+from kvlab.escape import comment, env_value, python_literal
+from kvlab.experiments.context_limit_probe.estimate import Constant, Estimate, Line
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Probe
-
-if TYPE_CHECKING:
-    from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+from kvlab.experiments.context_limit_probe.memory import Memory
+from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 
 GB, MB = 1e9, 1e6
 
 
-def exports(
+def files(
     frame: pd.DataFrame,
-    params: "ContextLimitProbeParams",
+    found: Estimate,
+    memory: Memory,
+    params: ContextLimitProbeParams,
     stored: Mapping[str, Any],
     identity: Identity | None,
 ) -> dict[str, str | bytes]:
     """Return the files by name; the pasteable ones only where there is something to paste."""
-    found = analysis.findings(analysis.read_probes(frame), params)
-    content = results(frame, found, params, stored, identity)
-    files: dict[str, str | bytes] = {
+    content = results(frame, found, memory, params, stored, identity)
+    made: dict[str, str | bytes] = {
         "context_limit_results.json": json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         + "\n"
     }
     if found.constants:
         model = identity.model if identity else "unknown"
-        said = comment(f"Measured by kvlab on {stored['created_utc']} for {model}.")
-        head = f"# {said}\n"
-        files["recommended.env"] = head + constants.as_env(found.constants)
-        files["recommended.py"] = head + constants.as_python(found.constants)
-    return files
+        measured = comment(f"Measured by kvlab on {stored['created_utc']} for {model}.")
+        head = f"# {measured}\n"
+        made["recommended.env"] = head + as_env(found.constants)
+        made["recommended.py"] = head + as_python(found.constants)
+    return made
+
+
+def as_env(constants: Sequence[Constant]) -> str:
+    """Return lines for an ``.env`` file, each below its rule."""
+    return "".join(f"# {comment(item.rule)}\n{item.name}={env_value(item.value)}\n" for item in constants)
+
+
+def as_python(constants: Sequence[Constant]) -> str:
+    """Return lines of Python, each below its rule."""
+    return "".join(
+        f"# {comment(item.rule)}\n{item.name} = {python_literal(item.value)}\n" for item in constants
+    )
 
 
 def results(
     frame: pd.DataFrame,
-    found: Findings,
-    params: "ContextLimitProbeParams",
+    found: Estimate,
+    memory: Memory,
+    params: ContextLimitProbeParams,
     stored: Mapping[str, Any],
     identity: Identity | None,
 ) -> dict[str, Any]:
     """Return the content of ``context_limit_results.json``; ``None`` where something was not measured."""
     line = next((line for _, line in found.children.values() if line is not None), None)
     dtype = next((name for name, (_, line) in found.children.items() if line is not None), None)
-    memory = analysis.read_memory(frame)
     tested = [_test(frame, probe, memory) for probe in found.probes if probe.target == ENDPOINT]
     exchanges, exchanges_tokens = max(
         ((test["exchanges"], test["tokens"]) for test in tested if test["success"] and test["exchanges"]),
@@ -90,7 +100,7 @@ def results(
     }
 
 
-def _vram(line: Line | None, dtype: str | None, found: Findings) -> dict[str, Any]:
+def _vram(line: Line | None, dtype: str | None, found: Estimate) -> dict[str, Any]:
     """Return the memory at the largest accepted context, by the line of a child, and that it is extrapolated."""
     if line is None or not found.endpoint.low:
         return {"vram_gb": None, "vram_source": "no child process was measured"}
@@ -100,7 +110,7 @@ def _vram(line: Line | None, dtype: str | None, found: Findings) -> dict[str, An
     return {"vram_gb": round(line.bytes_at(tokens) / GB, 3), "vram_source": source}
 
 
-def _test(frame: pd.DataFrame, probe: Probe, memory: Memory | None) -> dict[str, Any]:
+def _test(frame: pd.DataFrame, probe: Probe, memory: Memory) -> dict[str, Any]:
     row = frame[frame["request_id"] == probe.detail.get("request_id")]
     ttft = row["ttft_ms"].iloc[0] if len(row) else None
     return {
@@ -114,9 +124,9 @@ def _test(frame: pd.DataFrame, probe: Probe, memory: Memory | None) -> dict[str,
     }
 
 
-def _seen(row: pd.DataFrame, probe: Probe, memory: Memory | None) -> dict[str, Any]:
+def _seen(row: pd.DataFrame, probe: Probe, memory: Memory) -> dict[str, Any]:
     """Return what the samplers saw while a context was tried, by series; or why they saw nothing."""
-    if memory is None or not len(row):
+    if not len(row):
         return {"memory_gb": None, "memory_reason": "the request is not on record"}
     windows, attempt = memory.windows, row["attempt"].iloc[0]
     mine = (windows["name"] == probe.trial_id) & (windows["attempt"] == attempt)

@@ -4,17 +4,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kvlab.endpoints.metrics import ServerView
 from kvlab.errors import InputError, KvlabError
 from kvlab.evidence import Evidence, classify
-from kvlab.experiments.context_limit_probe.bench import Bench, bench_of
-from kvlab.experiments.context_limit_probe.ledger import Probe, bracket
+from kvlab.experiment import Measuring
+from kvlab.experiments.context_limit_probe.bench import Bench
+from kvlab.experiments.context_limit_probe.ledger import Probe
 from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
+from kvlab.experiments.context_limit_probe.search import bracket, tolerance_tokens
 from kvlab.records import Recorded, Trial
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.clock import now_ns
@@ -25,30 +27,31 @@ from kvlab.vram import ProcessTree
 from kvlab.vram.kv_bytes import kv_layout
 from kvlab.vram.mortal_process import Child
 
-if TYPE_CHECKING:
-    from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
-    from kvlab.session import Lab
-
 MIB = 2**20
+_OUTCOMES = {
+    "held": Outcome.HELD,
+    "out_of_memory": Outcome.OUT_OF_MEMORY,
+    "timeout": Outcome.TIMEOUT,
+    "died": Outcome.CHILD_DIED,
+}
 
 
-def grow_child(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
+def grow_child(bench: Bench, trial: Trial) -> Measuring:
     """Lengthen a child's context chunk by chunk until it fails, or is as long as was asked for."""
-    bench, params = bench_of(lab), lab.params
-    step, most = params.chunk_tokens, params.in_process_tokens
-    stop = forbidden(bench.ledger.probes(trial.planned["dtype"]), params.headroom_mib * MIB)
+    step, most = bench.params.chunk_tokens, bench.params.in_process_tokens
+    stop = forbidden(bench.ledger.probes(trial.planned["dtype"]), bench.params.headroom_mib * MIB)
     sizes = [size for size in range(step, most + 1, step) if stop is None or size < stop]
-    return _try(bench, trial, attempt, sizes, "growth")
+    return (yield from _try(bench, trial, sizes, "growth"))
 
 
-def cut_child(lab: "Lab[ContextLimitProbeParams]", trial: Trial, attempt: int) -> list[Recorded]:
+def cut_child(bench: Bench, trial: Trial) -> Measuring:
     """Try one length between what a child held and what it died of, in a new child."""
-    bench = bench_of(lab)
     found = bracket(bench.ledger.probes(trial.planned["dtype"]))
-    tolerance = lab.params.resolution_tokens or max(bench.identity.block_size or 1, found.low // 100)
-    if found.failed is None or found.failed.tokens - found.low <= tolerance:
-        return []
-    return _try(bench, trial, attempt, [(found.low + found.failed.tokens) // 2], "bisection")
+    tolerance = tolerance_tokens(found.low, bench.params, bench.identity)
+    sizes = []
+    if found.failed is not None and found.failed.tokens - found.low > tolerance:
+        sizes = [(found.low + found.failed.tokens) // 2]
+    return (yield from _try(bench, trial, sizes, "bisection"))
 
 
 def forbidden(probes: Sequence[Probe], headroom_bytes: int) -> int | None:
@@ -83,10 +86,10 @@ def model_source(bench: Bench) -> str | None:
     return None if embedded is None else str(embedded.model.source)
 
 
-def _try(bench: Bench, trial: Trial, attempt: int, sizes: Sequence[int], why: str) -> list[Recorded]:
+def _try(bench: Bench, trial: Trial, sizes: Sequence[int], why: str) -> Measuring:
     source = model_source(bench)
     if source is None or not sizes:
-        return []
+        return "not needed"
     dtype, params = str(trial.planned["dtype"]), bench.params
     job = {
         "source": source,
@@ -95,7 +98,7 @@ def _try(bench: Bench, trial: Trial, attempt: int, sizes: Sequence[int], why: st
         "headroom_bytes": params.headroom_mib * MIB,
         "seed": params.text_seed,
     }
-    print(f"loading the model in a child process, in {dtype}", flush=True)
+    bench.session.note(f"loading the model in a child process, in {dtype}")
     loading = bench.ledger.begin(trial.trial_id, dtype, 0, "loading")
     child = Child(job)
     try:
@@ -103,104 +106,89 @@ def _try(bench: Bench, trial: Trial, attempt: int, sizes: Sequence[int], why: st
             try:
                 ready = child.wait_until_ready()
             except KvlabError as error:
-                return [_not_loaded(bench, trial, attempt, job, loading, str(error))]
-            bench.ledger.withdraw(loading)
-            return [_drive(bench, trial, attempt, child, sizes, why, ready, job)]
+                # The run goes on, and says that nothing was measured.
+                bench.ledger.end(loading, Outcome.COULD_NOT_LOAD, message=str(error))
+                kind = (
+                    ErrorType.OUT_OF_MEMORY if "memory" in str(error).lower() else ErrorType.UNKNOWN_FAILURE
+                )
+                row = _Try(bench, trial, job).recorded(0, 0, Failure(kind, str(error)))
+            else:
+                bench.ledger.withdraw(loading)
+                row = _drive(_Try(bench, trial, job), child, sizes, why, ready)
     finally:
         child.close()
+    yield row
+    failure = row.measurement.failure
+    return f"{row.evidence.prompt_tokens} tokens" if failure is None else failure.message[:120]
 
 
-def _not_loaded(
-    bench: Bench, trial: Trial, attempt: int, job: dict[str, Any], loading: int, message: str
-) -> Recorded:
-    """Record a child that did not get so far; the run goes on, and says that nothing was measured."""
-    bench.ledger.end(loading, Outcome.COULD_NOT_LOAD, message=message)
-    kind = ErrorType.OUT_OF_MEMORY if "memory" in message.lower() else ErrorType.UNKNOWN_FAILURE
-    stamp, now = datetime.now(UTC).isoformat(timespec="milliseconds"), now_ns()
-    return _recorded(bench, trial, attempt, job, stamp, now, 0, 0, Failure(kind, message))
+@dataclass
+class _Try:
+    """One child's growth, as one request on record."""
+
+    bench: Bench
+    trial: Trial
+    job: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.sent_utc, self.sent_ns = datetime.now(UTC).isoformat(timespec="milliseconds"), now_ns()
+
+    def recorded(
+        self, held: int, target: int, failure: Failure | None, *, expected: bool = False
+    ) -> Recorded:
+        usage = {"prompt_tokens": held, "completion_tokens": 0}
+        generation = Generation(text="", usage=usage, ended=True, finish_reason="planned length")
+        evidence = Evidence() if failure else Evidence(prompt_tokens=held)
+        return Recorded(
+            request_id=self.bench.session.request_id(self.trial, "child"),
+            arm="child",
+            attempt=self.bench.session.attempt,
+            prompt={"random_token_ids": {"seed": self.job["seed"], "tokens": target}},
+            decoding={
+                "max_tokens": 0,
+                "dtype": self.job["dtype"],
+                "headroom_bytes": self.job["headroom_bytes"],
+            },
+            target_tokens=target,
+            sent_utc=self.sent_utc,
+            measurement=Measurement(
+                Stamps(sent_ns=self.sent_ns, done_ns=now_ns()), None if failure else generation, failure
+            ),
+            server=ServerView(reason="no server: a child process"),
+            evidence=evidence,
+            label=classify(evidence, None),
+            expected=expected,
+        )
 
 
-def _drive(
-    bench: Bench,
-    trial: Trial,
-    attempt: int,
-    child: Child,
-    sizes: Sequence[int],
-    why: str,
-    ready: dict[str, Any],
-    job: dict[str, Any],
-) -> Recorded:
-    dtype, held, event, asked = str(job["dtype"]), 0, dict[str, Any](), 0
+def _drive(attempt: _Try, child: Child, sizes: Sequence[int], why: str, ready: dict[str, Any]) -> Recorded:
+    """Lengthen a loaded child's context, size by size, to its end."""
+    ledger, dtype = attempt.bench.ledger, str(attempt.job["dtype"])
     facts = {"device": ready.get("device", "cpu"), **theory(ready.get("config") or {}, dtype)}
-    loaded = _held(ready)
-    sent_utc, sent_ns = datetime.now(UTC).isoformat(timespec="milliseconds"), now_ns()
-    said = time.monotonic()
+    held, loaded, said = 0, _held_bytes(ready), time.monotonic()
     for asked in sizes:
-        probe_id = bench.ledger.begin(trial.trial_id, dtype, asked, why)
+        probe_id = ledger.begin(attempt.trial.trial_id, dtype, asked, why)
         event = child.grow(asked)
         outcome = _OUTCOMES[event["event"]]
         detail = {key: value for key, value in event.items() if key not in ("event", "tokens")}
         if outcome is Outcome.HELD:
-            detail["grown_bytes"] = _held(event) - loaded
-        bench.ledger.end(probe_id, outcome, loaded_bytes=loaded, **facts, **detail)
+            detail["grown_bytes"] = _held_bytes(event) - loaded
+        ledger.end(probe_id, outcome, loaded_bytes=loaded, **facts, **detail)
         if outcome is not Outcome.HELD:
-            break
+            text = f"{WORDS[outcome]} at {asked} tokens, after {held}: {event['message']}"
+            kind = ErrorType.TIMEOUT if outcome is Outcome.TIMEOUT else ErrorType.ENGINE_ERROR
+            return attempt.recorded(held, sizes[-1], Failure(kind, text), expected=True)
         held = asked
         if time.monotonic() - said > 5:
-            print(f"{dtype}: {held:,} tokens held, {detail['grown_bytes'] / MIB:.0f} MiB", flush=True)
+            attempt.bench.session.note(
+                f"{dtype}: {held:,} tokens held, {detail['grown_bytes'] / MIB:.0f} MiB"
+            )
             said = time.monotonic()
-    failure = None
-    if event["event"] != "held":
-        text = f"{WORDS[_OUTCOMES[event['event']]]} at {asked} tokens, after {held}: {event['message']}"
-        kind = ErrorType.TIMEOUT if event["event"] == "timeout" else ErrorType.ENGINE_ERROR
-        failure = Failure(kind, text)
-    row = _recorded(bench, trial, attempt, job, sent_utc, sent_ns, held, sizes[-1], failure)
-    if failure is not None:
-        bench.results.add(row.request_id)
-    return row
+    return attempt.recorded(held, sizes[-1], None)
 
 
-def _held(event: dict[str, Any]) -> int:
+def _held_bytes(event: dict[str, Any]) -> int:
     return int(event.get("held_bytes", event["rss_bytes"]))
-
-
-_OUTCOMES = {
-    "held": Outcome.HELD,
-    "out_of_memory": Outcome.OUT_OF_MEMORY,
-    "timeout": Outcome.TIMEOUT,
-    "died": Outcome.CHILD_DIED,
-}
-
-
-def _recorded(
-    bench: Bench,
-    trial: Trial,
-    attempt: int,
-    job: dict[str, Any],
-    sent_utc: str,
-    sent_ns: int,
-    held: int,
-    target: int,
-    failure: Failure | None,
-) -> Recorded:
-    usage = {"prompt_tokens": held, "completion_tokens": 0}
-    generation = (
-        None if failure else Generation(text="", usage=usage, ended=True, finish_reason="planned length")
-    )
-    evidence = Evidence() if failure else Evidence(prompt_tokens=held)
-    return Recorded(
-        request_id=f"{trial.trial_id}.s{bench.run.session_id}.a{attempt}",
-        arm="child",
-        attempt=attempt,
-        prompt={"random_token_ids": {"seed": job["seed"], "tokens": target}},
-        decoding={"max_tokens": 0, "dtype": job["dtype"], "headroom_bytes": job["headroom_bytes"]},
-        target_tokens=target,
-        sent_utc=sent_utc,
-        measurement=Measurement(Stamps(sent_ns=sent_ns, done_ns=now_ns()), generation, failure),
-        server=ServerView(reason="no server: a child process"),
-        evidence=evidence,
-        label=classify(evidence, None),
-    )
 
 
 def theory(config: dict[str, Any], dtype: str) -> dict[str, Any]:

@@ -6,8 +6,7 @@ outcome, and that is how a resumed run knows what not to do again.
 
 import json
 import sqlite3
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,71 +105,14 @@ def read(sql: sqlite3.Connection) -> list[Probe]:
     names = "probe_id, session_id, trial_id, target, tokens, chosen_by, outcome, detail_json"
     rows = sql.execute(f"SELECT {names} FROM context_probes ORDER BY probe_id")  # noqa: S608 - names above
     found = []
-    for probe_id, session_id, trial_id, target, tokens, chosen_by, outcome, detail in rows:
-        known = None if outcome is None else Outcome(outcome)
+    for *row, outcome, detail in rows:
+        made = dict(zip(names.split(", "), row, strict=False))
         found.append(
-            Probe(probe_id, session_id, trial_id, target, tokens, chosen_by, known, json.loads(detail))
+            Probe(**made, outcome=None if outcome is None else Outcome(outcome), detail=json.loads(detail))
         )
     return found
 
 
-@dataclass(frozen=True)
-class Bracket:
-    """Between which two sizes a limit lies.
-
-    Attributes:
-        held: The largest that was held; ``None``: none was.
-        failed: The smallest larger one that was not; ``None``: none failed.
-    """
-
-    held: Probe | None
-    failed: Probe | None
-
-    @property
-    def low(self) -> int:
-        """Tokens that are known to be held; 0: none."""
-        return self.held.tokens if self.held else 0
-
-    @property
-    def low_size(self) -> int:
-        """Size (`Probe.size`) that is known to be held; 0: none."""
-        return self.held.size if self.held else 0
-
-
-def bracket(probes: Sequence[Probe]) -> Bracket:
-    """Return the bracket of one target's probes.
-
-    A failure below a size that was held later does not bound it (a timeout on a busy machine, a run
-    that somebody killed). Of two failures of the same size, one with a cause counts.
-    """
-    held = max((probe for probe in probes if probe.held), key=lambda probe: probe.size, default=None)
-    low = held.size if held else 0
-    failed = [probe for probe in probes if probe.outcome not in (None, Outcome.HELD) and probe.size > low]
-    smallest = min(failed, key=lambda p: (p.size, p.outcome in _WITHOUT_A_CAUSE), default=None)
-    return Bracket(held, smallest)
-
-
-def first_loss(probes: Sequence[Probe]) -> Bracket:
-    """Return between which sizes quality was lost first.
-
-    An answer that is right beyond a loss is luck, or a loss that was: neither moves the limit up.
-    """
-    lost = min(
-        (p for p in probes if p.outcome not in (None, Outcome.HELD)), key=lambda p: p.size, default=None
-    )
-    below = [p for p in probes if p.held and (lost is None or p.size < lost.size)]
-    return Bracket(max(below, key=lambda probe: probe.size, default=None), lost)
-
-
-#: Outcomes that bound nothing unless they come twice at one size.
-_WITHOUT_A_CAUSE = (Outcome.RUN_ENDED, Outcome.SERVER_ERROR)
-
-
-def settled(probes: Sequence[Probe]) -> list[Probe]:
-    """Return an endpoint's probes without the failures that name no cause, unless there are two at that size.
-
-    A server does not die with the run, and whoever stops a run does not say that its context is too
-    long; nor does a plain HTTP 500. So the size is tried once more.
-    """
-    unclear = Counter(probe.size for probe in probes if probe.outcome in _WITHOUT_A_CAUSE)
-    return [probe for probe in probes if probe.outcome not in _WITHOUT_A_CAUSE or unclear[probe.size] > 1]
+def counts_only_computed(probes: Iterable[Probe]) -> bool:
+    """Whether a server was seen to count only the tokens of a prompt that were not in its cache."""
+    return any(probe.detail.get("counts") == "computed" for probe in probes)

@@ -1,6 +1,7 @@
 """What becomes of a probe, and why: from an answer or a failure to one word."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +19,7 @@ class Outcome(StrEnum):
     TIMEOUT = "timeout"
     QUALITY_LOST = "quality_lost"
     TRUNCATED = "truncated_silently"
+    NOTHING = "answered_with_nothing"
     SERVER_ERROR = "server_error"
     SERVER_DIED = "server_died"
     COULD_NOT_LOAD = "could_not_load"
@@ -34,6 +36,7 @@ WORDS = {
     Outcome.TIMEOUT: "no answer in time",
     Outcome.QUALITY_LOST: "what stands at the start is no longer answered",
     Outcome.TRUNCATED: "cut silently: the server counted fewer tokens than were sent",
+    Outcome.NOTHING: "counted, and answered with nothing",
     Outcome.SERVER_ERROR: "answered with an error that names no cause, or with nothing",
     Outcome.SERVER_DIED: "the server, or the engine behind it, died",
     Outcome.COULD_NOT_LOAD: "the model could not be loaded",
@@ -64,14 +67,22 @@ _LENGTH = re.compile(
     r"input length|prompt length|number of tokens|`?max_new_tokens`? must be <=|must have less than \d+ tokens",
     re.IGNORECASE,
 )
+_NUMBER = (
+    r"(\d[\d,_]{2,11})(?!\d|\.\d)"
+    r"(?!\s*(?:tokens?\s*)?(?:exceed|request|were|was|is (?:too|larger|greater|more)|>))"
+)
 _STATED = (
     re.compile(
-        r"maximum (?:context|model|sequence|input)[\w\s'-]{0,30}?(?:is|of|:)?\s*\(?(\d[\d,_]{2,})", re.I
+        rf"maximum (?:context|model|sequence|input)[\w\s'-]{{0,30}}?(?:is|of|:)?\s*\(?{_NUMBER}", re.I
     ),
-    re.compile(r"context (?:length|size|window)\D{0,20}(\d[\d,_]{2,})", re.I),
-    re.compile(r"(?:n_ctx|max_model_len|max_seq_len|num_ctx)\W{0,5}(\d[\d,_]{2,})", re.I),
-    re.compile(r"max_new_tokens`? must be <= (\d[\d,_]{2,})", re.I),
+    re.compile(rf"context (?:length|size|window)\D{{0,20}}{_NUMBER}", re.I),
+    re.compile(rf"(?:n_ctx|max_model_len|max_seq_len|num_ctx)\W{{0,5}}{_NUMBER}", re.I),
+    re.compile(rf"max_new_tokens`? must be <= {_NUMBER}", re.I),
+    re.compile(rf"{_NUMBER}\W{{0,3}}(?:tokens )?(?:permitted|allowed|at most|maximum)", re.I),
+    re.compile(rf"(?:limit|permitted|allowed|at most|less than)(?: is| of|:)? {_NUMBER}", re.I),
 )
+#: A number behind one of these is what was asked for, or no length at all.
+_NO_MAXIMUM = re.compile(r"code|error|status|request|got|given|sent|received|actual|exceed|contains", re.I)
 
 
 @dataclass(frozen=True)
@@ -141,13 +152,30 @@ def _of_an_answer(seen: Seen) -> Outcome:
     return Outcome.CACHE_EXHAUSTED if seen.preemptions else Outcome.HELD
 
 
-def stated_maximum(message: str) -> int | None:
-    """Return the longest context that a refusal names.
+def stated_maximum(
+    message: str,
+    *,
+    held_tokens: int = 0,
+    asked_tokens: int | None = None,
+    repeated: Collection[int] = (),
+) -> int | None:
+    """Return the longest context that a refusal names; ``None``: none of its numbers can be that.
+
+    Args:
+        message: The server's words.
+        held_tokens: What it has accepted: no maximum is smaller.
+        asked_tokens: What it has refused, at most: no maximum is larger.
+        repeated: What was asked for: a number that repeats it is no maximum.
 
     >>> stated_maximum("This model's maximum context length is 8192 tokens. However, you requested 9000")
     8192
     """
     for pattern in _STATED:
-        if (found := pattern.search(message)) is not None:
-            return int(re.sub(r"[,_]", "", found.group(1)))
+        for found in pattern.finditer(message):
+            if _NO_MAXIMUM.search(found.group(0)):
+                continue
+            tokens = int(re.sub(r"[,_]", "", found.group(1)))
+            fits = held_tokens <= tokens and (asked_tokens is None or tokens <= asked_tokens)
+            if fits and tokens not in repeated:
+                return tokens
     return None

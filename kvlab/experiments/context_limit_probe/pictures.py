@@ -2,49 +2,69 @@
 
 from typing import TYPE_CHECKING
 
-from kvlab.experiments.context_limit_probe import analysis
-from kvlab.experiments.context_limit_probe.analysis import Findings
-from kvlab.experiments.context_limit_probe.constants import value
-from kvlab.experiments.context_limit_probe.growth import held_bytes, longest_child
+import pandas as pd
+
+from kvlab.experiments.context_limit_probe.estimate import Estimate, held_bytes, longest_child, value
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY
+from kvlab.experiments.context_limit_probe.memory import MIB, Memory
+from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.replay import TRIM, interval_of
+from kvlab.experiments.context_limit_probe.tables import latencies
+from kvlab.findings import Picture
 from kvlab.report import figures
 from kvlab.vram.pictures import memory_over_time
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
-
-MIB = 2**20
 _COLOURS = {"float32": figures.COLD, "bfloat16": figures.HIT, "float16": figures.MARGIN}
 _KINDS = {"cold": figures.COLD, "growing": figures.OTHER, "warm": figures.HIT}
 
 
-def draw(frame: "pd.DataFrame", params: "ContextLimitProbeParams") -> "dict[str, Figure]":
-    """Return all figures by name."""
-    found = analysis.findings(analysis.read_probes(frame), params)
-    memory = analysis.read_memory(frame)
-    drawn = {
-        "limits": _limits(found, params),
-        "memory_per_token": _per_token(found),
-        "latency": _latency(frame),
-        "replay": _replay(frame, found, params),
-    }
-    if memory is None:
-        figure, axes = figures.new("Memory over time", "seconds since the first sample", "memory in use, MiB")
-        _empty(axes)
-        return {**drawn, "memory_over_time": figure}
-    return {**drawn, "memory_over_time": memory_over_time(memory.samples, memory.windows)}
+def pictures(
+    frame: pd.DataFrame, found: Estimate, memory: Memory, params: ContextLimitProbeParams
+) -> list[Picture]:
+    """Return all pictures."""
+    return [
+        Picture(
+            name="limits",
+            title="Every size that was tried, and the limits",
+            caption="A dot: held; a cross: not. The shaded range is what MAX_CONTEXT_TOKENS allows.",
+            draw=lambda: _limits(found, params),
+        ),
+        Picture(
+            name="memory_per_token",
+            title="Memory against context, in the child process",
+            caption="What the child holds above the loaded model; dashed: the theory, from config.json; cross: where the cap ended it.",
+            draw=lambda: _per_token(found),
+        ),
+        Picture(
+            name="latency",
+            title="TTFT and decode speed against context",
+            caption="Coloured by what the context was: growing (part of it in the cache), warm (all but the question), cold.",
+            draw=lambda: _latency(frame),
+        ),
+        Picture(
+            name="replay",
+            title="The replayed conversation, turn by turn",
+            caption="Each peak is a trim: what follows the system message is computed anew.",
+            draw=lambda: _replay(frame, found, params),
+        ),
+        Picture(
+            name="memory_over_time",
+            title="Memory over time",
+            caption="Shaded: trials. A server that allocated its cache when it started hardly moves, whatever is asked of it.",
+            draw=lambda: memory_over_time(memory.samples, memory.windows),
+        ),
+    ]
 
 
 def _empty(axes: "Axes") -> None:
     axes.text(0.5, 0.5, "nothing was measured", transform=axes.transAxes, ha="center")
 
 
-def _limits(found: Findings, params: "ContextLimitProbeParams") -> "Figure":
+def _limits(found: Estimate, params: ContextLimitProbeParams) -> "Figure":
     figure, axes = figures.new("Every size that was tried", "context, tokens", "")
     names = {ENDPOINT: "accepted by\nthe endpoint", QUALITY: "start still\nanswered"}
     names |= {dtype: f"held by a child\n({dtype})" for dtype in params.dtypes}
@@ -69,7 +89,7 @@ def _limits(found: Findings, params: "ContextLimitProbeParams") -> "Figure":
     return figure
 
 
-def _per_token(found: Findings) -> "Figure":
+def _per_token(found: Estimate) -> "Figure":
     figure, axes = figures.new("Memory against context, in a child process", "context, tokens", "growth, MiB")
     drawn = False
     for dtype, (limits, line) in found.children.items():
@@ -80,7 +100,12 @@ def _per_token(found: Findings) -> "Figure":
         x = [probe.tokens for probe in held]
         y = [(held_bytes(probe) - line.intercept) / MIB for probe in held]
         axes.plot(
-            x, y, "o", color=colour, markersize=4, label=f"{dtype}: {line.slope:,.0f} bytes a token, measured"
+            x,
+            y,
+            "o",
+            color=colour,
+            markersize=4,
+            label=f"{dtype}: {line.slope:,.0f} bytes per token, measured",
         )
         theory = found.theory_bytes(dtype)
         if theory:
@@ -103,9 +128,9 @@ def _per_token(found: Findings) -> "Figure":
     return figure
 
 
-def _latency(frame: "pd.DataFrame") -> "Figure":
+def _latency(frame: pd.DataFrame) -> "Figure":
     figure, (left, right) = figures.panels(1, 2, width=4.4, height=3.8)
-    table = analysis.latencies(frame)
+    table = latencies(frame)
     for kind, part in table.groupby("kind", sort=True):
         x, colour = part["prompt_tokens"].astype(float), _KINDS[str(kind)]
         left.plot(
@@ -123,7 +148,7 @@ def _latency(frame: "pd.DataFrame") -> "Figure":
     return figure
 
 
-def _replay(frame: "pd.DataFrame", found: Findings, params: "ContextLimitProbeParams") -> "Figure":
+def _replay(frame: pd.DataFrame, found: Estimate, params: ContextLimitProbeParams) -> "Figure":
     factors = sorted(params.interval_factors) if found.constants and params.replay_exchanges else []
     figure, axes = figures.panels(max(1, len(factors)), 1, width=7.2, height=2.1)
     if not factors:

@@ -6,114 +6,67 @@ its tokens, the hit only Q and the tail of a block. But the first miss puts its 
 cache: measured ten times with the same prompt, nine of the misses are hits.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
-from kvlab.endpoints.connect import Identity
-from kvlab.endpoints.counter import Prompt
+from kvlab.endpoints.engines import OfflineVLLM
 from kvlab.errors import InputError
-from kvlab.experiment import Experiment
-from kvlab.experiments.prefix_hit_miss import plan as plans
-from kvlab.experiments.prefix_hit_miss import procedures
+from kvlab.experiment import EngineFacts, Experiment, Plan, later
+from kvlab.experiments.prefix_hit_miss import trials as names
+from kvlab.experiments.prefix_hit_miss.measure import (
+    QUESTION,
+    QUESTION_TOKENS_AT_MOST,
+    measure_trial,
+    template_hash,
+)
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
-from kvlab.findings import Summary
-from kvlab.records import Recorded, Trial
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    from kvlab.session import Lab
+from kvlab.experiments.prefix_hit_miss.trials import Planned
 
 
-class PrefixHitMiss(Experiment[PrefixHitMissParams]):
-    """[A, B, Q] against [B, Q], as it was written and as it can be proven."""
-
-    name = "prefix_hit_miss"
-    title = "Prefix hit against miss, inside vLLM, and the contamination it hides"
-    engine = "vllm_offline"
-    Params = PrefixHitMissParams
-
-    def template_hash(self) -> str:
-        """Return the hash of the contexts' text and the question."""
-        return procedures.template_hash()
-
-    def samples(self, params: PrefixHitMissParams) -> tuple[Prompt, Prompt]:
-        """Return two prompts of different contexts: bare text, which shares nothing."""
-        return {"prompt": "A" + procedures.QUESTION}, {"prompt": "B" + procedures.QUESTION}
-
-    def check(self, params: PrefixHitMissParams, max_model_len: int | None) -> None:
-        """Refuse a pair of contexts that, with question and answer, does not fit the context."""
-        if max_model_len is None:
-            return
-        generated = max(params.max_output_tokens + procedures.QUESTION_TOKENS_AT_MOST, params.warmup_tokens)
-        size_a, size_b = max(params.configs, key=sum)
-        if size_a + size_b + generated > max_model_len:
-            fix = (
-                f"are {size_a + size_b} tokens, and with the question and {params.max_output_tokens} generated "
-                f"tokens do not fit the model's context of {max_model_len}; together they may have "
-                f"{max(0, max_model_len - generated)}"
-            )
-            raise InputError("sizes", [size_a, size_b], fix)
-
-    def plan(self, params: PrefixHitMissParams) -> list[Trial]:
-        """Return the trials of all (A, B), procedures and conditions."""
-        return plans.plan(params)
-
-    def facts(self, params: PrefixHitMissParams) -> dict[str, Any]:
-        """Return what a run costs."""
-        trials = [plans.Planned(**trial.planned) for trial in self.plan(params)]
-        counts = {
-            f"{name} trials": sum(trial.procedure == name for trial in trials) for name in params.procedures
-        }
-        verified = [trial for trial in trials if trial.procedure == plans.VERIFIED]
-        checks = sum(trial.condition == plans.HIT for trial in verified)
-        warmups = sum(trial.condition == plans.WARMUP for trial in trials)
-        return {
-            **counts,
-            "discarded trials among them": sum(trial.discarded for trial in trials),
-            "generations": 2 * (len(trials) - warmups) + warmups + 2 * len(verified) + checks,
-        }
-
-    def attempt(self, lab: "Lab[PrefixHitMissParams]", trial: Trial, attempt: int) -> list[Recorded]:
-        """Do one trial."""
-        return procedures.attempt(lab, trial, attempt)
-
-    def line(self, trial: Trial, rows: Sequence[Recorded]) -> str:
-        """Return the trial's TTFT with the evidence behind it."""
-        row = next((row for row in rows if row.arm.endswith(f"/{plans.TTFT}")), rows[-1])
-        stamps, label = row.measurement.stamps, row.label
-        taken = stamps.latency_ms if stamps.ttft_ms is None else stamps.ttft_ms
-        again = ", after a new warm-up" if rows[0].arm.endswith(f"/{plans.REWARM}") else ""
-        return f"{taken:.0f} ms, {label.cached_tokens} of {row.evidence.prompt_tokens} tokens cached{again}"
-
-    def summarize(
-        self, frame: "pd.DataFrame", params: PrefixHitMissParams, profile: str, identity: Identity | None
-    ) -> Summary:
-        """Return the verdict with its grounds."""
-        from kvlab.experiments.prefix_hit_miss import verdict  # with pandas, only where there are results
-
-        return verdict.summarize(frame, params, profile, identity)
-
-    def draw(
-        self, frame: "pd.DataFrame", summary: Summary, params: PrefixHitMissParams
-    ) -> "dict[str, Figure]":
-        """Return the figures of the report."""
-        from kvlab.experiments.prefix_hit_miss import analysis, pictures  # with pandas and matplotlib
-
-        return pictures.draw(analysis.trials(frame, params), params)
-
-    def exports(
-        self,
-        frame: "pd.DataFrame",
-        params: PrefixHitMissParams,
-        stored: Mapping[str, Any],
-        identity: Identity | None,
-    ) -> dict[str, str | bytes]:
-        """Return ``results_phase2_….json`` and ``experiment1_all_configs_….png``."""
-        from kvlab.experiments.prefix_hit_miss import seed_json  # with pandas and matplotlib
-
-        return seed_json.exports(frame, params, stored, identity)
+def plan(params: PrefixHitMissParams, folder: Path | None = None) -> Plan:
+    """Plan the trials of all (A, B), procedures and conditions."""
+    trials = names.trials(params)
+    planned = [Planned(**trial.planned) for trial in trials]
+    verified = [item for item in planned if item.procedure == names.VERIFIED]
+    checks = sum(item.condition == names.HIT for item in verified)
+    warmups = sum(item.condition == names.WARMUP for item in planned)
+    return Plan(
+        trials=tuple(trials),
+        costs={
+            **{
+                f"{name} trials": sum(item.procedure == name for item in planned)
+                for name in params.procedures
+            },
+            "discarded trials among them": sum(item.discarded for item in planned),
+            "generations": 2 * (len(planned) - warmups) + warmups + 2 * len(verified) + checks,
+        },
+        contract={"prompt_template_hash": template_hash()},
+        samples=({"prompt": "A" + QUESTION}, {"prompt": "B" + QUESTION}),  # bare text, which shares nothing
+    )
 
 
-EXPERIMENT = PrefixHitMiss()
+def check(params: PrefixHitMissParams, plan: Plan, facts: EngineFacts) -> None:
+    """Refuse a pair of contexts that does not fit the context with question and answer."""
+    if facts.max_model_len is None:
+        return
+    generated = max(params.max_output_tokens + QUESTION_TOKENS_AT_MOST, params.warmup_tokens)
+    size_a, size_b = max(params.configs, key=sum)
+    if size_a + size_b + generated > facts.max_model_len:
+        fix = (
+            f"are {size_a + size_b} tokens, and with the question and {params.max_output_tokens} generated "
+            f"tokens do not fit the model's context of {facts.max_model_len}; together they may have "
+            f"{max(0, facts.max_model_len - generated)}"
+        )
+        raise InputError("sizes", [size_a, size_b], fix)
+
+
+EXPERIMENT: Experiment[PrefixHitMissParams] = Experiment(
+    name="prefix_hit_miss",
+    title="Prefix hit against miss, inside vLLM, and the contamination it hides",
+    Params=PrefixHitMissParams,
+    proves="cache states, by the cached tokens that the engine reports",
+    open=lambda params, settings: OfflineVLLM(settings),
+    plan=plan,
+    check=check,
+    measure=measure_trial,
+    findings=later(f"{__name__}.findings"),
+)

@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.experiments.prefix_hit_miss import analysis, plan
+from kvlab.experiments.prefix_hit_miss import estimate
+from kvlab.experiments.prefix_hit_miss import trials as plan
+from kvlab.findings import Picture
 from kvlab.report import figures
 
 if TYPE_CHECKING:
@@ -20,9 +22,28 @@ _MARKERS = {plan.HIT: ("o", "hit [A, B, Q]"), plan.MISS: ("v", "miss [B, Q]"),
 _COLOURS = "plasma"
 
 
-def draw(table: pd.DataFrame, params: "PrefixHitMissParams") -> "dict[str, Figure]":
-    """Return the figures by name, from the trials (`analysis.trials`)."""
-    return {"ttft_by_trial": _by_trial(table, params), "degradation": _degradation(table, params)}
+def pictures(table: pd.DataFrame, params: "PrefixHitMissParams") -> list[Picture]:
+    """Return the pictures of the trials (`estimate.table_of`)."""
+    return [
+        Picture(
+            name="ttft_by_trial",
+            title="Each trial's TTFT, coloured by what the cache served",
+            caption=(
+                "Yellow: the prompt was read from the cache; dark: it was computed. Open markers are discarded "
+                "trials. A miss ought to be dark."
+            ),
+            draw=lambda: _by_trial(table, params),
+        ),
+        Picture(
+            name="degradation",
+            title="How much longer a miss takes",
+            caption=(
+                "ttft_degradation_pct with its interval. Above 0: a miss takes longer than a hit. As written, a miss "
+                "may be a hit (the table says how many are); verified, none is; same length: only the cache differs."
+            ),
+            draw=lambda: _degradation(table, params),
+        ),
+    ]
 
 
 def _by_trial(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure":
@@ -36,7 +57,7 @@ def _by_trial(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure":
     for size_a, size_b in params.configs:
         row = [next(places) for _ in procedures]
         for place, procedure in zip(row, procedures, strict=True):
-            found = analysis.of(table, (size_a, size_b), procedure)
+            found = estimate.of(table, (size_a, size_b), procedure)
             _points(place, found[found["complete"]])
             place.set(title=f"{_TITLES[procedure]}: A {size_a:,}, B {size_b:,}", ylabel="TTFT (ms)")
             place.set_xlabel("trial of its condition")
@@ -112,7 +133,7 @@ def _degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure"
     named: set[str] = set()
     for offset, (procedure, other, colour, label) in zip((-0.22, 0, 0.22), series, strict=False):
         for index, config in enumerate(params.configs):
-            found = analysis.degradation(table, config, procedure, params, other)
+            found = estimate.degradation(table, config, procedure, params, other)
             if found.estimate is None:
                 continue
             low, high = found.low or found.estimate, found.high or found.estimate

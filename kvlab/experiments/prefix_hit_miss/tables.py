@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.experiments.prefix_hit_miss import analysis, plan
+from kvlab.experiments.prefix_hit_miss import estimate
+from kvlab.experiments.prefix_hit_miss import trials as plan
 from kvlab.findings import Table
 from kvlab.stats.intervals import Interval
 from kvlab.stats.medians import median_interval
@@ -23,7 +24,7 @@ def tables(table: pd.DataFrame, params: "PrefixHitMissParams") -> list[Table]:
         greedy(table, params),
         by_trial(table),
     ]
-    return [item for item in found if item.rows]
+    return [item for item in found if len(item.frame())]
 
 
 def degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
@@ -32,8 +33,8 @@ def degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
     for config in params.configs:
         for procedure in sorted(params.procedures):
             for other in plan.CONDITIONS[procedure][1:]:
-                found = analysis.degradation(table, config, procedure, params, other)
-                misses = analysis.of(table, config, procedure, other)
+                found = estimate.degradation(table, config, procedure, params, other)
+                misses = estimate.of(table, config, procedure, other)
                 misses = misses[misses["counted"]]
                 if found.estimate is not None:
                     flagged = f"{int(misses['flagged'].sum())} of {len(misses)}"
@@ -41,11 +42,10 @@ def degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
     return Table(
         name="degradation",
         title="How much longer a miss takes: ttft_degradation_pct",
-        columns=[
+        rows=_frame([
             "size_a", "size_b", "procedure", "miss", "ttft_degradation_pct", "low_pct", "high_pct",
             "misses_read_from_cache",
-        ],
-        rows=rows,
+        ], rows),
         note=(
             "(mean TTFT of misses - mean TTFT of hits) / mean TTFT of hits × 100. Positive: a miss takes longer; "
             "0: no difference; negative: a miss takes less time than a hit. miss is [B, Q], which is shorter than "
@@ -59,7 +59,7 @@ def conditions(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
     rows = []
     for config, procedure, condition, group in _groups(table, params):
         chosen = group[group["counted"]]
-        times = analysis.values(group)
+        times = estimate.values(group)
         middle = median_interval(times, confidence=params.confidence, unit="trials")
         rows.append(
             [
@@ -72,18 +72,17 @@ def conditions(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
                 *_rounded(middle),
                 _round(statistics.fmean(times)) if times else None,
                 _round(statistics.stdev(times)) if len(times) > 1 else None,
-                _mean(analysis.values(group, "total_ms")),
-                _mean(analysis.values(group, "tokens_per_s")),
+                _mean(estimate.values(group, "total_ms")),
+                _mean(estimate.values(group, "tokens_per_s")),
             ]
         )
     return Table(
         name="conditions",
         title="By condition",
-        columns=[
+        rows=_frame([
             "size_a", "size_b", "procedure", "condition", "trials", "prompt_tokens", "cached_tokens", "ttft_median_ms",
             "low_ms", "high_ms", "ttft_mean_ms", "ttft_stdev_ms", "total_mean_ms", "tokens_per_s",
-        ],
-        rows=rows,
+        ], rows),
         note=(
             "Discarded trials are left out, and verified ones whose states are not proven. prompt_tokens and "
             "cached_tokens are medians. low and high bound the median TTFT; at 95 % an interval needs 6 trials."
@@ -103,11 +102,10 @@ def engine_view(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
     return Table(
         name="engine_view",
         title="TTFT as vLLM's own request metrics give it, beside ours (medians, ms)",
-        columns=[
+        rows=_frame([
             "size_a", "size_b", "procedure", "condition", "ttft_ms", "engine_ttft_ms", "difference_ms", "queue_ms",
             "prefill_ms",
-        ],
-        rows=rows,
+        ], rows),
         note=(
             "Ours runs from the call of generate() to its return. The engine's runs from the moment at which it has "
             "noted the request's arrival to the moment at which it handles the first token. The difference is what "
@@ -122,16 +120,15 @@ def greedy(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
     """Return how often the tokens after a hit are those of the same prompt, cold."""
     rows: list[list[Any]] = []
     for config in params.configs:
-        hits = analysis.of(table, config, plan.VERIFIED, plan.HIT)
+        hits = estimate.of(table, config, plan.VERIFIED, plan.HIT)
         compared = hits["agrees"].dropna()
         if len(compared):
-            share = analysis.leading_share(hits)
+            share = estimate.leading_share(hits)
             rows.append([*config, len(compared), int(compared.sum()), float(compared.mean()), share])
     return Table(
         name="greedy_agreement",
         title="The same tokens after a hit as cold, under greedy decoding",
-        columns=["size_a", "size_b", "compared", "equal", "equal_share", "leading_tokens_share"],
-        rows=rows,
+        rows=_frame(["size_a", "size_b", "compared", "equal", "equal_share", "leading_tokens_share"], rows),
         note=(
             "Each verified hit's tokens were generated from once more after a reset, with 0 cached tokens. A cache "
             "that is right gives the same answer; where kernels add numbers in another order for another split of "
@@ -156,8 +153,8 @@ def by_trial(table: pd.DataFrame) -> Table:
     return Table(
         name="trials",
         title="Every trial, with its evidence",
-        columns=list(columns.values()),
-        rows=[[_cell(value) for value in row] for row in chosen[list(columns)].itertuples(index=False)],
+        rows=chosen[list(columns)].rename(columns=columns),
+        digits=dict.fromkeys(columns.values(), 3),
         note=(
             "cached_tokens is the engine's figure for the prompt whose TTFT was taken; predicted is what a hit reads. "
             "flagged: meant as a miss, and read from the cache. proven: both measurements of the trial, and what "
@@ -166,11 +163,16 @@ def by_trial(table: pd.DataFrame) -> Table:
     )
 
 
+def _frame(columns: list[str], rows: list[list[Any]]) -> pd.DataFrame:
+    """Return rows as a frame; a whole number beside a missing one stays whole."""
+    return pd.DataFrame(rows, columns=columns, dtype=object)
+
+
 def _groups(
     table: pd.DataFrame, params: "PrefixHitMissParams"
 ) -> list[tuple[tuple[int, int], str, str, pd.DataFrame]]:
     return [
-        (config, procedure, condition, analysis.of(table, config, procedure, condition))
+        (config, procedure, condition, estimate.of(table, config, procedure, condition))
         for config in params.configs
         for procedure in sorted(params.procedures)
         for condition in plan.CONDITIONS[procedure]
@@ -197,11 +199,3 @@ def _middle(values: "pd.Series[Any]") -> float | int | None:
         return None
     middle = _round(known.median())
     return int(middle) if middle.is_integer() else middle
-
-
-def _cell(value: Any) -> Any:  # noqa: ANN401 - a cell
-    if pd.isna(value):
-        return None
-    if isinstance(value, float):
-        return _round(value)
-    return value.item() if hasattr(value, "item") else value

@@ -25,7 +25,7 @@ def pairs(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: trial_id, target_tokens, repeat, then ``cold_…`` and ``hit_…`` of the request columns,
     and ``ttft_reduction`` and ``latency_reduction`` (1 - hit / cold), ``valid`` (the cold one is
-    proven cold, the hit a full hit, on the same number of tokens).
+    proven cold, the hit a full hit, on the same number of tokens, and both have a TTFT).
     """
     used = frame[frame["used"] & (frame["status"] == "ok")]
     keys = ["trial_id", "target_tokens", "repeat"]
@@ -40,6 +40,8 @@ def pairs(frame: pd.DataFrame) -> pd.DataFrame:
         (table["cold_cache_state"] == CacheState.COLD)
         & (table["hit_cache_state"] == CacheState.HIT)
         & (table["cold_prompt_tokens"] == table["hit_prompt_tokens"]).fillna(False)
+        & table["cold_ttft_ms"].notna()
+        & table["hit_ttft_ms"].notna()
     ).astype(bool)
     return table
 
@@ -216,7 +218,8 @@ def _by_target(table: pd.DataFrame, params: TokenSweepParams) -> Table:
         name="token_sweep",
         title="By prompt length (medians over valid pairs)",
         rows=rows,
-        note=f"axis_tokens is what the server counted. An interval needs {least_n(params.confidence)} pairs at that length.",
+        headers={"axis_tokens": "As the server counts (tokens)"},
+        note=f"An interval needs {least_n(params.confidence)} pairs at that length.",
     )
 
 
@@ -269,7 +272,7 @@ def _by_pair(table: pd.DataFrame) -> Table:
         title="Every pair, with its evidence",
         rows=table[columns],
         digits=dict.fromkeys(columns, 4),
-        note="cached_tokens is the server's figure; predicted is floor((prompt_tokens - 1) / block) * block.",
+        note="Cached tokens are the server's figure; predicted is what a full hit reads by the law of its cache.",
     )
 
 
@@ -285,6 +288,6 @@ def _limitations(params: TokenSweepParams, results: dict[str, Any]) -> list[str]
         lines.append("The server reports no prompt tokens: lengths are the targets, not counts.")
     elif off > 0:
         lines.append(
-            f"Prompts were up to {off} tokens off their target; axis_tokens is what the server counted."
+            f"Prompts were up to {off} tokens off their target; the figures are over what the server counted."
         )
     return lines

@@ -6,7 +6,7 @@ import httpx
 import pytest
 import stamina
 
-from kvlab import session as labs
+from kvlab import api
 from kvlab.endpoints.batch_api import Batch
 from kvlab.experiments.batch_benchmark import batch_api
 from kvlab.timing.request import Failure
@@ -82,13 +82,13 @@ def line(**body):
     ],
 )
 def test_a_malformed_line_is_a_failure(odd):
-    found = batch_api._read(odd, str)
+    found = batch_api._read(odd)
     assert isinstance(found, Failure)
     assert found.message
 
 
 def test_a_good_line_is_an_answer_and_one_of_nobody_is_no_item():
-    found = batch_api._read(line(choices=[{"message": {"content": "A"}, "finish_reason": "stop"}]), str)
+    found = batch_api._read(line(choices=[{"message": {"content": "A"}, "finish_reason": "stop"}]))
     assert isinstance(found, Generation)
     assert (found.text, found.finish_reason) == ("A", "stop")
     assert [batch_api._item(odd) for odd in (None, [], {"custom_id": 1}, {"custom_id": "x"})] == [-1] * 4
@@ -98,18 +98,18 @@ def test_a_resume_goes_on_with_its_batch_and_asks_nothing_first(point_at, monkey
     with FakeServer(batch_api=True, batch_ms=300) as server:
         point_at(server)
         settings = {"profile": "t", **SMALL, "sizes": [8], "strategies": ["batch_api"]}
-        lab = labs.open_lab("batch_benchmark", settings)
-        (trial,) = lab.pending()
+        run = api.open("batch_benchmark", settings)
+        (trial,) = run.pending()
         with monkeypatch.context() as patch:
             patch.setattr(batch_api.time, "sleep", _stop)
             with pytest.raises(KeyboardInterrupt):
-                lab.measure(trial)
+                run.measure(trial)
         monkeypatch.setattr(Batch, "absent", _stop)
         monkeypatch.setattr(Batch, "create", _stop)
-        (trial,) = lab.pending()
-        lab.measure(trial)
-        assert list(lab.pending()) == []
-        lab.finish()
+        (trial,) = run.pending()
+        run.measure(trial)
+        assert list(run.pending()) == []
+        run.finish()
 
 
 def _stop(*_):
@@ -121,10 +121,10 @@ def test_statuses_in_capitals_are_over_and_the_servers_own_words_are_kept():
         (200, {"status": " FAILED", "errors": {"data": [{"message": "Enqueued token limit"}]}})
     ).look("b")
     assert found["status"] == "failed"
-    missing = batch_api._missing([found], str)
+    missing = batch_api._missing([found])
     assert "Enqueued token limit" in missing.message
     assert missing.error_type != "TIMEOUT"
-    assert batch_api._missing([{"status": "expired"}], str).error_type == "TIMEOUT"
+    assert batch_api._missing([{"status": "expired"}]).error_type == "TIMEOUT"
 
 
 @pytest.mark.parametrize(
@@ -155,4 +155,4 @@ def test_more_requests_than_a_file_may_hold_go_in_several(monkeypatch):
 def test_the_configured_field_is_read_from_a_line():
     answer = {**line(choices=[{"message": {"content": "A"}}]), "custom_id": "000001"}
     answer["response"]["body"]["usage"] = {"prompt_cache_hit_tokens": 64}
-    assert batch_api._read(answer, str, "usage.prompt_cache_hit_tokens").field_value == 64
+    assert batch_api._read(answer, "usage.prompt_cache_hit_tokens").field_value == 64

@@ -24,8 +24,8 @@ def test_the_gaps_between_tokens_are_those_within_a_request(tmp_path):
         bench.database.sql.execute(
             "UPDATE telemetry SET token_ns_json = '[]' WHERE request_id LIKE '%000001%'"
         )
-    found = data.read(bench.database.sql).itl_ms
+    found = data.gaps_ms(bench.database.sql)
     assert list(found) == [TRIAL]
     np.testing.assert_allclose(found[TRIAL], [1, 3, 0, 1])
     bench.database.sql.execute("UPDATE telemetry SET token_ns_json = '[]'")
-    assert len(data.read(bench.database.sql).itl_ms[TRIAL]) == 0
+    assert len(data.gaps_ms(bench.database.sql)[TRIAL]) == 0

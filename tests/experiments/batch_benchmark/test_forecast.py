@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kvlab.experiments.batch_benchmark.findings import results
 from kvlab.experiments.batch_benchmark.forecast import forecast
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
-from kvlab.experiments.batch_benchmark.verdict import results
 from kvlab.stats import steady
 from kvlab.stats.steady import Steady
 from tests.stats.test_steady import closed_loop

@@ -19,7 +19,7 @@ def flat(size, level):
 
 
 def test_a_rise_that_goes_on_within_a_trial_is_a_leak():
-    assert leaks.within([cell(1000, np.linspace(100, 120, 40))], PARAMS) == [
+    assert leaks.rising([cell(1000, np.linspace(100, 120, 40))], PARAMS).at_target == [
         "process_rss by 8.5% within the later half of t.1000: at 170,000 requests, if it goes on, by 2878%"
     ]
 
@@ -27,10 +27,10 @@ def test_a_rise_that_goes_on_within_a_trial_is_a_leak():
 def test_a_small_rise_is_a_leak_where_the_target_is_far():
     used = 100 + 4 * np.linspace(0, 1, 40) + 0.1 * np.random.default_rng(1).standard_normal(40)
     near = PARAMS.model_copy(update={"target_requests": 10_000})
-    assert leaks.within([cell(10_000, used)], near) == []
-    assert "at 170,000 requests" in leaks.within([cell(10_000, used)], PARAMS)[0]
+    assert leaks.rising([cell(10_000, used)], near).at_target == []
+    assert "at 170,000 requests" in leaks.rising([cell(10_000, used)], PARAMS).at_target[0]
     trials = [flat(10_000, 100 + 0.7 * k) for k in range(8)]
-    assert "over 8 trials" in leaks.over_all(trials, PARAMS)[0]
+    assert "over 8 trials" in leaks.rising(trials, PARAMS).at_target[0]
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_a_small_rise_is_a_leak_where_the_target_is_far():
     ],
 )
 def test_a_server_that_warms_up_is_healthy(used):
-    assert leaks.within([cell(1000, used)], PARAMS) == []
+    assert leaks.rising([cell(1000, used)], PARAMS) == ([], [])
 
 
 def test_a_rise_from_trial_to_trial_is_a_leak():
     trials = [flat(100, 100), *(flat(1000, level) for level in (104, 108, 112))]
-    assert leaks.over_all(trials, PARAMS) == ["process_rss by 12% over the trials of 1,000 requests"]
+    assert leaks.rising(trials, PARAMS).measured == ["process_rss by 12% over the trials of 1,000 requests"]
 
 
 #: What a healthy vLLM took on a CPU in three smoke runs, in MiB after each trial: six percent and less in all.
@@ -62,9 +62,9 @@ SMOKE = [
 @pytest.mark.parametrize("levels", [*SMOKE, [100] * 4 + [108, 120] + [130] * 6, [100] * 10 + [110, 110]])
 def test_warm_up_and_one_new_high_are_healthy(levels):
     trials = [flat(size, level) for size, level in zip([16] * 4 + [32] * 4 + [64] * 4, levels, strict=True)]
-    assert leaks.over_all(trials, PARAMS) == []
+    assert leaks.rising(trials, PARAMS) == ([], [])
 
 
 def test_without_memory_or_trials_there_is_nothing_to_say():
-    assert leaks.over_all([], PARAMS) == []
-    assert leaks.over_all([{**flat(100, 1), "memory": {}}], PARAMS) == []
+    assert leaks.rising([], PARAMS) == ([], [])
+    assert leaks.rising([{**flat(100, 1), "memory": {}}], PARAMS) == ([], [])

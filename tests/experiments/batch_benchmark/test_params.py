@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from kvlab.errors import InputError
+from kvlab.experiment import EngineFacts
 from kvlab.experiments import get
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 from kvlab.params import resolve
@@ -13,14 +14,18 @@ from tests.conftest import ROOT
 BENCHMARK = get("batch_benchmark")
 
 
+def check(chosen, max_model_len):
+    BENCHMARK.check(chosen, BENCHMARK.plan(chosen, None), EngineFacts(max_model_len))
+
+
 def params(**changes):
     return BatchBenchmarkParams(**{"sizes": [8, 16], **changes})
 
 
 def test_the_plan_is_the_same_every_time_and_sizes_ascend():
     chosen = params(sizes=[20, 10], repeats=2)
-    plan = BENCHMARK.plan(chosen)
-    assert plan == BENCHMARK.plan(chosen)
+    plan = BENCHMARK.plan(chosen, None).trials
+    assert BENCHMARK.plan(chosen, None) == BENCHMARK.plan(chosen, None)
     assert [t.planned["size"] for t in plan] == [10] * 10 + [20] * 10
     assert len({t.trial_id for t in plan}) == 20
 
@@ -47,23 +52,23 @@ def test_bad_values_are_one_line(changes, word):
 
 
 def test_a_prompt_or_a_conversation_beyond_the_context_is_refused():
-    BENCHMARK.check(params(prompt_tokens=300, strategies=["shared_prefix"]), 400)
+    check(params(prompt_tokens=300, strategies=["shared_prefix"]), 400)
     with pytest.raises(InputError, match="prompt_tokens"):
-        BENCHMARK.check(params(prompt_tokens=390, strategies=["shared_prefix"]), 400)
+        check(params(prompt_tokens=390, strategies=["shared_prefix"]), 400)
     long = params(prompt_tokens=300, strategies=["conversation"], sizes=[2000], concurrency=2)
     with pytest.raises(InputError, match="trim_interval"):
-        BENCHMARK.check(long, 4096)
+        check(long, 4096)
 
 
 def test_more_connections_than_the_system_allows_are_refused(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 164))
-    BENCHMARK.check(params(concurrency=200), None)  # sixteen requests never need more than sixteen
+    check(params(concurrency=200), None)  # sixteen requests never need more than sixteen
     many = {"sizes": [500], "concurrency": 100, "concurrent_start_at_most": 100}
-    BENCHMARK.check(params(**many), None)
+    check(params(**many), None)
     for field in ("concurrency", "concurrent_start_at_most"):
         with pytest.raises(InputError, match=rf"^{field}: 101 would open 101 connections.* 100; lower it"):
-            BENCHMARK.check(params(**many | {field: 101}), None)
-        BENCHMARK.check(params(**many | {field: 101, "max_connections": 50}), None)
+            check(params(**many | {field: 101}), None)
+        check(params(**many | {field: 101, "max_connections": 50}), None)
 
 
 def resolved(*overrides):

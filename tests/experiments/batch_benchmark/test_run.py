@@ -5,10 +5,10 @@ import json
 import pandas as pd
 import pytest
 
-from kvlab import session as labs
-from kvlab import vram
+from kvlab import api, vram
 from kvlab.experiments import get
 from kvlab.experiments.batch_benchmark import params
+from kvlab.experiments.batch_benchmark.data import read
 from kvlab.report import build
 from kvlab.store import frames
 from tests.fakes.process import FakeServer
@@ -21,11 +21,11 @@ SMALL = {
 
 
 def measure(**changes):
-    lab = labs.open_lab("batch_benchmark", {"profile": "test", **SMALL, **changes})
-    lab.warm_up()
-    for trial in lab.pending():
-        lab.measure(trial)
-    return lab
+    run = api.open("batch_benchmark", {"profile": "test", **SMALL, **changes})
+    run.warm_up()
+    for trial in run.pending():
+        run.measure(trial)
+    return run
 
 
 def table(summary, name):
@@ -47,9 +47,9 @@ def whole(tmp_path_factory):
             "OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "EMPTY", "OPENAI_MODEL": "fake",
         }.items():  # fmt: skip
             patch.setenv(name, value)
-        lab = measure()
-        frame = lab.frame()
-        return lab.folder, frame, lab.finish()
+        run = measure()
+        frame = run.requests
+        return run.folder, frame, run.finish()
 
 
 def test_every_request_of_every_strategy_has_one_final_row(whole):
@@ -128,13 +128,13 @@ def test_trouble_is_told_apart_from_the_servers_time(point_at):
     storm = {"fault_rate": 0.3, "fault_kind": "status_429", "retry_after_s": 0, "fault_seed": 3}
     with FakeServer(base_ms=5, itl_ms=1) as server:
         point_at(server)
-        lab = labs.open_lab(
+        run = api.open(
             "batch_benchmark", {"profile": "t", **SMALL, "sizes": [64], "strategies": ["shared_prefix"]}
         )
         server.control(**storm)
-        for trial in lab.pending():
-            lab.measure(trial)
-        summary = lab.finish()
+        for trial in run.pending():
+            run.measure(trial)
+        summary = run.finish()
     (row,) = table(summary, "failures").to_dict("records")
     assert row["answered"] + row["failed"] == 64
     assert row["sent_again"] > 5
@@ -147,9 +147,9 @@ def test_memory_is_sampled_all_through_a_run(point_at, monkeypatch):
     with FakeServer(base_ms=20, itl_ms=1) as server:
         point_at(server)
         monkeypatch.setattr(vram, "for_process", lambda _: [vram.ProcessTree(server.pid)], raising=False)
-        lab = measure(sizes=[16, 32], strategies=["shared_prefix"], memory_interval_s=0.02)
-        frame, load = lab.frame(), lab.frame().attrs["load"]
-        summary = lab.finish()
+        run = measure(sizes=[16, 32], strategies=["shared_prefix"], memory_interval_s=0.02)
+        frame, load = run.requests, read(run.data())
+        summary = run.finish()
     (series,) = load.memory["series"].unique()
     assert series == "process_rss"
     assert list(load.windows["name"]) == ["shared_prefix.000016.r01", "shared_prefix.000032.r01"]
@@ -161,15 +161,15 @@ def test_memory_is_sampled_all_through_a_run(point_at, monkeypatch):
     rows = table(summary, "memory")
     assert list(rows["trial"]) == list(load.windows["name"])
     assert (rows["peak_mib"] > 0).all()
-    assert (lab.folder / "plots" / "memory.png").is_file()
+    assert (run.folder / "plots" / "memory.png").is_file()
 
 
 def test_a_batch_jobs_failures_are_failures(point_at):
     with FakeServer(batch_api=True, batch_ms=30, batch_faults={"3": 500, "5": 429}) as server:
         point_at(server)
-        lab = measure(sizes=[8], strategies=["batch_api"])
-        frame = lab.frame()
-        assert frames.integrity(lab.run.database.sql) == []
-        summary = lab.finish()
+        run = measure(sizes=[8], strategies=["batch_api"])
+        frame = run.requests
+        assert frames.integrity(run.database.sql) == []
+        summary = run.finish()
     assert dict(frame["error_type"].value_counts()) == {"ENGINE_ERROR": 1, "RATE_LIMITED": 1}
     assert summary.verdict == "FAIL"

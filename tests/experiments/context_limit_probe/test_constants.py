@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvlab.experiments.context_limit_probe import constants
-from kvlab.experiments.context_limit_probe.constants import Measured, recommend, value
+from kvlab.experiments.context_limit_probe import exports
+from kvlab.experiments.context_limit_probe.estimate import Measured, recommend, value
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.replay import interval_of
 
@@ -51,8 +51,8 @@ def test_they_can_be_pasted(form, monkeypatch):
     found = recommend(Measured(40_000, "refused", 100, 100.0), PARAMS)
     if form == "python":
         pasted: dict = {}
-        exec(constants.as_python(found), pasted)
+        exec(exports.as_python(found), pasted)
     else:
-        lines = [line for line in constants.as_env(found).splitlines() if not line.startswith("#")]
+        lines = [line for line in exports.as_env(found).splitlines() if not line.startswith("#")]
         pasted = {name: int(text) for name, text in (line.split("=") for line in lines)}
     assert {item.name: pasted[item.name] for item in found} == {item.name: item.value for item in found}

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
+from kvlab import api as kv
 from kvlab.errors import InputError, KvlabError
-from kvlab.experiments.context_limit_probe import ledger
+from kvlab.experiments.context_limit_probe import ledger, material
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
-from kvlab.session import open_lab
 from kvlab.store.database import Database
 from kvlab.vram import timeline
 from tests.command.tool import done, folders, kvlab, read, until
@@ -32,11 +32,11 @@ SMALL = {
 
 
 def run(**changes):
-    lab = open_lab("context_limit_probe", {**SMALL, **changes})
-    for trial in lab.pending():
-        lab.measure(trial)
-    probes = lab.run.database.sql, ledger.read(lab.run.database.sql)
-    return lab, probes[1], lab.finish()
+    session = kv.open("context_limit_probe", {**SMALL, **changes})
+    for trial in session.pending():
+        session.measure(trial)
+    probes = session.run.database.sql, ledger.read(session.run.database.sql)
+    return session, probes[1], session.finish()
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def server(point_at):
 
 
 def test_the_limit_is_found_to_the_token_and_the_constants_hold(server):
-    lab, probes, summary = run()
+    session, probes, summary = run()
     results = summary.results
     assert (results["largest_accepted_tokens"], results["smallest_failed_tokens"]) == (1499, 1500)
     assert results["limit_reason"] == Outcome.REFUSED
@@ -62,8 +62,8 @@ def test_the_limit_is_found_to_the_token_and_the_constants_hold(server):
     states = trims.columns.index("cache states of trims")
     assert len({row[0] for row in trims.rows}) == 3, "three intervals"
     assert all("hit" not in row[states] for row in trims.rows), "a trimmed prefix is a miss"
-    check_files(lab.folder, results["constants"])
-    with Database(lab.folder / "run.sqlite") as database:
+    check_files(session.folder, results["constants"])
+    with Database(session.folder / "run.sqlite") as database:
         samples, windows = timeline.samples(database.sql), timeline.windows(database.sql)
     assert "server_rss" in set(samples["series"]), "found by the port that it listens on"
     assert {"grow-00002", "replay-1.000"} <= set(windows["name"])
@@ -86,16 +86,17 @@ def check_files(folder, constants):
 
 
 @pytest.mark.parametrize("silent", [1, 1000])
-def test_an_answer_without_text_is_an_answer(server, silent):
+def test_an_answer_without_text_is_an_answer(server, silent, monkeypatch):
     """At the limit there is room for one token, and that may have no text: the prompt was read all the same."""
+    monkeypatch.setattr(material, "is_answered", lambda text, code: bool(text))
     server.control(silent_tokens=silent)
-    lab, probes, summary = run(needles=1, quality_steps=2, decode_tokens=4)
+    session, probes, summary = run(needles=1, quality_steps=2, decode_tokens=4)
     results = summary.results
     assert (results["largest_accepted_tokens"], results["smallest_failed_tokens"]) == (1499, 1500)
     at_the_limit = next(probe for probe in probes if probe.tokens == 1499)
     assert at_the_limit.outcome is Outcome.HELD
     (error,) = read(
-        lab.folder,
+        session.folder,
         f"SELECT error_type FROM failures WHERE request_id = '{at_the_limit.detail['request_id']}'",
     )
     assert error == ("EMPTY_OUTPUT",), "what it is stays on record"
@@ -143,23 +144,23 @@ def test_a_failure_that_says_nothing_about_length_is_no_limit(server):
 
 def test_a_server_that_gives_no_answer_in_time_is_a_limit(server, monkeypatch):
     monkeypatch.setenv("REQUEST_TIMEOUT_S", "1")
-    lab = open_lab("context_limit_probe", {**SMALL, "replay_exchanges": 0})
+    session = kv.open("context_limit_probe", {**SMALL, "replay_exchanges": 0})
     server.control(faults={"3": "stall_before"})
-    for trial in lab.pending():
-        lab.measure(trial)
-    outcomes = [probe.outcome for probe in ledger.read(lab.run.database.sql)]
-    lab.finish()
+    for trial in session.pending():
+        session.measure(trial)
+    outcomes = [probe.outcome for probe in ledger.read(session.run.database.sql)]
+    session.finish()
     assert Outcome.TIMEOUT in outcomes
 
 
 def test_a_server_that_dies_ends_the_run_in_one_line_and_is_on_record(server):
-    lab = open_lab("context_limit_probe", {**SMALL, "replay_exchanges": 0})
-    trials = lab.pending()
-    lab.measure(next(trials))
+    session = kv.open("context_limit_probe", {**SMALL, "replay_exchanges": 0})
+    trials = session.pending()
+    session.measure(next(trials))
     os.kill(server.pid, signal.SIGKILL)
     with pytest.raises(KvlabError, match="no longer answers"):
-        lab.measure(next(trials))
-    lab.engine.close()
+        session.measure(next(trials))
+    session.engine.close()
 
 
 def test_a_killed_run_goes_on_where_it_was(server, outputs):

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
+from kvlab import api as kv
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import ledger
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
-from kvlab.session import open_lab
 from tests.command.tool import read, until
 from tests.experiments.context_limit_probe.test_endpoint import SMALL, run
 from tests.fakes.process import FakeServer
@@ -31,24 +31,24 @@ def replay_check(summary):
 
 def measured(server, *, before_each_replay, **changes):
     """Measure a short run, telling the server something before each replay."""
-    lab = open_lab("context_limit_probe", {**SMALL, **SHORT, **changes})
+    session = kv.open("context_limit_probe", {**SMALL, **SHORT, **changes})
     replays = 0
-    for trial in lab.pending():
+    for trial in session.pending():
         if trial.planned["kind"] == "replay":
             before_each_replay(server, replays)
             replays += 1
-        lab.measure(trial)
-    return lab.finish()
+        session.measure(trial)
+    return session.finish()
 
 
 def struck(server, faults, **changes):
     """Run with faults that count from the first request of the run, not from those that look at the server."""
-    lab = open_lab("context_limit_probe", {**SMALL, **SHORT, "replay_exchanges": 0, **changes})
+    session = kv.open("context_limit_probe", {**SMALL, **SHORT, "replay_exchanges": 0, **changes})
     server.control(faults=faults)
-    for trial in lab.pending():
-        lab.measure(trial)
-    probes = ledger.read(lab.run.database.sql)
-    return probes, lab.finish()
+    for trial in session.pending():
+        session.measure(trial)
+    probes = ledger.read(session.run.database.sql)
+    return probes, session.finish()
 
 
 def fail_all(server, number):
@@ -92,18 +92,18 @@ def test_an_error_that_repeats_at_one_size_is_a_limit_with_its_own_name(server):
 
 def test_an_engine_that_died_behind_its_server_is_not_killed_again(server):
     """/v1/models answers as before: what the error and /health say is what counts."""
-    lab = open_lab("context_limit_probe", {**SMALL, **SHORT, "replay_exchanges": 0})
+    session = kv.open("context_limit_probe", {**SMALL, **SHORT, "replay_exchanges": 0})
     server.control(faults={"2": "engine_dead"})
-    trials = lab.pending()
-    lab.measure(next(trials))
-    lab.measure(next(trials))
-    killing = ledger.read(lab.run.database.sql)[-1]
+    trials = session.pending()
+    session.measure(next(trials))
+    session.measure(next(trials))
+    killing = ledger.read(session.run.database.sql)[-1]
     assert killing.outcome is Outcome.SERVER_DIED
     with pytest.raises(KvlabError, match="no longer answers"):
-        lab.measure(next(trials))
-    lab.close()
+        session.measure(next(trials))
+    session.close()
     server.control(faults={})
-    _, probes, _ = run(**SHORT | {"replay_exchanges": 0}, run_dir=str(lab.folder))
+    _, probes, _ = run(**SHORT | {"replay_exchanges": 0}, run_dir=str(session.folder))
     assert [probe.tokens for probe in probes].count(killing.tokens) == 1
     assert len(probes) > 2, "it went on below"
 
@@ -117,26 +117,26 @@ def test_an_empty_answer_that_counts_nothing_proves_nothing(server):
 
 def test_a_server_that_is_killed_by_a_probe_is_not_asked_for_that_size_again(server, outputs):
     """It dies while a context is tried: that is on record, and a resumed run goes round it."""
-    lab = open_lab("context_limit_probe", {**SMALL, **SHORT, "replay_exchanges": 0})
-    trials = lab.pending()
-    lab.measure(next(trials))
+    session = kv.open("context_limit_probe", {**SMALL, **SHORT, "replay_exchanges": 0})
+    trials = session.pending()
+    session.measure(next(trials))
     server.control(base_ms=20_000)
 
     def kill():
-        until(lambda: (None,) in read(lab.folder, "SELECT outcome FROM context_probes"), 30)
+        until(lambda: (None,) in read(session.folder, "SELECT outcome FROM context_probes"), 30)
         os.kill(server.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    lab.measure(next(trials))
+    session.measure(next(trials))
     killer.join()
-    killing = ledger.read(lab.run.database.sql)[-1]
+    killing = ledger.read(session.run.database.sql)[-1]
     assert killing.outcome is Outcome.SERVER_DIED
     with pytest.raises(KvlabError, match=r"no longer answers.*resume") as caught:
-        lab.measure(next(trials))
+        session.measure(next(trials))
     assert "\n" not in str(caught.value)
-    folder = lab.folder
-    lab.close()
+    folder = session.folder
+    session.close()
     with FakeServer(max_model_len=1500, base_ms=1, itl_ms=0.2).at(server.port):
         _, probes, summary = run(**SHORT | {"replay_exchanges": 0}, run_dir=str(folder))
     assert [probe.tokens for probe in probes].count(killing.tokens) == 1

@@ -4,10 +4,16 @@ import pytest
 
 from kvlab.errors import InputError
 from kvlab.experiments.context_limit_probe import ledger
-from kvlab.experiments.context_limit_probe.aim import next_aim
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
-from kvlab.experiments.context_limit_probe.scale import Scale, held_points, is_on_the_plateau, least_tokens
+from kvlab.experiments.context_limit_probe.search import (
+    Scale,
+    bracket,
+    held_points,
+    is_on_the_plateau,
+    least_tokens,
+    next_size,
+)
 from tests.command.tool import folders
 from tests.experiments.context_limit_probe.test_endpoint import run
 from tests.experiments.context_limit_probe.test_ledger import probe
@@ -67,11 +73,11 @@ def search(limit, of_characters, *, high, truncates=False, stated=None):
         if not any(not each.held for each in probes):
             ask(characters, "growth")
     steps = 0
-    while (aim := next_aim(probes, params, None, GUESS)).size is not None:
-        ask(aim.size, aim.why)
+    while (chosen := next_size(probes, params, None, GUESS)).size is not None:
+        ask(chosen.size, chosen.why)
         steps += 1
         assert steps <= params.cut_steps, "the same size again and again"
-    found = ledger.bracket(probes)
+    found = bracket(probes)
     return of_characters(found.held.size), of_characters(found.failed.size), steps
 
 
@@ -93,7 +99,7 @@ def test_a_server_whose_chats_are_a_third_longer_than_estimated(point_at, trunca
     options = {"persona": "ollama", "token_ids": False, "message_tokens": 12, "truncates": truncates}
     with FakeServer(max_model_len=4096, base_ms=1, itl_ms=0.1, **options) as found:
         point_at(found)
-        _lab, probes, summary = run(exchanges=[5, 10, 20, 40, 100], replay_exchanges=0, cold_tokens=[300])
+        _, probes, summary = run(exchanges=[5, 10, 20, 40, 100], replay_exchanges=0, cold_tokens=[300])
     results = summary.results
     first = next(each for each in probes if each.target == "endpoint")
     assert not 0.9 < first.detail["planned"] / first.detail["counted"] < 1.1, "the estimate is off"

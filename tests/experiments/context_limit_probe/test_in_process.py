@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from kvlab import api as kv
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import ledger
-from kvlab.experiments.context_limit_probe.growth import fit_child, held_bytes
+from kvlab.experiments.context_limit_probe.estimate import fit_child, held_bytes
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
-from kvlab.session import open_lab
+from kvlab.experiments.context_limit_probe.search import bracket
 from kvlab.vram.kv_bytes import kv_layout
 from kvlab.vram.mortal_model import Model
 from kvlab.vram.mortal_process import Child
@@ -56,13 +57,13 @@ def children(probes):
 
 
 def test_the_child_dies_of_its_cap_and_the_run_does_not(probe, tiny):
-    lab = open_lab("context_limit_probe", probe)
-    for trial in lab.pending():
-        lab.measure(trial)
-    probes = children(ledger.read(lab.run.database.sql))
-    frame, states = lab.frame(), {state for state, _ in lab.run.database.trial_state().values()}
-    summary = lab.finish()
-    found = ledger.bracket(probes)
+    session = kv.open("context_limit_probe", probe)
+    for trial in session.pending():
+        session.measure(trial)
+    probes = children(ledger.read(session.run.database.sql))
+    frame, states = session.requests, {state for state, _ in session.run.database.trial_state().values()}
+    summary = session.finish()
+    found = bracket(probes)
     assert found.failed.outcome in (Outcome.OUT_OF_MEMORY, Outcome.CHILD_DIED)
     assert found.failed.tokens - found.low == 64
     failures = [each.tokens for each in probes if not each.held]
@@ -116,11 +117,11 @@ def paper(monkeypatch):
 
 def test_a_child_that_cannot_load_is_a_failed_trial_and_the_run_goes_on(probe, paper):
     paper.message = "the child process could not load the model: OSError: no/such is not a local folder"
-    lab = open_lab("context_limit_probe", {**probe, "in_process_model": "no/such", "replay_exchanges": 5})
-    for trial in lab.pending():
-        lab.measure(trial)
-    states = {name: state for name, (state, _) in lab.run.database.trial_state().items()}
-    summary = lab.finish()
+    session = kv.open("context_limit_probe", {**probe, "in_process_model": "no/such", "replay_exchanges": 5})
+    for trial in session.pending():
+        session.measure(trial)
+    states = {name: state for name, (state, _) in session.run.database.trial_state().items()}
+    summary = session.finish()
     assert states["child-float32"] == "failed"
     assert {states[name] for name in states if name.startswith("replay")} == {"done"}
     assert summary.verdict == "INVALID"
@@ -158,27 +159,27 @@ def test_of_a_traceback_and_its_advice_the_line_that_names_the_error_is_told():
 def test_a_run_that_ends_with_its_child_resumes_below_what_it_was_trying(probe, paper):
     """As when the kernel's out-of-memory killer takes everything: the size is on record, without an outcome."""
     probe = {**probe, "cut_steps": 1, "resolution_tokens": 32}
-    lab = open_lab("context_limit_probe", probe)
-    for trial in lab.pending():
+    session = kv.open("context_limit_probe", probe)
+    for trial in session.pending():
         if trial.planned["kind"] == "child":
             break
-        lab.measure(trial)
-    book = ledger.Ledger(lab.run.database, lab.run.session_id)
+        session.measure(trial)
+    book = ledger.Ledger(session.run.database, session.run.session_id)
     for size, grown_mib in ((64, 1), (1024, 20)):
         detail = {"rss_bytes": 1, "grown_bytes": grown_mib * 2**20}
         book.end(book.begin("child-float32", "float32", size, "growth"), Outcome.HELD, **detail)
     book.begin("child-float32", "float32", 1088, "growth")
-    folder = lab.folder
-    lab.close()
-    lab = open_lab("context_limit_probe", {**probe, "run_dir": str(folder)})
-    for trial in lab.pending():
-        lab.measure(trial)
-    probes = children(ledger.read(lab.run.database.sql))
-    lab.finish()
+    folder = session.folder
+    session.close()
+    session = kv.open("context_limit_probe", {**probe, "run_dir": str(folder)})
+    for trial in session.pending():
+        session.measure(trial)
+    probes = children(ledger.read(session.run.database.sql))
+    session.finish()
     assert [each.tokens for each in probes].count(1088) == 1
     assert [each.outcome for each in probes if each.tokens == 1088] == [Outcome.RUN_ENDED]
     assert max(each.tokens for each in probes) == 1088
-    assert ledger.bracket(probes).low >= 1024
+    assert bracket(probes).low >= 1024
     assert probes[-1].trial_id == "child-float32-cut-01", "bisected, in a new child"
     assert probes[-1].tokens == 1056
 
@@ -186,18 +187,18 @@ def test_a_run_that_ends_with_its_child_resumes_below_what_it_was_trying(probe, 
 def kill_the_child_once_it_grows(folder):
     until(lambda: len(read(folder, "SELECT 1 FROM context_probes WHERE outcome = 'held'")) > 3, 60)
     for process in psutil.Process().children():
-        if any(word.endswith("context_limit_probe.child") for word in process.cmdline()):
+        if any(word.endswith("vram.mortal_model") for word in process.cmdline()):
             process.kill()
 
 
 def test_a_child_that_is_killed_from_outside_is_a_result(probe):
-    lab = open_lab("context_limit_probe", {**probe, "headroom_mib": 2048, "cut_steps": 1})
-    trial = next(trial for trial in lab.trials if trial.planned["kind"] == "child")
-    killer = threading.Thread(target=kill_the_child_once_it_grows, args=(lab.folder,))
+    session = kv.open("context_limit_probe", {**probe, "headroom_mib": 2048, "cut_steps": 1})
+    trial = next(trial for trial in session.trials if trial.planned["kind"] == "child")
+    killer = threading.Thread(target=kill_the_child_once_it_grows, args=(session.folder,))
     killer.start()
-    rows = lab.measure(trial)
+    rows = session.measure(trial)
     killer.join()
-    last = children(ledger.read(lab.run.database.sql))[-1]
-    lab.engine.close()
+    last = children(ledger.read(session.run.database.sql))[-1]
+    session.engine.close()
     assert last.outcome is Outcome.CHILD_DIED
     assert "-9" in rows[0].measurement.failure.message

@@ -1,11 +1,11 @@
 import pytest
 
 from kvlab.endpoints.connect import Identity
-from kvlab.experiments.context_limit_probe.aim import next_aim
 from kvlab.experiments.context_limit_probe.in_process import forbidden
-from kvlab.experiments.context_limit_probe.ledger import Bracket, Ledger, Probe, bracket, first_loss, settled
+from kvlab.experiments.context_limit_probe.ledger import Ledger, Probe
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+from kvlab.experiments.context_limit_probe.search import Bracket, bracket, confirmed, first_loss, next_size
 from kvlab.store.database import Database
 from tests.store.test_database import fill
 
@@ -59,8 +59,8 @@ def test_the_bracket_is_the_largest_held_and_the_smallest_larger_failure():
 
 def test_a_run_that_ended_during_a_probe_is_no_limit_of_a_server_but_twice_is():
     once = [probe(100), probe(300, Outcome.RUN_ENDED), probe(900, Outcome.REFUSED)]
-    assert bracket(settled(once)).failed.tokens == 900
-    assert bracket(settled([*once, probe(300, Outcome.RUN_ENDED)])).failed.tokens == 300
+    assert bracket(confirmed(once)).failed.tokens == 900
+    assert bracket(confirmed([*once, probe(300, Outcome.RUN_ENDED)])).failed.tokens == 300
 
 
 def search(limit, high, stated, tolerance):
@@ -68,7 +68,7 @@ def search(limit, high, stated, tolerance):
     params = ContextLimitProbeParams(resolution_tokens=tolerance)
     identity = Identity(url="u", model="m", max_model_len=stated)
     probes, tried = [probe(0), probe(high, Outcome.REFUSED)], []
-    while (tokens := next_aim(probes, params, identity).size) is not None:
+    while (tokens := next_size(probes, params, identity).size) is not None:
         assert tokens not in tried
         tried.append(tokens)
         probes.append(probe(tokens, Outcome.HELD if tokens <= limit else Outcome.REFUSED))

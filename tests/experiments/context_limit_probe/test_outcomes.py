@@ -90,7 +90,29 @@ def test_a_failure_that_says_nothing_of_the_length_is_no_limit(seen):
         (TGI, 4096),
         (VLLM_NO_ROOM, None),
         (TORCH, None),
+        ("These messages are too big for us: 2604 counted, 2000 permitted", 2000),
+        ("Request too large: Limit 30000, requested 34567", 30_000),
+        ("context length error 20035", None),
+        ("context length exceeded (code 40013)", None),
+        ("context length 9000 exceeds what this model takes", None),
+        ("context window: requested 9000", None),
+        ("the maximum context is 12.5 pages", None),
     ],
 )
 def test_the_maximum_that_a_refusal_states(message, maximum):
     assert stated_maximum(message) == maximum
+
+
+@pytest.mark.parametrize(
+    ("known", "maximum"),
+    [
+        ({}, 8192),
+        ({"held_tokens": 8192, "asked_tokens": 9000}, 8192),
+        ({"held_tokens": 8193}, None),
+        ({"asked_tokens": 8000}, None),
+        ({"repeated": {8192}}, None),
+    ],
+)
+def test_a_number_that_cannot_be_the_maximum_is_none(known, maximum):
+    """Smaller than what was accepted, larger than what was refused, or what was asked for said again."""
+    assert stated_maximum("maximum context length is 8192 tokens", **known) == maximum

@@ -9,20 +9,24 @@ import pytest
 from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.metrics import Scrape
 from kvlab.experiments import get
-from kvlab.experiments.context_limit_probe import analysis, replayed, up_front
+from kvlab.experiments.context_limit_probe import replay
+from kvlab.experiments.context_limit_probe.estimate import estimate
 from kvlab.experiments.context_limit_probe.in_process import theory
 from kvlab.experiments.context_limit_probe.ledger import Ledger
+from kvlab.experiments.context_limit_probe.memory import Memory
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
+from kvlab.runs.data import RunData
 from kvlab.stats.intervals import Interval
-from kvlab.store import frames
 from kvlab.store.database import Database
 from kvlab.vram.cache_usage import CacheUsage, capacity
 from kvlab.vram.kv_bytes import kv_layout
+from tests.experiments import stored
 from tests.store.test_database import fill
 
 PROBE = get("context_limit_probe")
-PARAMS = ContextLimitProbeParams(dtypes=["float32"], replay_exchanges=0)
+PARAMS = ContextLimitProbeParams(dtypes=["float32"], replay_exchanges=0, needles=0)
+ASKED = ContextLimitProbeParams(dtypes=["float32"], replay_exchanges=0)
 IDENTITY = Identity(kind="vLLM", url="embedded", model="m", block_size=32, max_model_len=8192)
 GROWTH = [
     (10, 1188, Outcome.HELD),
@@ -70,8 +74,13 @@ class Story:
             self.add(dtype, tokens, Outcome.HELD, **facts, **held)
 
     def judge(self, identity=IDENTITY, params=PARAMS):
-        frame = frames.requests(self.database.sql)
-        return PROBE.summarize(frame, params, "test", identity)
+        return stored.summary(PROBE, self.data(identity), params)
+
+    def data(self, identity=IDENTITY):
+        return RunData(self.database, identity=identity)
+
+    def findings(self, identity=IDENTITY, params=PARAMS):
+        return PROBE.findings(self.data(identity), params)
 
 
 @pytest.fixture
@@ -101,20 +110,48 @@ def test_quality_that_is_lost_first_is_the_maximum(story):
     story.endpoint()
     story.child()
     story.quality((10, 1165, 3), (20, 2234, 2), (50, 5405, 0))
-    summary = story.judge()
+    summary = story.judge(params=ASKED)
     assert summary.results["maximum_tokens"] == 2234
     assert summary.results["constants"]["MAX_CONTEXT_TOKENS"] == 1787
     assert "no longer answered" in summary.results["rules"]["MAX_CONTEXT_TOKENS"]
 
 
-def test_quality_that_never_held_is_unknown_and_not_zero(story):
+@pytest.mark.parametrize("points", [(), ((10, 1165, 0), (20, 2234, 1))])
+def test_quality_that_is_unknown_recommends_nothing(story, points):
+    """What accepts most may read least: the largest accepted size is no safe one."""
     story.endpoint()
     story.child()
-    story.quality((10, 1165, 0), (20, 2234, 1))
-    summary = story.judge()
-    assert summary.results["maximum_tokens"] == 8191
+    story.quality(*points)
+    summary = story.judge(params=ASKED)
+    assert summary.verdict == "INVALID"
+    assert summary.results["largest_accepted_tokens"] == 8191
+    assert (summary.results["maximum_tokens"], summary.results["constants"]) == (None, {})
     assert summary.results["quality_held_tokens"] is None
     assert any("answered at no length" in line for line in summary.limitations)
+    assert "recommended.env" not in story.findings(params=ASKED).files
+
+
+@pytest.mark.parametrize(("asked_at", "maximum"), [(5405, 5405), (8080, 8191)])
+def test_quality_reaches_as_far_as_it_was_asked_for(story, asked_at, maximum):
+    story.endpoint()
+    story.child()
+    story.quality((10, 1165, 3), (50, asked_at, 3))
+    results = story.judge(params=ASKED).results
+    assert results["maximum_tokens"] == maximum
+    assert ("no longer context" in results["maximum_because"]) is (maximum == 5405)
+
+
+def test_that_quality_was_not_asked_for_stands_beside_the_constant(story):
+    story.endpoint()
+    summary = story.judge()
+    assert "not asked" in summary.results["rules"]["MAX_CONTEXT_TOKENS"]
+    assert any("needles=0" in line for line in summary.limitations)
+
+
+def test_the_servers_own_sentence_stands_in_the_verdict(story):
+    story.endpoint(cuts=[(8191, Outcome.HELD)])
+    story.add("endpoint", 8192, Outcome.REFUSED, message="these are\ntoo many for us")
+    assert "it says: these are too many for us" in story.judge().checks[0].seen
 
 
 def test_growth_that_no_line_describes_fails(story):
@@ -131,7 +168,7 @@ def test_bytes_a_token_far_from_theory_fail(story):
     assert holds(story.judge())["bytes_per_token_as_theory"] is False
 
 
-TWO = ContextLimitProbeParams(dtypes=["float32", "bfloat16"], replay_exchanges=0)
+TWO = ContextLimitProbeParams(dtypes=["float32", "bfloat16"], replay_exchanges=0, needles=0)
 
 
 def test_children_that_died_before_a_line_make_no_pass(story):
@@ -209,10 +246,7 @@ def test_an_unknown_layout_is_no_number(story):
 def test_the_file_says_where_its_memory_is_from(story):
     story.endpoint()
     story.child()
-    frame = frames.requests(story.database.sql)
-    content = json.loads(
-        PROBE.exports(frame, PARAMS, {"created_utc": "now"}, IDENTITY)["context_limit_results.json"]
-    )
+    content = json.loads(story.findings().files["context_limit_results.json"])
     most = content["maximum_tested_context"]
     assert (most["tokens"], most["exchanges"], most["exchanges_tokens"]) == (8191, 50, 5426)
     assert most["vram_gb"] == pytest.approx((5e8 + 46_080 * 8191) / 1e9, abs=0.001), "at these very tokens"
@@ -240,20 +274,20 @@ def grown(story, series, mib):
             for name, peak in (("t0", 2**30), ("t1", 2**30 + mib * 2**20))
         ]
     )
-    found = analysis.findings(book.probes(), PARAMS)
-    return up_front.lines(found, analysis.Memory(pd.DataFrame(), windows, pd.DataFrame()))
+    found = estimate(book.probes(), PARAMS)
+    return Memory(pd.DataFrame(), windows, pd.DataFrame()).growth_in_words(found)
 
 
 @pytest.mark.parametrize(
     ("series", "mib", "said"),
     [
-        ("server_rss", 1, "allocated up front"),
+        ("server_rss", 1, "allocated when it started"),
         ("server_rss", 400, "grew with use"),
         ("nvml_device:0", 1, "whoever holds it"),
         ("child_rss", 1, None),
     ],
 )
-def test_allocated_up_front_is_said_of_what_was_seen(story, series, mib, said):
+def test_whether_memory_was_allocated_at_the_start_is_said_of_what_was_seen(story, series, mib, said):
     lines = grown(story, series, mib)
     assert (lines == []) if said is None else (said in lines[0])
 
@@ -275,15 +309,11 @@ def test_without_a_limit_there_is_no_answer_and_without_a_child_no_bytes(story):
 
 
 def test_an_empty_run_can_be_reported_and_drawn(story):
-    frame = frames.requests(story.database.sql)
-    summary = PROBE.summarize(frame, PARAMS, "test", None)
-    assert summary.verdict == "INVALID"
-    assert set(PROBE.draw(frame, summary, PARAMS)) == {figure.name for figure in summary.figures}
-    bare = pd.DataFrame(columns=frames.REQUEST_COLUMNS).astype({"arm": str, "used": bool})
-    assert set(PROBE.draw(bare, summary, PARAMS)) == {figure.name for figure in summary.figures}
-    exported = PROBE.exports(frame, PARAMS, {"created_utc": "now"}, None)
-    assert json.loads(exported["context_limit_results.json"])["recommended"] == {}
-    assert "recommended.env" not in exported
+    found = story.findings(identity=None)
+    assert found.verdict == "INVALID"
+    assert all(picture.draw() is not None for picture in found.pictures)
+    assert json.loads(found.files["context_limit_results.json"])["recommended"] == {}
+    assert "recommended.env" not in found.files
 
 
 def test_the_report_is_the_same_every_time(story):
@@ -304,14 +334,14 @@ def replay_of(*turns):
 
 def test_an_interval_costs_whole_cycles(story):
     story.endpoint()
-    found = analysis.findings(analysis.read_probes(frames.requests(story.database.sql)), PARAMS)
+    constants = estimate(story.book.probes(), PARAMS).constants
     params = ContextLimitProbeParams(interval_factors=[1.0])
     turn, trim = ("turn", 10.0), ("trim", 100.0)
-    table = replayed.replays(replay_of(turn, turn, trim, turn, turn, trim, turn), found, params)
+    table = replay.replays(replay_of(turn, turn, trim, turn, turn, trim, turn), constants, params)
     mean = table["mean_ttft_ms"].iloc[0]
     assert mean.estimate == 40.0, "one trim and two turns; the half cycle at the end is left out"
     assert (mean.low, mean.n) == (None, 1), "of one cycle there is no interval"
-    table = replayed.replays(replay_of(turn, turn, trim, turn), found, params)
+    table = replay.replays(replay_of(turn, turn, trim, turn), constants, params)
     assert table["mean_ttft_ms"].iloc[0].estimate is None
 
 
@@ -330,29 +360,30 @@ def costs(*intervals):
 
 def test_what_costs_least_is_apart_from_all_others_or_not_said():
     assert (
-        replayed.cost_in_words(costs((4, 600, 650), (7, 500, 560), (9, 400, 480)))
+        replay.cost_in_words(costs((4, 600, 650), (7, 500, 560), (9, 400, 480)))
         == "of the intervals, 9 costs least"
     )
     for table in (costs((4, 600, 650), (9, 400, 610)), costs((4, 600, 650), (7, 400, 480), (9, 410, 490))):
-        assert replayed.best_interval(table) is None
-        assert "not told apart" in replayed.cost_in_words(table)
-    assert "not told apart" in replayed.cost_in_words(costs((4, None, None), (9, 400, 480)))
-    assert replayed.cost_in_words(costs((4, 600, 650))) is None
+        assert replay.best_interval(table) is None
+        assert "not told apart" in replay.cost_in_words(table)
+    assert "not told apart" in replay.cost_in_words(costs((4, None, None), (9, 400, 480)))
+    assert replay.cost_in_words(costs((4, 600, 650))) is None
     failed = costs((4, 600, 650), (9, 400, 480)).assign(failed=[1, 0])
-    assert replayed.best_interval(failed) is None
+    assert replay.best_interval(failed) is None
 
 
 def test_a_turn_answered_with_nothing_did_not_fail(story):
     story.endpoint()
-    found = analysis.findings(analysis.read_probes(frames.requests(story.database.sql)), PARAMS)
+    constants = estimate(story.book.probes(), PARAMS).constants
     turns = replay_of(("trim", 100.0), ("turn", 10.0), ("turn", 10.0), ("trim", 100.0))
     turns.loc[1, ["status", "error_type", "ttft_ms"]] = ["failed", "EMPTY_OUTPUT", None]
-    table = replayed.replays(turns, found, ContextLimitProbeParams(interval_factors=[1.0]))
+    table = replay.replays(turns, constants, ContextLimitProbeParams(interval_factors=[1.0]))
     assert (table["failed"].iloc[0], table["trims"].iloc[0]) == (0, 2)
     assert table["mean_ttft_ms"].iloc[0].estimate == 55.0, "of the turns that have a TTFT"
     turns.loc[1, "error_type"] = "TIMEOUT"
     assert (
-        replayed.replays(turns, found, ContextLimitProbeParams(interval_factors=[1.0]))["failed"].iloc[0] == 1
+        replay.replays(turns, constants, ContextLimitProbeParams(interval_factors=[1.0]))["failed"].iloc[0]
+        == 1
     )
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kvlab import session as labs
-from kvlab.endpoints import engines
+from kvlab import api
+from kvlab.endpoints import offline
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 from tests.fakes.offline import FakeOffline
 
@@ -23,25 +23,25 @@ def params():
 
 @pytest.fixture
 def open_fake(monkeypatch):
-    """Open a lab on an imitated engine; a second time in the same folder resumes it."""
+    """Open a run on an imitated engine; a second time in the same folder resumes it."""
 
-    def open_lab(llm=None, run_dir="", **changes):
+    def open_run(llm=None, run_dir="", **changes):
         engine = FakeOffline(llm)
-        monkeypatch.setattr(engines, "module", lambda _: type("M", (), {"open_engine": lambda *_: engine}))
-        return labs.open_lab("prefix_hit_miss", {"profile": "test", "run_dir": run_dir, **SMALL, **changes})
+        monkeypatch.setattr(offline, "open_engine", lambda *_: engine)
+        return api.open("prefix_hit_miss", {"profile": "test", "run_dir": run_dir, **SMALL, **changes})
 
-    return open_lab
+    return open_run
 
 
 @pytest.fixture
 def measured(open_fake):
-    """Run everything; returns the finished lab's folder, frame and summary."""
+    """Run everything; returns the finished run's folder, requests and summary."""
 
     def run(llm=None, **changes):
-        lab = open_fake(llm, **changes)
-        for trial in lab.pending():
-            lab.measure(trial)
-        frame = lab.frame()
-        return lab.folder, frame, lab.finish()
+        session = open_fake(llm, **changes)
+        for trial in session.pending():
+            session.measure(trial)
+        frame = session.requests
+        return session.folder, frame, session.finish()
 
     return run

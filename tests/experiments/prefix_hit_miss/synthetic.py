@@ -8,8 +8,9 @@ from kvlab.endpoints.connect import Identity
 from kvlab.evidence import CacheLaw, Evidence, classify
 from kvlab.experiments import get
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
-from kvlab.experiments.prefix_hit_miss.plan import Planned
+from kvlab.experiments.prefix_hit_miss.trials import Planned
 from kvlab.store.frames import REQUEST_COLUMNS
+from tests.experiments.stored import run_data, summary
 
 EXPERIMENT = get("prefix_hit_miss")
 BLOCK, QUESTION = 16, 20
@@ -53,7 +54,7 @@ def _requests(item, times):
 
 def frame(chosen, times=TTFT, change=None):
     rows = []
-    for trial in EXPERIMENT.plan(chosen):
+    for trial in EXPERIMENT.plan(chosen, None).trials:
         item = Planned(**trial.planned)
         for kind, length, prefix, cached, ttft, latency in _requests(item, times):
             label = classify(Evidence(length, cached), CacheLaw.whole_blocks(BLOCK), prefix_tokens=prefix)
@@ -84,6 +85,14 @@ def decided(chosen=None, **kwargs):
     return judge(chosen or params(num_trials=6), **{"change": scattered, **kwargs})
 
 
+def data(chosen, identity=IDENTITY, found=None, **kwargs):
+    """Return a run's data; ``found``: its requests, in place of those of `frame`."""
+    requests = frame(chosen, **kwargs) if found is None else found
+    made = run_data(requests, EXPERIMENT.plan(chosen, None), identity=identity)
+    made.stored = STORED
+    return made
+
+
 def judge(chosen=None, identity=IDENTITY, **kwargs):
     chosen = chosen or params()
-    return EXPERIMENT.summarize(frame(chosen, **kwargs), chosen, "test", identity)
+    return summary(EXPERIMENT, data(chosen, identity, **kwargs), chosen)

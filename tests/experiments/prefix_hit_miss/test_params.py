@@ -1,12 +1,17 @@
 import pytest
 
 from kvlab.errors import InputError
+from kvlab.experiment import EngineFacts
 from kvlab.experiments import get
 from kvlab.experiments.prefix_hit_miss.__main__ import command
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 from kvlab.params import resolve
 
 EXPERIMENT = get("prefix_hit_miss")
+
+
+def check(params, max_model_len):
+    EXPERIMENT.check(params, EXPERIMENT.plan(params, None), EngineFacts(max_model_len))
 
 
 def resolved(*overrides, profile="default"):
@@ -52,11 +57,11 @@ def test_a_wrong_value_is_one_line_that_names_it(overrides, says):
 def test_sizes_beyond_the_context_are_refused_with_what_fits():
     params = resolved("sizes=[[512,256],[900,100]]")
     with pytest.raises(InputError, match=r"sizes: \[900, 100\] .* together they may have 886"):
-        EXPERIMENT.check(params, 1000)
-    EXPERIMENT.check(params, 1000 + 64 + 50)
-    EXPERIMENT.check(params, None)
+        check(params, 1000)
+    check(params, 1000 + 64 + 50)
+    check(params, None)
     with pytest.raises(InputError, match="sizes"):
-        EXPERIMENT.check(resolved("warmup_tokens=500"), 1000)
+        check(resolved("warmup_tokens=500"), 1000)
 
 
 def test_the_modules_command_is_that_of_kvlab_run():
@@ -73,7 +78,7 @@ def test_the_modules_command_is_that_of_kvlab_run():
 
 
 def test_what_a_run_costs_is_told():
-    facts = EXPERIMENT.facts(resolved())
+    facts = EXPERIMENT.plan(resolved(), None).costs
     assert facts["as_written trials"] == 1 + 2 * 11
     assert facts["verified trials"] == 3 * 11
     assert facts["generations"] == 1 + 2 * 22 + 4 * 33 + 11
