@@ -32,9 +32,10 @@ _SALT_BLOCKS, _REPLICA_REQUESTS, _ANSWERS = 12, 40, 3
 def plan(params: CacheLawsParams, folder: Path | None = None) -> Plan:
     """Plan one trial for each part; its id is the part's name."""
     prices = _prices(params)
-    costs: dict[str, int | float | str] = {}
+    costs: dict[str, int] = {}
     for part, (requests, tokens, seconds) in prices.items():
-        costs[f"{part}: requests at most"] = "as the tokens allow" if requests is None else requests
+        if requests is not None:  # of the capacity, the tokens are the limit
+            costs[f"{part}: requests at most"] = requests
         costs[f"{part}: prompt tokens at most"] = tokens
         if seconds:
             costs[f"{part}: seconds of waiting at most"] = round(seconds)

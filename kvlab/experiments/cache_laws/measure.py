@@ -15,6 +15,7 @@ from kvlab.experiments.cache_laws.log import Log, NewLifeError, stored_outcome
 from kvlab.experiments.cache_laws.parts import Got, LimitError, Part, Wanted
 from kvlab.experiments.cache_laws.turns import in_turns
 from kvlab.laws.probe import Answer
+from kvlab.prompts import manual
 from kvlab.records import Recorded, Trial
 from kvlab.taxonomy import REFUSES_ALL, RETRYABLE
 from kvlab.timing.request import Failure
@@ -101,7 +102,8 @@ class _Asking:
                     arm=arm,
                     prompt=prompt,
                     decoding={"max_tokens": wanted.max_tokens, "temperature": 0},
-                    salt=None if spec.tenant is None else f"{log.tag}/{spec.tenant}",
+                    # Hexadecimal digits: vLLM refuses a salt with a slash.
+                    salt=None if spec.tenant is None else manual.marker(log.tag, spec.tenant),
                     attempt=session.attempt,
                     target_tokens=spec.own_tokens if session.state.exact else None,
                 )

@@ -13,6 +13,7 @@ from kvlab.laws.capacity import learn_capacity
 from kvlab.laws.law import CacheLaw
 from kvlab.laws.learn import learn_law
 from kvlab.laws.lifetime import learn_lifetime
+from kvlab.laws.pool import OverBudgetError
 from kvlab.laws.probe import Answer, PromptSpec
 from kvlab.laws.sharing import learn_sharing
 from kvlab.vram.cache_usage import capacity as declared_capacity
@@ -153,8 +154,14 @@ def capacity(part: Part, line: Asks) -> dict[str, Any]:
     """Find how much the cache holds, and what goes first."""
     law = part.law
 
+    reached: list[str] = []
+
     def probe(spec: PromptSpec) -> Answer:
-        answer = line.ask(Wanted(spec)).answer
+        try:
+            answer = line.ask(Wanted(spec)).answer
+        except LimitError as limit:
+            reached.append(str(limit))
+            raise OverBudgetError from None  # what is known by now is told all the same
         if answer.cached_tokens is None:
             raise ValueError(f"no cached tokens were said: {answer.note}")
         return answer
@@ -167,7 +174,8 @@ def capacity(part: Part, line: Asks) -> dict[str, Any]:
         max_tokens=part.params.capacity_tokens,
         seed=part.params.seed,
     )
-    return asdict(found) | {"declared_tokens": part.known.declared_tokens}
+    content = asdict(found) | {"declared_tokens": part.known.declared_tokens}
+    return content | ({"reason": reached[0]} if reached else {})
 
 
 def lifetime(part: Part, line: Asks) -> dict[str, Any]:
@@ -188,7 +196,7 @@ def sharing(part: Part, line: Asks) -> dict[str, Any]:
     """Find whether salts share a cache, and how many replicas answer."""
 
     def probe(spec: PromptSpec) -> Answer:
-        return line.ask(Wanted(spec)).answer
+        return _answered(line.ask(Wanted(spec))).answer
 
     tokens, overhead, outcome = part.prompt_tokens, part.known.overhead_tokens, dict[str, Any]()
     if part.identity.can("salt"):
@@ -209,6 +217,17 @@ def sharing(part: Part, line: Asks) -> dict[str, Any]:
     return outcome
 
 
+def _answered(got: Got) -> Got:
+    """Return what was got.
+
+    Raises:
+        ValueError: It is no answer at all: the request failed.
+    """
+    if got.answer.prompt_tokens is None and got.answer.ttft_ms is None and got.answer.note:
+        raise ValueError(got.answer.note)
+    return got
+
+
 def compare(part: Part, line: Asks) -> dict[str, Any]:
     """Compare greedy answers after a hit with two cold ones, each of proven cache state."""
     if not part.identity.can("salt"):
@@ -218,7 +237,9 @@ def compare(part: Part, line: Asks) -> dict[str, Any]:
     start = part.law.predict(tokens, 0)
     for text in range(part.params.fidelity_prompts):
         got = [
-            line.ask(Wanted(PromptSpec(own, own, text, tenant=tenant), part.params.fidelity_tokens))
+            _answered(
+                line.ask(Wanted(PromptSpec(own, own, text, tenant=tenant), part.params.fidelity_tokens))
+            )
             for tenant in (f"a{text}", f"a{text}", f"b{text}")
         ]
         cold, hit, again = (one.answer.cached_tokens for one in got)

@@ -59,7 +59,7 @@ def answer(found: "Outcomes") -> list[str]:
     law = found.law
     if law is None:
         return [headline(found), *_still_possible(found)]
-    most = law.grain_tokens - 1 + law.always_computed_tokens
+    most = law.grain_tokens * (1 + law.grains_off) - 1 + law.always_computed_tokens
     lines = [sentence(law, found.shortest_hit_tokens)]
     lost = f"up to {most:,} tokens at the end of it are computed again, even if it is known word for word"
     lines.append(

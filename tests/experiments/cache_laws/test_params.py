@@ -34,6 +34,7 @@ def test_a_price_is_named_for_every_part_that_is_asked_for_and_for_no_other():
     every = LAWS.plan(
         CacheLawsParams(parts=["law", "capacity", "lifetime", "sharing", "fidelity"]), None
     ).costs
+    assert all(isinstance(amount, int) for amount in every.values())
     for part in ("law", "capacity", "lifetime", "sharing", "fidelity"):
         assert f"{part}: prompt tokens at most" in every
     alone = LAWS.plan(CacheLawsParams(max_prompt_tokens=1024, max_requests=20), None).costs

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -169,3 +170,36 @@ def test_the_other_parts_need_a_law_and_say_so(serving):
     run.close()
     assert summary.verdict == "INVALID"
     assert "the law of reuse is not known" in summary.results["sharing"]["reason"]
+
+
+def test_a_capacity_that_is_cut_off_says_what_is_certain_by_then(serving):
+    serving(CacheLaw(32), capacity_blocks=300)
+    run = opened(parts=["law", "capacity"], max_prompt_tokens=1024, part_prompt_tokens=256)
+    law, capacity = run.trials
+    run.measure(law)
+    run.params = run.params.model_copy(update={"max_part_s": 0.25})
+    run.measure(capacity)
+    found = run.findings().summary("cache_laws", "test")
+    run.close()
+    assert found.verdict == "PASS", "the law stands"
+    assert found.results["capacity"]["tokens_high"] is None
+    assert found.results["capacity"]["tokens_low"] < 300 * 32
+    assert "max_part_s" in found.results["capacity"]["reason"]
+
+
+def test_tenants_have_salts_that_every_server_takes_and_a_refusal_is_said(serving):
+    server = serving(CacheLaw(32))
+    run = opened(parts=["sharing", "fidelity"], part_prompt_tokens=128, fidelity_prompts=1, fidelity_tokens=1)
+    ask, salts = run.engine.ask, []
+    run.identity = run.identity.model_copy(update={"block_size": 32})
+    run.engine.ask = lambda call: salts.append(call.salt) or ask(call)
+    run.measure(run.trials[0])
+    assert len(set(salts)) == 3, "two tenants, and none"
+    assert all(re.fullmatch("[0-9a-f]{16}", salt) for salt in salts if salt is not None)
+    server.control(salt_rejected=True)
+    run.measure(run.trials[1])
+    results = run.findings().results
+    run.close()
+    assert results["sharing"]["salt"]["verdict"] == "isolated"
+    assert results["fidelity"]["verdict"] is None
+    assert "a request failed: REFUSED_INPUT" in results["fidelity"]["reason"]
