@@ -24,7 +24,7 @@ endif
 
 KVPRESS := .venv-kvpress
 
-.PHONY: help setup demo test lint lab bench bench-peers bench-scale conformance clean
+.PHONY: help setup demo test lint lab docs bench bench-peers bench-scale conformance clean
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -50,6 +50,10 @@ test: setup lint ## lint, unit tests, notebooks on the real engine
 
 lab: setup ## JupyterLab on the project, with notebooks/ open
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+docs: setup ## the documentation, into site/ (no network is needed to read it)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 bench: setup ## client error, load generator, transition detector, KV sweep: a table each
 	$(BIN)/python -m benchmarks

@@ -260,7 +260,7 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     except yaml.YAMLError as error:
         where = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise InputError("--params", str(path), f"is not valid YAML at line {where}; mend it") from None
+        raise InputError("--params", str(path), f"is not valid YAML at line {where}; fix it") from None
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

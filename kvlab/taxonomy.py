@@ -23,7 +23,7 @@ class ErrorType(StrEnum):
     UNKNOWN_FAILURE = "UNKNOWN_FAILURE"
 
 
-#: Failures that another attempt can mend.
+#: Failures after which another attempt may succeed.
 RETRYABLE = frozenset(
     {ErrorType.RATE_LIMITED, ErrorType.TIMEOUT, ErrorType.ENGINE_ERROR, ErrorType.CLIENT_STALLED}
 )

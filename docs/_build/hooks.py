@@ -5,6 +5,7 @@ A page says ``<!-- build: WHAT ARGUMENTS -->`` on a line of its own:
     result NOTEBOOK            the sentence that the committed notebook ended with
     params CLASS [EXPERIMENT]  the fields of a parameters class, with the default and the smoke profile's value
     cli                        the help of every command
+    env                        .env.example
     bench NAME                 a table of benchmarks/results.json or benchmarks/peers.json
 
 Notebook pictures, CONTRIBUTING.md and CHANGELOG.md become files of the site; other links that leave

@@ -27,7 +27,7 @@ def make(what: str, arguments: Sequence[str]) -> str:
     Raises:
         ValueError: There is no such thing.
     """
-    makers = {"result": result, "params": params, "cli": cli, "bench": bench}
+    makers = {"result": result, "params": params, "cli": cli, "bench": bench, "env": env}
     if what not in makers:
         raise ValueError(f"<!-- build: {what} -->: there is {', '.join(makers)}")
     return makers[what](*arguments)
@@ -54,7 +54,8 @@ def result(notebook: str) -> str:
     found = [line for text in texts for line in text.splitlines() if re.match(r"(PASS|FAIL|INVALID): ", line)]
     if not found:
         raise ValueError(f"notebooks/{notebook}.ipynb holds no verdict; run it and save it")
-    return f"> {found[-1]}"
+    kind = {"PASS": "success", "FAIL": "failure"}.get(found[-1].partition(":")[0], "warning")
+    return f'!!! {kind} "Result of the committed notebook, two CPU cores"\n    {found[-1]}'
 
 
 # Parameters ---------------------------------------------------------------------------------------------
@@ -137,11 +138,11 @@ def _default(value: str) -> tuple[str, str]:
         return "required", ""
     node = ast.parse(value, mode="eval").body
     if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != "Field":
-        return ("none" if value == "None" else value), ""
+        return ("none" if value == "None" else value.strip("'")), ""
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
     bounds = [f"{sign} {_number(given[key])}" for key, sign in _BOUNDS.items() if key in given]
     default = given.get("default", "required")
-    return ("none" if default == "None" else default), ", ".join(bounds)
+    return ("none" if default == "None" else default.strip("'")), ", ".join(bounds)
 
 
 def _number(text: str) -> str:
@@ -163,15 +164,14 @@ def _choices(annotation: str) -> str:
 
 def cli() -> str:
     """Return the help of every command."""
-    import typer
     from typer.main import get_command
 
     from kvlab.command.cli import app
 
-    return "\n\n".join(_commands(typer, get_command(app), "kvlab"))
+    return "\n\n".join(_commands(get_command(app), "kvlab"))
 
 
-def _commands(typer: Any, command: Any, name: str) -> Iterator[str]:  # noqa: ANN401 - typer's own click
+def _commands(command: Any, name: str) -> Iterator[str]:  # noqa: ANN401 - typer's own click
     inner = getattr(command, "commands", None)
     if inner is None:
         rows = []
@@ -179,12 +179,22 @@ def _commands(typer: Any, command: Any, name: str) -> Iterator[str]:  # noqa: AN
             flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
             shown = flags if parameter.param_type_name == "option" else f"`{parameter.name.upper()}`"
             if parameter.name != "help":
-                rows.append((shown, getattr(parameter, "help", "") or ""))
+                rows.append((shown, (getattr(parameter, "help", "") or "").replace("<", "&lt;")))
         text = f"## `{name}`\n\n{' '.join((command.help or '').split())}"
         yield text + ("\n\n" + grid(["argument or option", "meaning"], rows, left=2) if rows else "")
         return
+    seen: dict[str, str] = {}
     for word, found in inner.items():
-        yield from _commands(typer, found, f"{name} {word}")
+        same = seen.setdefault(repr(sorted(getattr(found, "commands", [word]))), word)
+        if same == word:
+            yield from _commands(found, f"{name} {word}")
+        else:
+            yield f"## `{name} {word}`\n\nThe same commands as `{name} {same}`."
+
+
+def env() -> str:
+    """Return ``.env.example``."""
+    return f"```ini\n{(ROOT / '.env.example').read_text(encoding='utf-8').strip()}\n```"
 
 
 # Benchmarks ---------------------------------------------------------------------------------------------
@@ -263,7 +273,10 @@ def _peers(rows: list[dict[str, Any]]) -> str:
 def _kv_sweep(rows: dict[str, Any]) -> str:
     cells = [
         ("kvlab", ", ".join(f"{seconds:.1f}" for seconds in rows["kvlab_wall_s"])),
-        ("kvpress, looped over its ratios", ", ".join(f"{seconds:.1f}" for seconds in rows["kvpress_wall_s"])),
+        (
+            "kvpress, looped over its ratios",
+            ", ".join(f"{seconds:.1f}" for seconds in rows["kvpress_wall_s"]),
+        ),
         ("ratio (median)", f"{rows['ratio']['median']:.2f}"),
         ("answers that are equal, token by token", f"{rows['answers_equal']} of {rows['answers']}"),
     ]
@@ -273,13 +286,12 @@ def _kv_sweep(rows: dict[str, Any]) -> str:
 def _scale(rows: list[dict[str, Any]]) -> str:
     row = rows[0]
     cells = [
-        ("requests", f"{row['requests']:,}"),
         ("recorded", f"{row['recorded_per_s']:,.0f}/s"),
         ("database", f"{row['database_bytes'] / 1e6:,.0f} MB"),
         ("`kvlab report`", f"{row['report_s']:.1f} s, {row['report_peak_bytes'] / 1e6:,.0f} MB at its peak"),
         ("verdict", f"{row['verdict']}: {'; '.join(row['not_met'])}"),
     ]
-    return grid(["", ""], cells, left=2)
+    return grid([f"{row['requests']:,} requests", "result"], cells, left=2)
 
 
 def _span(values: list[float]) -> str:

@@ -156,7 +156,7 @@ def serve() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what is there, what each experiment can prove here, and how to mend what is missing."""
+    """Say what is there, what each experiment can prove here, and how to fix what is missing."""
     from kvlab.command import doctor as examination
 
     raise typer.Exit(examination.examine())

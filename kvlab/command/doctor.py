@@ -33,7 +33,7 @@ class Finding:
 
 
 def examine() -> int:
-    """Print the findings. Returns 0, or 2 if nothing can be run until something is mended."""
+    """Print the findings. Returns 0, or 2 if nothing can be run until something is fixed."""
     findings = [_python(), _engine(), _model(), _gpu()]
     identity = settings = None
     try:

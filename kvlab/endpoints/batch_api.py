@@ -164,7 +164,7 @@ def _well(answer: httpx.Response) -> httpx.Response:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether it may be mended by waiting: no connection, a busy or failing server, half an answer."""
+    """Whether waiting may help: no connection, a busy or failing server, half an answer."""
     if isinstance(error, httpx.HTTPStatusError):
         return from_http_status(error.response.status_code) in RETRYABLE
     return isinstance(error, httpx.TransportError | ValueError)

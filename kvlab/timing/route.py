@@ -172,7 +172,7 @@ def is_local(cause: OSError | None) -> bool:
 
 
 def is_lasting(cause: OSError | None) -> bool:
-    """Whether waiting cannot mend it: a certificate that is not trusted stays so."""
+    """Whether waiting does not help: a certificate that is not trusted stays so."""
     return isinstance(cause, ssl.SSLCertVerificationError)
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 _TOGETHER_NS = 100_000
 #: ... and what was streamed takes more than this share of the time to its first token.
 _SHARE = 0.01
-_MIN_TOKENS = 3
+#: Fewer may arrive together by chance where the machine is busy, and hide little time.
+_MIN_TOKENS = 6
 #: No model reads a prompt and makes that many tokens sooner; what does is a server without one.
 _SOONEST_NS = 20_000_000
 #: A share of events that carry more than one token which moves a time per token less than its own noise.

@@ -4,12 +4,14 @@ import pandas as pd
 import pytest
 
 from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.counter import CalibratedCounter
 from kvlab.endpoints.facts import Fact
 from kvlab.errors import InputError
 from kvlab.evidence import full_hit_tokens
 from kvlab.experiment import EngineFacts
 from kvlab.experiments import get
 from kvlab.experiments.token_sweep.findings import pairs
+from kvlab.experiments.token_sweep.measure import calibrate
 from kvlab.experiments.token_sweep.params import TokenSweepParams
 from kvlab.store.frames import REQUEST_COLUMNS
 from tests.experiments.stored import run_data, summary
@@ -191,7 +193,7 @@ def test_the_split_is_there_only_where_the_server_tells():
 def test_the_controls_are_spread_among_the_pairs_and_over_the_lengths():
     plan = SWEEP.plan(params(), None).trials
     places = [place for place, trial in enumerate(plan) if trial.planned.get("control")]
-    assert len(places) == 6
+    assert len(places) == 8
     assert min(b - a for a, b in itertools.pairwise([-1, *places, len(plan)])) >= 2
     assert {plan[place].planned["target_tokens"] for place in places} == {300, 600}
 
@@ -225,3 +227,36 @@ def test_without_controls_the_report_says_what_is_in_the_saving():
     assert found.verdict == "PASS"
     (check,) = [check for check in found.checks if check.name == "saving_beyond_position"]
     assert (check.role, check.holds) == ("note", None)
+
+
+def test_no_two_calibrating_prompts_share_their_start():
+    """A server that leaves cached tokens out of its count would give the second one a wrong length."""
+    asked = []
+
+    def ask(prompt):
+        asked.append(prompt["messages"][0]["content"][:16])
+        return len(str(prompt)) // 4, 0
+
+    calibrate(params(token_targets=[200, 400], manual_sections=60), CalibratedCounter(0.3, 8.0, ask))
+    assert len(asked) >= 2
+    assert len(set(asked)) == len(asked)
+
+
+def alike(times):
+    """Give the second requests of the control pairs, in their order, these times."""
+    left = iter(times)
+    return lambda row: {**row, "ttft_ms": next(left)} if row["arm"] == "control_second" else row
+
+
+def test_controls_that_are_too_alike_for_an_interval_still_bound_the_second_place():
+    found = judge(change=alike([90.0] * 4 + [110.0] * 4))
+    (check,) = [check for check in found.checks if check.name == "saving_beyond_position"]
+    assert found.results["corrected_reduction_low"] is None
+    assert found.results["reduction_beside_largest_position_effect"] == pytest.approx(0.889, abs=1e-3)
+    assert (found.verdict, check.holds) == ("PASS", True)
+    assert "gained most" in check.seen
+
+
+def test_a_saving_within_what_one_control_pair_gained_is_not_shown():
+    found = judge(hit_ms=60.0, change=alike([60.0] * 4 + [110.0] * 4))
+    assert found.verdict == "INVALID"

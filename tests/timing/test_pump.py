@@ -189,6 +189,6 @@ def test_many_at_once_with_the_servers_own_stamps(sender, fault):
     }
     assert [m.failure is None for m in measured.values()].count(False) == (1 if fault else 0)
     for key, found in measured.items():
-        if found.failure is None:
+        if found.failure is None and not found.stalled:  # this process may be held up by others
             assert found.stamps.sent_ns < truth[key]["received_ns"]
             assert truth[key]["first_token_emit_ns"] < found.stamps.first_token_ns

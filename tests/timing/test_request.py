@@ -37,7 +37,7 @@ def test_a_streamed_answer_has_its_times():
     assert len(found.stamps.token_ns) == 4
 
 
-@pytest.mark.parametrize(("first_ms", "gap_ms", "tokens"), [(400, 0, 3), (400, 0, 24), (2000, 0.01, 24)])
+@pytest.mark.parametrize(("first_ms", "gap_ms", "tokens"), [(400, 0, 6), (400, 0, 24), (2000, 0.01, 24)])
 def test_tokens_that_came_together_have_no_times(first_ms, gap_ms, tokens):
     found = measured(streamed(first_ms, gap_ms, tokens))
     assert found.failure is None
@@ -62,7 +62,7 @@ def test_what_may_have_been_streamed_is_taken_for_it(sent_ms, token_ms):
 
 
 @pytest.mark.parametrize(
-    ("stall_ms", "counts"), [(0, True), (19, True), (49, True), (51, False), (5000, False)]
+    ("stall_ms", "counts"), [(0, True), (19, True), (99, True), (101, False), (5000, False)]
 )
 def test_a_stall_of_this_client_takes_the_times_and_asks_for_another_attempt(stall_ms, counts):
     found = measured(streamed(), client_stall_ms=float(stall_ms))

@@ -132,7 +132,7 @@ def _setting(config: Path, name: str, task: str) -> object:
     try:
         content = json_value(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise InputError("config_path", str(file), f"is not JSON ({error}); mend it") from None
+        raise InputError("config_path", str(file), f"is not JSON ({error}); fix it") from None
     if not isinstance(content, dict) or task not in content:
         raise InputError("config_path", str(file), f"has nothing for {task}; name LongBench's own file")
     return content[task]

@@ -111,7 +111,7 @@ def _parse(name: str, content: bytes) -> Iterator[Row]:
             if b"\\u" in line:  # an escape can make half a character, which no file and no hash can hold
                 json.dumps(value, ensure_ascii=False).encode()
         except ValueError as error:  # JSON's and Unicode's
-            raise InputError(where, None, f"is not JSON in UTF-8 ({error}); mend the line") from None
+            raise InputError(where, None, f"is not JSON in UTF-8 ({error}); fix the line") from None
         if not isinstance(value, dict):
             raise InputError(where, value, "is not a JSON object; each line must be one")
         yield Row(where, value)

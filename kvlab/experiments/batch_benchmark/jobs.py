@@ -35,9 +35,13 @@ def handbook(params: "BatchBenchmarkParams", counter: Counter) -> str:
     text = batch.handbook(params.seed, params.handbook_sections)
     names = exact.Names("prompt_tokens", "handbook_sections")
     if isinstance(counter, CalibratedCounter) and not counter.seen:
-        mark = secrets.token_hex(8)
         exact.calibrate(
-            lambda cut: {"messages": [batch.system_message(mark, cut), batch.question(params.seed, 0)]},
+            lambda cut: {
+                "messages": [
+                    batch.system_message(secrets.token_hex(8), cut),  # a new one each time: never cached
+                    batch.question(params.seed, 0),
+                ]
+            },
             text,
             [params.prompt_tokens],
             counter,

@@ -67,7 +67,7 @@ def replay(bench: Bench, trial: Trial) -> Measuring:
 
 
 def _is_final(failure: Failure, tries: int, waited_s: float, params: ContextLimitProbeParams) -> bool:
-    """Whether a failed turn is the replay's result: no other attempt would mend it, or none is left."""
+    """Whether a failed turn is the replay's result: no other attempt would help, or none is left."""
     if failure.error_type not in RETRYABLE:
         return True
     return tries >= params.max_attempts and not (failure.is_outage and waited_s < params.outage_s)

@@ -15,6 +15,9 @@ from kvlab.findings import Check
 from kvlab.stats import Interval, decide
 from kvlab.stats.position import corrected_reduction, position_effect
 
+#: Fewer pairs say nothing of the most that being second may be worth.
+LEAST_CONTROLS = 4
+
 
 @dataclass(frozen=True)
 class Control:
@@ -25,16 +28,24 @@ class Control:
         proven: How many were measured with both requests proven cold.
         effect: By which share the second request of a control pair is faster.
         corrected: The share of the TTFT that a hit saves beyond that.
+        least: What is left of the lower end of the saving beside the control pair whose second request gained
+            most; ``None``: unknown. It needs no interval of the controls, which few or like ones do not give.
     """
 
     planned: int
     proven: int
     effect: Interval
     corrected: Interval
+    least: float | None = None
 
     @classmethod
     def of(
-        cls, requests: pd.DataFrame, valid: pd.DataFrame, planned: int, params: TokenSweepParams
+        cls,
+        requests: pd.DataFrame,
+        valid: pd.DataFrame,
+        reduction: Interval,
+        planned: int,
+        params: TokenSweepParams,
     ) -> "Control":
         """Work it out from the requests and the valid pairs (`findings.pairs`)."""
         first, second = _proven_cold(requests)
@@ -46,7 +57,11 @@ class Control:
             second,
             confidence=params.confidence,
         )
-        return cls(planned, len(first), effect, corrected)
+        least = None
+        if reduction.low is not None and len(first) >= LEAST_CONTROLS:
+            fastest = min(b / a for a, b in zip(first, second, strict=True))
+            least = 1 - (1 - reduction.low) / min(1.0, fastest)
+        return cls(planned, len(first), effect, corrected, least)
 
     def check(self, params: TokenSweepParams) -> Check:
         """Return whether what the hits save beyond their place reaches the margin."""
@@ -60,12 +75,17 @@ class Control:
                 holds=None,
                 role="note",
             )
-        decision = decide(self.corrected, margin)
+        decision, beyond_all = decide(self.corrected, margin), ""
+        if decision == "undecided" and self.least is not None and self.least >= margin:
+            decision = "above"
+            beyond_all = (
+                f"; beside the control pair that gained most, the lower end of the saving is {self.least:.1%}"
+            )
         return Check(
             name="saving_beyond_position",
             asks=asks,
-            seen=f"{self.proven} of {self.planned} control pairs proven cold twice; the second is faster by "
-            f"{percent(self.effect)}; a hit saves {percent(self.corrected)} beyond that",
+            seen=f"{self.proven} of {self.planned} control pairs proven cold twice; being second is worth "
+            f"{percent(self.effect)}; a hit saves {percent(self.corrected)} beyond that{beyond_all}",
             holds=None if decision == "undecided" else decision == "above",
             role="power" if decision == "undecided" else "criterion",
             advice="raise position_controls or repeats" if decision == "undecided" else "",
@@ -76,6 +96,7 @@ class Control:
         found: dict[str, Any] = {
             "control_pairs_planned": self.planned,
             "control_pairs_proven": self.proven,
+            "reduction_beside_largest_position_effect": self.least,
         }
         for name, interval in (("position_effect", self.effect), ("corrected_reduction", self.corrected)):
             found |= {

@@ -52,7 +52,7 @@ def findings(data: RunData, params: TokenSweepParams) -> Findings:
     valid = table[table["valid"]]
     reduction = _reduction(valid, params)
     controls = int(sum(bool(planned.get("control")) for planned in data.trials["planned"]))
-    control = Control.of(data.requests, valid, controls, params)
+    control = Control.of(data.requests, valid, reduction, controls, params)
     results = _results(data.requests, table, valid, reduction, len(data.trials) - controls)
     results |= control.results()
     checks = [*_checks(results, reduction, params), control.check(params)]

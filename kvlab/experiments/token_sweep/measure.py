@@ -57,10 +57,14 @@ def prompt(params: TokenSweepParams, counter: Counter, target_tokens: int, mark:
 
 
 def calibrate(params: TokenSweepParams, counter: Counter) -> None:
-    """Let a server that cannot tokenize read the document, under a marker that nothing else uses."""
-    mark = secrets.token_hex(8)
-    text = manual.manual(params.manual_seed, params.manual_sections, mark)
-    exact.calibrate(lambda cut: _build(params, mark, cut), text, params.token_targets, counter, _NAMES)
+    """Let a server that cannot tokenize read the document, each time under a marker that nothing else uses.
+
+    Some servers leave cached tokens out of their count of a prompt.
+    """
+    text = manual.manual(params.manual_seed, params.manual_sections, secrets.token_hex(8))
+    exact.calibrate(
+        lambda cut: _build(params, secrets.token_hex(8), cut), text, params.token_targets, counter, _NAMES
+    )
 
 
 def samples(params: TokenSweepParams) -> tuple[Prompt, Prompt]:

@@ -14,7 +14,7 @@ class TokenSweepParams(Params):
         token_targets: Prompt lengths in tokens, chat template included.
         repeats: Pairs at each length.
         position_controls: Control pairs over the whole run: two cold prompts one after the other, to see what
-            being the second request is worth without a cache. An interval at 95 % needs 6; 0: none.
+            being the second request is worth without a cache. An interval at 95 % needs 6, and some may be lost; 0: none.
         order: ``ascending`` goes through the lengths one repeat after the other, as the scenario
             says; ``random`` shuffles each repeat, so that drift does not look like length.
         max_tokens: Generated tokens a request.
@@ -38,7 +38,7 @@ class TokenSweepParams(Params):
 
     token_targets: list[int] = Field(min_length=1, max_length=200)
     repeats: int = Field(default=1, ge=1, le=1000)
-    position_controls: int = Field(default=6, ge=0, le=1000)
+    position_controls: int = Field(default=8, ge=0, le=1000)
     order: Literal["ascending", "random"] = "ascending"
     max_tokens: int = Field(default=64, ge=1, le=100_000)
     temperature: float = Field(default=0.0, ge=0, le=2)

@@ -160,5 +160,5 @@ STREAM: tuple[Fault, ...] = (
     _ok("echo_usage", ROLE + TEXT + event({"choices": [], "usage": {**USAGE, "debug": {"key": KEY.decode()}}}) + DONE),
     _ok("echo_text_in_pieces", ROLE + event(chunk({"content": "key " + KEY.decode()[:3]})) + event(chunk({"content": KEY.decode()[3:] + " 1234"}, "stop")) + DONE),
     # time
-    Fault("buffered", "ok", (0.3, SSE_HEAD + chunked(BODY) + LAST), "1234", untimed=True),
+    Fault("buffered", "ok", (0.3, SSE_HEAD + chunked(ROLE + WORDS[0] * 4 + b"".join(WORDS[1:]) + DONE) + LAST), "1234", untimed=True),
 )  # fmt: skip
