@@ -126,6 +126,12 @@ def is_full(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or "disk is full" in str(error)
 
 
+def is_in_use(error: sqlite3.Error) -> bool:
+    """Whether an error says that something still reads the database, or holds it."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def is_read_only(path: Path) -> bool:
     """Whether SQLite could not write ``path``, or the files that it keeps beside it."""
     return path.is_file() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
