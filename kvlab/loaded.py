@@ -16,6 +16,8 @@ from kvlab.findings import Findings, Summary, plain
 from kvlab.report.headers import readable
 from kvlab.runs.data import RunData
 from kvlab.store import frames
+from kvlab.store.connect import FILE_NAME as DATABASE
+from kvlab.store.connect import reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,14 +66,16 @@ class LoadedRun:
         """Open a run folder, or the run of an id as ``kvlab ls`` prints it.
 
         Raises:
-            InputError: There is no run.
+            InputError: There is no run, or its database is damaged.
         """
         path = Path(folder)
         if not path.is_dir():
             path = paths.outputs_dir() / path
         if not path.is_dir():
             raise InputError("run", str(folder), "is neither a run folder nor an id that `kvlab ls` prints")
-        return cls(RunData.open(path.resolve()))
+        path = path.resolve()
+        with reading(path / DATABASE):
+            return cls(RunData.open(path))
 
     @property
     def folder(self) -> Path:
@@ -81,13 +85,19 @@ class LoadedRun:
     @property
     def requests(self) -> "pd.DataFrame":
         """Every measured request (`kvlab.store.frames.requests`)."""
-        return self.data.requests
+        with reading(self.data.database.path):
+            return self.data.requests
 
     @property
     def findings(self) -> Findings:
-        """What the run's data say."""
+        """What the run's data say.
+
+        Raises:
+            InputError: The database is damaged.
+        """
         if self._findings is None:
-            self._findings = conclude(self.experiment, self.data, self.params)
+            with reading(self.data.database.path):
+                self._findings = conclude(self.experiment, self.data, self.params)
         return self._findings
 
     @property

@@ -137,6 +137,17 @@ def test_a_run_that_is_not_there_is_refused(outputs):
         kv.load("2026-01-01/000000_nothing")
 
 
+def test_the_load_generators_room_takes_nothing_from_the_front_door(server, outputs):
+    """Importing a package binds it in its parent: `kvlab.load`, which is a function there, too."""
+    run = kv.open("token_sweep", **SMALL)
+    run.close()
+    import kvlab
+    import kvlab.load.control
+
+    assert kvlab.load(run.folder).folder == run.folder
+    assert kvlab.load.control.run
+
+
 def test_one_answer_is_scored():
     assert kv.score("It is Paris.", ["Paris"]).contains == 1.0
     assert kv.score("Lyon", ["Paris"]).f1 == 0.0

@@ -6,6 +6,7 @@ longer than its time is a hang. Nothing stops at the first: each kind of failure
 
 from __future__ import annotations
 
+import copy
 import time
 import traceback
 from collections.abc import Callable
@@ -137,16 +138,14 @@ _TOKENS = [
 @st.composite
 def swapped(draw: st.DrawFn, good: Any, values: st.SearchStrategy[Any]) -> Any:
     """JSON that was right, with one to three of its values, at any depth, in the place of which stands another."""
-    import copy
-
     found = copy.deepcopy(good)
     for _ in range(draw(st.integers(1, 3))):
         places = list(_places(found))
         if not places:
-            return draw(values)
+            return copy.deepcopy(draw(values))
         inside, key = draw(st.sampled_from(places))
         if draw(st.booleans()) or not isinstance(inside, dict):
-            inside[key] = draw(values)
+            inside[key] = copy.deepcopy(draw(values))  # an odd one is drawn again, as it was
         else:
             del inside[key]
     return found

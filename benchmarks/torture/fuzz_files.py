@@ -66,6 +66,7 @@ def targets() -> list[Target]:
         Target("result files (prefix_hit_miss.plots)", st.lists(_result(), min_size=1, max_size=4), _plots, 800, limit_s=20.0),
         Target("run folders (kvlab ls)", st.lists(_folder(), min_size=1, max_size=4), _listed, 300, limit_s=20.0),
         Target("damaged database (kvlab.load)", st.tuples(experiment, st.integers(0, 2**32)), _loaded, 400, limit_s=60.0),
+        Target("damaged database (kvlab run --resume)", st.tuples(experiment, st.integers(0, 2**32)), _resumed, 300, limit_s=30.0),
         Target("damaged database (kvlab ls, kvlab report)", st.tuples(experiment, st.integers(0, 2**32)), _reported, 150, limit_s=90.0),
     ]  # fmt: skip
 
@@ -350,7 +351,15 @@ def _loaded(value: tuple[str, int]) -> object:
     try:
         return len(run.requests), run.findings.verdict
     finally:
-        run.data.close()
+        run.data.database.close()
+
+
+def _resumed(value: tuple[str, int]) -> object:
+    """Read what a resume starts from: before anything is sent."""
+    from kvlab.command import runner
+
+    request = runner.Request(value[0], resume=_damaged_run(*value))
+    return runner._parameters(request, experiments.get(value[0]), load_settings())
 
 
 def _reported(value: tuple[str, int]) -> object:

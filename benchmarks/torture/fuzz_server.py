@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import httpx
@@ -24,7 +25,7 @@ from kvlab.timing.response import MAX_BYTES, ResponseReader, WireError, retry_af
 from kvlab.timing.stream import read_document
 from tests.fakes.catalogue import FAULTS
 from tests.fakes.catalogue.fault import BODY, LAST, SSE_HEAD, USAGE, chunk, chunked, event
-from tests.fakes.odd_server import OddServer, answer
+from tests.fakes.odd_server import OddServer, Words, answer
 
 _WIRE = [b"".join(step for step in fault.steps if isinstance(step, bytes))[:20_000] for fault in FAULTS.values()]
 _WIRE = [data for data in _WIRE if data]
@@ -72,7 +73,8 @@ def targets() -> list[Target]:
         Target("a server's pages", st.lists(page, min_size=1, max_size=4), _identify, 500),
         Target("counts of tokens", _body(_PAGES["tokenize"]) | _body({"input_tokens": 5}), _count, 800),
         Target("pages of the batch API", _body({"id": "b", "status": "completed", "output_file_id": "f", "errors": None}), _batch, 600),
-        Target("a whole connection", st.tuples(_body(_PAGES["v1/models"]), _reply(), _reply()), _connect, 120, limit_s=60.0),
+        Target("a whole connection", st.tuples(st.just(_json(_PAGES["v1/models"])) | _body(_PAGES["v1/models"]), st.integers(0, 2**32),
+               st.sampled_from((0.0, 0.1, 0.5))), _connect, 120, limit_s=60.0),
     ]  # fmt: skip
 
 
@@ -194,17 +196,36 @@ def _identify(pages: list[tuple[str, bytes, int]]) -> object:
         return repr(identify(connection))
 
 
-def _reply() -> st.SearchStrategy[bytes]:
-    good = answer(40, 0, model="fake")[1]
-    return damaged(st.just(good)) | st.just(good)
+def _connect(value: tuple[bytes, int, float]) -> object:
+    """Connect to a server whose model list is odd and which damages some of its answers: every probe runs."""
+    models, number, share = value
+    draw, words = random.Random(number), Words(16)
 
+    def chat(body: dict[str, Any]) -> tuple[int, bytes, dict[str, str]]:
+        length, cached = words.read(body)
+        data = answer(length, cached, model="fake")[1]
+        if draw.random() < share:
+            data = _mangled(data, draw)
+        return 200, data, {"Content-Type": "text/event-stream"}
 
-def _connect(value: tuple[bytes, bytes, bytes]) -> object:
-    """Connect to a server whose model list and answers are odd: every probe runs."""
-    models, *answers = value
-    turn = iter(answers * 500)
-    with OddServer(lambda _: (200, next(turn), {"Content-Type": "text/event-stream"}), v1__models=(200, models)) as odd:
+    with OddServer(chat, v1__models=(200, models)) as odd:
         import kvlab
 
         with kvlab.connect(odd.base_url, model="fake", api_key=KEY_TEXT) as server:
             return repr(server.ask(server.prompt(tokens=120)))
+
+
+def _mangled(data: bytes, draw: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(draw.choice((1, 2, 8))):
+        at = draw.randrange(len(changed))
+        change = draw.randrange(3)
+        if change == 0:
+            changed[at] = draw.randrange(256)
+        elif change == 1:
+            del changed[at : at + draw.randrange(1, 20)]
+        else:
+            changed[at:at] = changed[: draw.randrange(60)]
+        if not changed:
+            return b""
+    return bytes(changed)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.torture.counts import Counts
 from benchmarks.torture.ledger import Ledger, runs_of
 from benchmarks.torture.lives import Boundary, Ended, live
 from benchmarks.torture.place import count_canary, count_left, place
-from benchmarks.torture.scenes import Scene
+from benchmarks.torture.scenes import Scene, patch
 from tests.fakes.process import FakeServer
 
 #: Of each trial: two deaths that leave it to be measured again, and one behind it.
@@ -107,11 +108,12 @@ class Chain:
         self.calm_s = self.live(None).seconds
 
 
-def run(scene: Scene, seed: int, *, instants: int = 20, boundaries: int | None = None) -> list[Counts]:
-    """Torture one scene. Returns a row for the boundaries and one for the instants."""
-    scene.prepare()
+def run(scene: Scene, seed: int, *, instants: int = 20, boundaries: int | None = None) -> Iterator[Counts]:
+    """Torture one scene. Yields a row for the boundaries and one for the instants."""
+    if scene.prepare is not None:
+        scene.prepare()
+    patch(scene.patched)
     _import_all(scene)
-    rows = []
     with scene.served() as server, place(server and server.base_url) as outputs:
         for name in ("boundary", "instant"):
             counts = Counts(f"{scene.experiment}: kernel, every {name}" if name == "boundary"
@@ -127,8 +129,7 @@ def run(scene: Scene, seed: int, *, instants: int = 20, boundaries: int | None =
                 chain.at_random(instants, random.Random(f"{seed}/{scene.experiment}"))
             count_canary(counts, outputs, *(log.read_text(errors="replace") for log in outputs.parent.glob("*.log")))
             counts.seconds = time.monotonic() - began
-            rows.append(counts)
-    return rows
+            yield counts
 
 
 def _import_all(scene: Scene) -> None:

@@ -6,34 +6,37 @@ Prints its rows, one line of JSON each.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
 from benchmarks.torture.counts import Counts
 
 
-def rows(part: str, argument: str, seed: int, *, quick: bool) -> list[Counts]:
-    """Return the rows of a part."""
-    if part == "kills":
+def rows(part: str, argument: str, seed: int, *, quick: bool) -> Iterable[Counts]:
+    """Return the rows of a part, each as soon as it is there."""
+    if part == "kills" and argument == "load":
+        from benchmarks.torture import load_kills
+
+        yield from load_kills.run(seed, instants=1 if quick else 20)
+    elif part == "kills":
         from benchmarks.torture import kills
         from benchmarks.torture.scenes import scenes
 
-        if argument == "load":
-            from benchmarks.torture import load_kills
-
-            return load_kills.run(seed, instants=1 if quick else 20)
         scene = scenes(quick=quick)[argument.removeprefix("command:")]
         if argument.startswith("command:"):
             from benchmarks.torture import command_kills
 
-            return command_kills.run(scene, seed, instants=1 if quick else 20)
-        return kills.run(scene, seed, instants=2 if quick else 20, boundaries=4 if quick else None)
-    if part == "faults":
+            yield from command_kills.run(scene, seed, instants=1 if quick else 20)
+            return
+        yield from kills.run(scene, seed, instants=2 if quick else 20, boundaries=4 if quick else None)
+    elif part == "faults":
         from benchmarks.torture import faults
 
         names = faults.chosen(quick=quick)
         if argument == "transports":
-            return faults.transports(names)
-        return [{"pairs": faults.pairs, "load": faults.load}[argument](names)]
-    if part == "fuzz":
+            yield from faults.transports(names)
+        else:
+            yield {"pairs": faults.pairs, "load": faults.load}[argument](names)
+    elif part == "fuzz":
         from benchmarks.torture.fuzz import attack
         from benchmarks.torture.place import place
 
@@ -42,8 +45,14 @@ def rows(part: str, argument: str, seed: int, *, quick: bool) -> list[Counts]:
                 from benchmarks.torture import fuzz_server as fuzzed
             else:
                 from benchmarks.torture import fuzz_files as fuzzed  # type: ignore[no-redef]
-            return [attack(target, seed, share=0.01 if quick else 1.0) for target in fuzzed.targets()]
-    raise ValueError(f"no such part: {part}")
+            yield from (attack(target, seed, share=0.01 if quick else 1.0) for target in fuzzed.targets())
+    elif part == "notebooks":
+        from benchmarks.torture import notebooks
+        from benchmarks.torture.scenes import scenes
+
+        yield from notebooks.run(scenes(quick=quick)[argument], seed, quick=quick)
+    else:
+        raise ValueError(f"no such part: {part}")
 
 
 def main() -> None:

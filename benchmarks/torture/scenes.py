@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +26,8 @@ class Scene:
         params: Its parameters.
         server: Options of the fake server; ``None``: it needs none.
         slowly: What is changed of them for random instants, so that measuring is most of a life.
-        prepare: Called once in the process that is forked from, before anything is opened.
+        prepare: Called once, before anything is opened.
+        patched: Called in each process that measures; by name, since a kernel calls it, too.
         by_item: Whether the kernel commits the requests of a trial one by one.
         cold: Of the used requests, those that must be cold, as a condition in SQL over ``r`` (requests), ``t`` (trials).
         warm: Those that must be full hits.
@@ -32,7 +37,8 @@ class Scene:
     params: Mapping[str, Any]
     server: Mapping[str, Any] | None = field(default_factory=lambda: {"base_ms": 3, "itl_ms": 1})
     slowly: Mapping[str, Any] = field(default_factory=lambda: {"base_ms": 60, "itl_ms": 5})
-    prepare: Callable[[], None] = lambda: None
+    prepare: Callable[[], None] | None = None
+    patched: str | None = None
     by_item: bool = False
     cold: str = "0"
     warm: str = "0"
@@ -47,6 +53,12 @@ class Scene:
             yield server
 
 
+def patch(name: str | None) -> None:
+    """Call one of this module's functions by its name."""
+    if name is not None:
+        globals()[name]()
+
+
 def open_run(scene: Scene, folder: Path | None) -> Any:
     """Open a run as a notebook does: a new one, or the one in ``folder``."""
     from kvlab import api
@@ -54,7 +66,7 @@ def open_run(scene: Scene, folder: Path | None) -> Any:
     return api.open(scene.experiment, {"profile": "torture", **scene.params}, run_dir=str(folder or ""))
 
 
-def _imitate_the_engine() -> None:
+def imitate_the_engine() -> None:
     """Put an engine without a model in the place of vLLM's: its cache is real."""
     from kvlab.endpoints import offline
     from kvlab.experiments.prefix_hit_miss import measure
@@ -62,6 +74,31 @@ def _imitate_the_engine() -> None:
 
     offline.open_engine = lambda *_: FakeOffline()  # type: ignore[assignment]
     measure.QUESTION_TOKENS_AT_MOST = len(measure.QUESTION)  # its tokens are characters
+
+
+#: Of this process and those that it starts: a random model of a few kilobytes.
+_MODEL = Path(tempfile.gettempdir()) / f"kvlab-torture-model-{os.getpid()}"
+
+
+def make_model() -> None:
+    """Make a tiny random Llama with a tokenizer of its own: it answers nonsense, the same nonsense each time."""
+    if _MODEL.exists():
+        return
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tests.compression.datasets.conftest import train
+
+    torch.set_num_threads(1)  # a thread pool does not survive a fork
+    atexit.register(shutil.rmtree, _MODEL, ignore_errors=True)
+    tokenizer = train(_MODEL, chat=True).hf
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(_MODEL)
 
 
 def scenes(*, quick: bool = False) -> dict[str, Scene]:
@@ -90,7 +127,7 @@ def scenes(*, quick: bool = False) -> dict[str, Scene]:
                 "settle_ms": 10,
             },
             server=None,
-            prepare=_imitate_the_engine,
+            patched="imitate_the_engine",
             cold="t.trial_id LIKE '%.verified.miss%' AND (r.arm LIKE '%/ttft' OR r.arm LIKE '%/throughput')",
             warm="t.trial_id LIKE '%.verified.hit%' AND (r.arm LIKE '%/ttft' OR r.arm LIKE '%/throughput')",
         ),
@@ -129,6 +166,21 @@ def scenes(*, quick: bool = False) -> dict[str, Scene]:
             server={"base_ms": 20, "itl_ms": 2, "batch_api": True, "batch_ms": 150},
             slowly={"base_ms": 50},
             cold="t.trial_id LIKE 'isolated.%'",
+        ),
+        Scene(
+            "kv_budget_transition",
+            {
+                "dataset": {"name": "synthetic", "lengths_tokens": [200, 260, 320], "n_per_bin": 2},
+                "engine": {"model": str(_MODEL)},
+                "kv": {
+                    "policy": "snapkv-w8-k3-avg", "budgets": [1.0, 0.5], "max_added_budgets": 1,
+                    "controls": ["noise_floor", "random", "no_context"], "timed_per_bin": 0,
+                },
+                "decoding": {"max_new_tokens": 4},
+                "analysis": {"metric": "contains", "resamples": 200},
+            },
+            server=None,
+            prepare=make_model,
         ),
     ]
     return {scene.experiment: scene for scene in found}

@@ -117,9 +117,10 @@ def report(
     from kvlab.report import build, day
     from kvlab.runs import lock
     from kvlab.runs.folder import stored_experiment
+    from kvlab.store.connect import FILE_NAME, reading
 
     folder = folder.resolve()
-    try:
+    with reading(folder / FILE_NAME):
         stored = stored_experiment(folder)
         if to is not None:
             folder = _copied(folder, to.resolve())
@@ -128,16 +129,6 @@ def report(
         with lock.held_if_free(folder):
             summary = build.rebuild(folder, experiments.get(stored["name"]))
             day.write_index(folder.parent)
-    except (
-        sqlite3.DatabaseError,
-        LookupError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
-        _raise_if_damaged(folder, error)
-        raise
     say(f"{summary.verdict}: {summary.headline}\nreport: {folder / 'report.html'}")
 
 
@@ -153,18 +144,6 @@ def _copied(folder: Path, to: Path) -> Path:
     except FileExistsError:
         raise InputError("--to", str(to), "is there already; name a new folder") from None
     return to
-
-
-def _raise_if_damaged(folder: Path, error: Exception) -> None:
-    """Say that a database is damaged, where its being so is why a report of it failed."""
-    from kvlab.store.connect import FILE_NAME, damage, is_full, unreadable
-
-    if isinstance(error, sqlite3.Error) and is_full(error):
-        return
-    path = folder / FILE_NAME
-    found = damage(path)
-    if found is not None or isinstance(error, sqlite3.DatabaseError):
-        raise unreadable(path, found or str(error)) from None
 
 
 @app.command()

@@ -16,6 +16,7 @@ from kvlab.runs import contract as manifest
 from kvlab.runs.files import read_json, write_json
 from kvlab.runs.status import utc_now
 from kvlab.store.connect import FILE_NAME as DATABASE
+from kvlab.store.connect import reading
 from kvlab.store.database import Database, to_json
 
 MANIFEST = "manifest.json"
@@ -192,9 +193,9 @@ def stored_experiment(folder: Path) -> dict[str, Any]:
     Keys: experiment_id, name, profile, params, sources, contract, isolation_id, created_utc, identity.
 
     Raises:
-        InputError: The folder is not a run folder.
+        InputError: The folder is not a run folder, or its database is damaged.
     """
-    with Database(folder / DATABASE) as database:
+    with reading(folder / DATABASE), Database(folder / DATABASE) as database:
         return experiment_row(database)
 
 

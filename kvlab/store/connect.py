@@ -5,6 +5,8 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from kvlab.store import old
 FILE_NAME = "run.sqlite"
 #: ``PRAGMA user_version`` of `schema.sql`. Raise it, and teach `kvlab.store.old`, when the schema changes.
 VERSION = 7
+#: What is raised where a database holds something that kvlab never stores: no JSON, another kind of value, a gap.
+_UNEXPECTED = (
+    sqlite3.DatabaseError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError,
+)  # fmt: skip
 
 
 def open_database(path: Path, *, create: bool = False) -> sqlite3.Connection:
@@ -84,6 +90,32 @@ def damage(path: Path) -> str | None:
     return None
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say in one line that a database is damaged, where what it holds cannot be made sense of.
+
+    What kvlab has stored it can read, so a failure speaks against the file. Where the file itself shows
+    nothing, the line names the place that failed, and the failure is its cause: it may be ours.
+
+    Raises:
+        InputError: In place of whatever else was raised; a full disk is passed on.
+    """
+    try:
+        yield
+    except _UNEXPECTED as error:
+        if isinstance(error, sqlite3.Error) and is_full(error):
+            raise
+        raise unreadable(path, damage(path) or _failure(error)) from error
+
+
+def _failure(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else f" in {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+    return f"{type(error).__name__}: {str(error)[:200]}{place}"
+
+
 def unreadable(path: Path, error: object) -> InputError:
     """Return the one line about a database that is damaged, or is none of kvlab's."""
     return InputError("run folder", str(path), f"is not a kvlab database, or damaged ({error}); name another")
@@ -92,6 +124,12 @@ def unreadable(path: Path, error: object) -> InputError:
 def is_full(error: sqlite3.Error) -> bool:
     """Whether an error says that the disk is full, which is no fault of the database."""
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or "disk is full" in str(error)
+
+
+def is_in_use(error: sqlite3.Error) -> bool:
+    """Whether an error says that something still reads the database, or holds it."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def is_read_only(path: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from kvlab.errors import KvlabError
 from kvlab.machine_load import MachineLoad
 from kvlab.records import Recorded, Trial
-from kvlab.store.connect import is_full, open_database
+from kvlab.store.connect import is_full, is_in_use, open_database
 from kvlab.timing.clock import Anchor, now_ns
 
 
@@ -43,12 +43,12 @@ class Database:
     def close(self) -> None:
         """Fold the write-ahead log into the file, so that it can be copied alone, and close.
 
-        On a full disk the log stays beside the file; nothing in it is lost.
+        On a full disk, or while something still reads, the log stays beside the file; nothing in it is lost.
         """
         try:
             self.sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.OperationalError as error:
-            if not is_full(error):
+            if not (is_full(error) or is_in_use(error)):
                 raise
         finally:
             self.sql.close()

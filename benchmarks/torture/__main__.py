@@ -1,0 +1,104 @@
+"""``python -m benchmarks.torture``: all attacks, two at a time, and a table; exit code 1 if anything is not 0."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.torture.counts import HARMS, Counts, read_lines, total
+from benchmarks.torture.place import ROOT
+
+EXPERIMENTS = ("token_sweep", "prefix_hit_miss", "context_limit_probe", "batch_benchmark", "kv_budget_transition")
+#: Of these a server can be imitated for ``kvlab run``; the others load an engine into their kernel.
+BY_COMMAND = ("token_sweep", "context_limit_probe", "batch_benchmark")
+#: Long ones first: the lanes end together.
+PARTS: dict[str, tuple[str, ...]] = {
+    "kills": (*(f"command:{name}" for name in BY_COMMAND), "batch_benchmark", "context_limit_probe", "prefix_hit_miss",
+              "kv_budget_transition", "token_sweep", "load"),
+    "fuzz": ("files", "server"),
+    "notebooks": EXPERIMENTS,
+    "faults": ("pairs", "load", "transports"),
+}  # fmt: skip
+#: The short form: one of each kind, for the tests.
+QUICK: dict[str, tuple[str, ...]] = {
+    "kills": ("token_sweep",),
+    "fuzz": ("server", "files"),
+    "notebooks": ("token_sweep",),
+    "faults": ("transports",),
+}
+LANES = 2
+PART_S = 1500.0
+
+
+def main() -> int:
+    """Attack. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.torture", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few of each, to see that it runs")
+    parser.add_argument("--only", choices=sorted(PARTS), help="one kind of attack")
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    chosen = QUICK if given.quick else PARTS
+    jobs = [(part, argument) for part, arguments in chosen.items() for argument in arguments
+            if given.only in (None, part)]  # fmt: skip
+    began = time.monotonic()
+    with ThreadPoolExecutor(LANES) as lanes:
+        found = list(lanes.map(lambda job: attack(*job, given.seed, quick=given.quick), jobs))
+    rows = sorted((row for rows in found for row in rows), key=lambda row: row.name)
+    show(rows, time.monotonic() - began)
+    return int(any(row.is_bad for row in rows))
+
+
+def attack(part: str, argument: str, seed: int, *, quick: bool) -> list[Counts]:
+    """Run one part in a process of its own, within its time. Returns its rows."""
+    command = [sys.executable, "-m", "benchmarks.torture.part", part, argument, str(seed)]
+    process = subprocess.Popen(
+        [*command, "--quick"] if quick else command,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    late = False
+    try:
+        out, err = process.communicate(timeout=PART_S)
+    except subprocess.TimeoutExpired:
+        late = True
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+    rows = list(read_lines(out))
+    if process.returncode != 0 or not rows:
+        broken = Counts(f"{part} {argument}: broke off")
+        broken.harm("hangs" if late else "tracebacks", err[-1500:])
+        rows.append(broken)
+    for row in rows:
+        print(f"{row.seconds:5.0f} s  {row.name}: {row.tried} tried, {sum(row.harms.values())} harms", flush=True)
+    return rows
+
+
+def show(rows: list[Counts], seconds: float) -> None:
+    """Print the table, what was looked at, and what was wrong."""
+    table = Table("attack", "tried", *HARMS, "s", "looked at")
+    for row in [*rows, total(rows)]:
+        seen = ", ".join(f"{name.replace('_', ' ')} {times:,}" for name, times in row.seen.items())
+        counted = (f"[red]{n}[/red]" if n else "0" for n in row.harms.values())
+        table.add_row(row.name, f"{row.tried:,}", *counted, f"{row.seconds:.0f}", seen)
+    console = Console(width=200)
+    console.print(table)
+    for kind, meaning in HARMS.items():
+        console.print(f"{kind}: {meaning}", markup=False)
+    for row in rows:
+        for note in row.notes:
+            console.print(f"- {note}", markup=False)
+        if row.tried == 0:
+            console.print(f"- {row.name}: nothing was tried", markup=False)
+    console.print(f"{seconds:.0f} s on {os.cpu_count()} cores; everything but 'tried' must be 0", markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
