@@ -127,7 +127,9 @@ def run(scene: Scene, seed: int, *, instants: int = 20, boundaries: int | None =
                 chain.at_every_boundary(boundaries)
             else:
                 chain.at_random(instants, random.Random(f"{seed}/{scene.experiment}"))
-            count_canary(counts, outputs, *(log.read_text(errors="replace") for log in outputs.parent.glob("*.log")))
+            count_canary(
+                counts, outputs, *(log.read_text(errors="replace") for log in outputs.parent.glob("*.log"))
+            )
             counts.seconds = time.monotonic() - began
             yield counts
 

@@ -33,7 +33,9 @@ CELL_S = 120.0
 class Person:
     """Somebody with one notebook open: runs its cells in whatever order, and looks at what came of it."""
 
-    def __init__(self, scene: Scene, outputs: Path, server: FakeServer | None, counts: Counts, seed: str) -> None:
+    def __init__(
+        self, scene: Scene, outputs: Path, server: FakeServer | None, counts: Counts, seed: str
+    ) -> None:
         self.scene, self.outputs, self.server, self.counts = scene, outputs, server, counts
         self.draw = random.Random(seed)
         (path,) = (ROOT / "notebooks").glob(f"*_{scene.experiment}.ipynb")
@@ -45,7 +47,9 @@ class Person:
     @contextlib.contextmanager
     def kernel(self) -> Iterator[None]:
         """Start a kernel; run the cells that come before the opening one, with the scene's parameters."""
-        notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}})
+        notebook = nbformat.v4.new_notebook(
+            metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+        )
         self._client = NotebookClient(notebook, timeout=int(CELL_S), allow_errors=True, kernel_name="python3",
                                       resources={"metadata": {"path": str(self.outputs.parent)}})  # fmt: skip
         before = os.environ.get("JUPYTER_PREFER_ENV_PATH")
@@ -94,8 +98,12 @@ class Person:
             if error.ename == "KeyboardInterrupt" and stopped:
                 continue
             worded = error.ename in ("InputError", "KvlabError", "ServerError") and len(lines) == 1
-            self.counts.harm("tracebacks", f"{source[:120]!r}: {error.ename}: {error.evalue[:300]}", not worded)
-            self.counts.harm("untrue", f"{source[:120]!r} is refused: {error.evalue[:300]}", worded and refused is False)
+            self.counts.harm(
+                "tracebacks", f"{source[:120]!r}: {error.ename}: {error.evalue[:300]}", not worded
+            )
+            self.counts.harm(
+                "untrue", f"{source[:120]!r} is refused: {error.evalue[:300]}", worded and refused is False
+            )
         self.counts.harm("untrue", f"{source[:120]!r} is not refused", refused is True and not errors)
         return text
 
@@ -208,7 +216,9 @@ def _parameter_changed(person: Person) -> None:
         _warm(person)
         person.whole(MEASURE)
         person.whole(FINISH)
-        person.counts.harm("untrue", "the changed parameter is in no run of its own", person.newest() is first)
+        person.counts.harm(
+            "untrue", "the changed parameter is in no run of its own", person.newest() is first
+        )
         person.complete()
 
 
