@@ -14,17 +14,19 @@ from kvlab.stats.medians import median_interval
 if TYPE_CHECKING:
     from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 
+#: The columns that name a condition.
+_PLACE = ("size_a", "size_b", "procedure", "condition")
+
 
 def tables(table: pd.DataFrame, params: "PrefixHitMissParams") -> list[Table]:
-    """Return all of them, those without a row left out."""
-    found = [
+    """Return all of them; a report leaves out those without a row, a notebook shows that there is none."""
+    return [
         degradation(table, params),
         conditions(table, params),
         engine_view(table, params),
         greedy(table, params),
         by_trial(table),
     ]
-    return [item for item in found if item.stored().rows]
 
 
 def degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
@@ -44,6 +46,14 @@ def degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
         name="degradation",
         title="How much longer a miss takes: ttft_degradation_pct",
         rows=rows,
+        columns=(
+            *_PLACE[:3],
+            "miss",
+            "ttft_degradation_pct",
+            "low_pct",
+            "high_pct",
+            "misses_read_from_cache",
+        ),
         digits=dict.fromkeys(("ttft_degradation_pct", "low_pct", "high_pct"), 3),
         note=(
             "(mean TTFT of misses - mean TTFT of hits) / mean TTFT of hits × 100. Positive: a miss takes longer; "
@@ -101,6 +111,7 @@ def engine_view(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
         name="engine_view",
         title="TTFT as vLLM's own request metrics give it, beside ours (medians, ms)",
         rows=rows,
+        columns=(*_PLACE, "ttft_ms", "engine_ttft_ms", "difference_ms", "queue_ms", "prefill_ms"),
         note=(
             "Ours runs from the call of generate() to its return. The engine's runs from the moment at which it has "
             "noted the request's arrival to the moment at which it handles the first token. The difference is what "
@@ -130,6 +141,7 @@ def greedy(table: pd.DataFrame, params: "PrefixHitMissParams") -> Table:
         name="greedy_agreement",
         title="The same tokens after a hit as cold, under greedy decoding",
         rows=rows,
+        columns=("size_a", "size_b", "compared", "equal", "equal_share", "leading_tokens_share"),
         note=(
             "Each verified hit's tokens were generated from once more after a reset, with 0 cached tokens. A cache "
             "that is right gives the same answer; where kernels add numbers in another order for another split of "
@@ -171,7 +183,7 @@ def _groups(
     for size_a, size_b in params.configs:
         for procedure in sorted(params.procedures):
             for condition in trials.CONDITIONS[procedure]:
-                place = {"size_a": size_a, "size_b": size_b, "procedure": procedure, "condition": condition}
+                place = dict(zip(_PLACE, (size_a, size_b, procedure, condition), strict=True))
                 yield place, estimate.of(table, (size_a, size_b), procedure, condition)
 
 
