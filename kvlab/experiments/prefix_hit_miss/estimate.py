@@ -180,5 +180,5 @@ def degradation(
         seed=params.seed,
         paired=procedure == trials.VERIFIED,
         confidence=params.confidence,
-        unit="pairs" if procedure == trials.VERIFIED else "trials an arm",
+        unit="pairs" if procedure == trials.VERIFIED else "trials per arm",
     )
