@@ -16,7 +16,13 @@ from rich.table import Table
 from benchmarks.torture.counts import HARMS, Counts, read_lines, total
 from benchmarks.torture.place import ROOT
 
-EXPERIMENTS = ("token_sweep", "prefix_hit_miss", "context_limit_probe", "batch_benchmark", "kv_budget_transition")
+EXPERIMENTS = (
+    "token_sweep",
+    "prefix_hit_miss",
+    "context_limit_probe",
+    "batch_benchmark",
+    "kv_budget_transition",
+)
 #: Of these a server can be imitated for ``kvlab run``; the others load an engine into their kernel.
 BY_COMMAND = ("token_sweep", "context_limit_probe", "batch_benchmark")
 #: Long ones first: the lanes end together.
@@ -77,7 +83,10 @@ def attack(part: str, argument: str, seed: int, *, quick: bool) -> list[Counts]:
         broken.harm("hangs" if late else "tracebacks", err[-1500:])
         rows.append(broken)
     for row in rows:
-        print(f"{row.seconds:5.0f} s  {row.name}: {row.tried} tried, {sum(row.harms.values())} harms", flush=True)
+        print(
+            f"{row.seconds:5.0f} s  {row.name}: {row.tried} tried, {sum(row.harms.values())} harms",
+            flush=True,
+        )
     return rows
 
 
@@ -97,7 +106,9 @@ def show(rows: list[Counts], seconds: float) -> None:
             console.print(f"- {note}", markup=False)
         if row.tried == 0:
             console.print(f"- {row.name}: nothing was tried", markup=False)
-    console.print(f"{seconds:.0f} s on {os.cpu_count()} cores; everything but 'tried' must be 0", markup=False)
+    console.print(
+        f"{seconds:.0f} s on {os.cpu_count()} cores; everything but 'tried' must be 0", markup=False
+    )
 
 
 if __name__ == "__main__":

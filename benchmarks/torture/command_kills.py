@@ -47,7 +47,9 @@ class Commands:
             try:
                 process.wait(RUN_S)
             except subprocess.TimeoutExpired:
-                self.counts.harm("hangs", f"the command did not end: {log.read_text(errors='replace')[-500:]}")
+                self.counts.harm(
+                    "hangs", f"the command did not end: {log.read_text(errors='replace')[-500:]}"
+                )
                 process.kill()
                 process.wait()
         self.calm_s = self.calm_s or time.monotonic() - began
@@ -104,7 +106,9 @@ class Commands:
             if self.counts.tried >= kills:
                 break
             # The kernel is not there in the first moments.
-            self.once(victims[self.counts.tried % len(victims)], draw.uniform(0.15 * self.calm_s, self.calm_s))
+            self.once(
+                victims[self.counts.tried % len(victims)], draw.uniform(0.15 * self.calm_s, self.calm_s)
+            )
         if self._ledger is not None:
             self.once()
 

@@ -183,7 +183,9 @@ def load(names: list[str]) -> Counts:
                 counts.harm("hangs", f"the run did not end: {str(late.stdout)[-500:]}")
                 text = str(late.stdout)
             counts.harm("tracebacks", text[-1500:], text.count("Traceback (most recent call last)"))
-            counts.harm("untrue", f"exit code {done.returncode}: {text[-600:]}", done.returncode not in (0, 1))
+            counts.harm(
+                "untrue", f"exit code {done.returncode}: {text[-600:]}", done.returncode not in (0, 1)
+            )
             count_left(counts, outputs)
             _stored(counts, outputs, server)
             count_canary(counts, outputs, text)
@@ -194,7 +196,9 @@ def load(names: list[str]) -> Counts:
 def _stored(counts: Counts, outputs: Path, server: FaultyServer) -> None:
     """Hold what the database has of each struck request against the catalogue."""
     (folder,) = runs_of(outputs)
-    query = "SELECT r.request_id, f.error_type, f.message FROM requests r LEFT JOIN failures f USING (request_id)"
+    query = (
+        "SELECT r.request_id, f.error_type, f.message FROM requests r LEFT JOIN failures f USING (request_id)"
+    )
     with closing(sqlite3.connect(folder / "run.sqlite")) as sql:
         rows = {row[0]: row[1:] for row in sql.execute(query)}
     for request_id, name in server.struck.items():

@@ -42,7 +42,11 @@ class FaultyServer(FaultServer):
     def _serve(self, client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.settimeout(30.0)
-        with contextlib.suppress(OSError), client, socket.create_connection(("127.0.0.1", self._behind)) as behind:
+        with (
+            contextlib.suppress(OSError),
+            client,
+            socket.create_connection(("127.0.0.1", self._behind)) as behind,
+        ):
             buffer = b""
             while not self._over.is_set():
                 request, buffer = _request(client, buffer)

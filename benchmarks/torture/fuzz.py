@@ -69,14 +69,18 @@ def attack(target: Target, number: int, *, share: float = 1.0) -> Counts:
         except (*WORDED, *target.worded) as refused:
             text = str(refused)
             counts.see(refused=1)
-            counts.harm("untrue", f"a refusal of {text.count(chr(10)) + 1} lines: {text[:200]!r}", "\n" in text)
+            counts.harm(
+                "untrue", f"a refusal of {text.count(chr(10)) + 1} lines: {text[:200]!r}", "\n" in text
+            )
         except HangError:
             counts.harm("hangs", f"{value!r:.600}")
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             key = (type(error).__name__, f"{where.filename}:{where.lineno}")
             ours = [f for f in traceback.extract_tb(error.__traceback__) if "/kvlab/" in f.filename]
-            last = f"{ours[-1].filename.rpartition('/kvlab/')[2]}:{ours[-1].lineno}" if ours else "not in kvlab"
+            last = (
+                f"{ours[-1].filename.rpartition('/kvlab/')[2]}:{ours[-1].lineno}" if ours else "not in kvlab"
+            )
             counts.tracebacks += 1
             if key not in known:
                 known.add(key)
@@ -99,7 +103,9 @@ def anything(*, most: int = 6) -> st.SearchStrategy[Any]:
     leaf = odd | st.integers() | st.floats(allow_nan=True) | st.text(max_size=12)
     return st.recursive(
         leaf,
-        lambda inner: st.lists(inner, max_size=most) | st.dictionaries(st.text(max_size=8), inner, max_size=most),
+        lambda inner: (
+            st.lists(inner, max_size=most) | st.dictionaries(st.text(max_size=8), inner, max_size=most)
+        ),
         max_leaves=12,
     )
 
@@ -152,7 +158,9 @@ def swapped(draw: st.DrawFn, good: Any, values: st.SearchStrategy[Any]) -> Any:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    keys = (
+        list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    )
     found = []
     for key in keys:
         found.append((value, key))

@@ -41,7 +41,9 @@ def close() -> None:
 
 def names() -> list[str]:
     """Return the experiments whose package can be imported, as `tests` may find them."""
-    return sorted(path.name for path in GOLDEN.iterdir() if (path / "run.sqlite").is_file() and _imports(path.name))
+    return sorted(
+        path.name for path in GOLDEN.iterdir() if (path / "run.sqlite").is_file() and _imports(path.name)
+    )
 
 
 def _imports(name: str) -> bool:
@@ -97,13 +99,17 @@ def _params(value: tuple[str, bytes]) -> object:
     name, data = value
     assert len(data) < MAX_YAML_BYTES
     found = resolve(experiments.get(name).Params, name, file=_file("p.yaml", data), settings=load_settings())
-    experiments.get(name).plan(found.params, None)
+    _planned(name, found.params)
     return found.params.model_dump_json()
 
 
 def _override(known: list[str]) -> st.SearchStrategy[str]:
     fields = sorted({field for name in known for field in experiments.get(name).Params.model_fields})
-    key = st.sampled_from(fields) | st.text(max_size=10) | st.sampled_from(("dataset.name", "kv.budgets", "a.b.c", "..", "kv."))
+    key = (
+        st.sampled_from(fields)
+        | st.text(max_size=10)
+        | st.sampled_from(("dataset.name", "kv.budgets", "a.b.c", "..", "kv."))
+    )
     content = st.text(max_size=20) | anything().map(json.dumps) | st.sampled_from(
         ("[1,2", "{a: 1}", "&a [*a]", "!!python/name:os.system", "2026-99-99", "0x1f", "1e400", "${HOME}", "*", "'", "---\n")
     )  # fmt: skip
@@ -117,6 +123,8 @@ def _set(value: tuple[str, list[str]]) -> object:
 
 
 def _planned(name: str, params: Any) -> object:
+    if hasattr(params, "dataset"):  # whose plan is made of a dataset, which takes a model's tokenizer
+        return None
     small = getattr(params, "repeats", 1) * len(getattr(params, "token_targets", [1])) < 5000
     return experiments.get(name).plan(params, None) if small else None
 
@@ -137,15 +145,24 @@ def _env() -> st.SearchStrategy[bytes]:
     url = st.tuples(
         st.sampled_from(("http://", "https://", "ftp://", "http:/", "HTTP://", "")),
         st.text(string.printable + "ä点²\u202e", max_size=20),
-        st.sampled_from(("/v1", "/v1/", "", ":99999/v1", ":²/v1", ":0/v1", "[::1]/v1", "@h/v1", "?q=1", "/v1#x")),
+        st.sampled_from(
+            ("/v1", "/v1/", "", ":99999/v1", ":²/v1", ":0/v1", "[::1]/v1", "@h/v1", "?q=1", "/v1#x")
+        ),
     ).map("".join)
-    value = st.text(max_size=20) | url | st.sampled_from(("1", "-1", "nan", "inf", "1e999", "²", "a.b", "1,2,x", "[1,2]"))
+    value = (
+        st.text(max_size=20)
+        | url
+        | st.sampled_from(("1", "-1", "nan", "inf", "1e999", "²", "a.b", "1,2,x", "[1,2]"))
+    )
     line = st.tuples(st.sampled_from(keys), st.sampled_from(("=", " = ", "='", ':"')), value).map("".join)
     return st.lists(line, max_size=5).map(lambda lines: "\n".join(lines).encode(errors="surrogatepass"))
 
 
 def _settings(data: bytes) -> object:
-    before = {key: os.environ.pop(key, None) for key in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL", "TENSORMESH_USER_ID")}
+    before = {
+        key: os.environ.pop(key, None)
+        for key in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL", "TENSORMESH_USER_ID")
+    }
     os.environ["KVLAB_ENV_FILE"], kept = str(_file("fuzz.env", data)), os.environ["KVLAB_ENV_FILE"]
     try:
         found = load_settings()
@@ -161,8 +178,19 @@ def _settings(data: bytes) -> object:
 
 # Datasets -------------------------------------------------------------------------------------------------
 
-_QA = {"question": "Who?", "answers": ["Ada"], "ctxs": [{"title": "T", "text": "Ada did.", "isgold": True}, {"title": "U", "text": "No."}]}
-_LONG = {"input": "Who?", "context": "Ada did.", "answers": ["Ada"], "dataset": "narrativeqa", "length": 3, "language": "en"}
+_QA = {
+    "question": "Who?",
+    "answers": ["Ada"],
+    "ctxs": [{"title": "T", "text": "Ada did.", "isgold": True}, {"title": "U", "text": "No."}],
+}
+_LONG = {
+    "input": "Who?",
+    "context": "Ada did.",
+    "answers": ["Ada"],
+    "dataset": "narrativeqa",
+    "length": 3,
+    "language": "en",
+}
 _ROWS = b"".join(_json(row) + b"\n" for row in (_QA, _LONG, {**_QA, "question": "Why?"}, _LONG))
 _PROMPTS = {"narrativeqa": "Read.\n\n{context}\n\nQuestion: {input}\n\nAnswer:", "qasper": "{context}{input}"}
 _MANIFEST = json.loads((GOLDEN / "kv_budget_transition" / "expected" / "dataset_manifest.json").read_text()) if (
@@ -199,7 +227,7 @@ def _dataset(value: tuple[str, bytes]) -> object:
             archive.writestr("data/narrativeqa.jsonl", data)
         data = file.getvalue()
     if packing.startswith("damaged"):
-        changed, draw = bytearray(data), random.Random(data)  # noqa: S311
+        changed, draw = bytearray(data), random.Random(data)
         for _ in range(3):
             changed[draw.randrange(len(changed))] = draw.randrange(256)
         data = bytes(changed)
@@ -207,7 +235,11 @@ def _dataset(value: tuple[str, bytes]) -> object:
     loaded = rows.read(path, "narrativeqa.jsonl")
     found = []
     for read in (
-        lambda: list(multidoc_qa.examples(loaded, [multidoc_qa.Size(tokens=40)], 1, _Words(), gold_position=None, seed=1)),  # type: ignore[arg-type]
+        lambda: list(
+            multidoc_qa.examples(
+                loaded, [multidoc_qa.Size(tokens=40)], 1, _Words(), gold_position=None, seed=1
+            )
+        ),  # type: ignore[arg-type]
         lambda: list(longbench.examples("narrativeqa", loaded)),
     ):
         with contextlib.suppress(KvlabError):
@@ -229,7 +261,13 @@ def _config(data: bytes) -> object:
 
 # Results and run folders ----------------------------------------------------------------------------------
 
-_STATS = {"ttft_mean": 20, "ttft_stdev": 1, "throughput_mean": 166.0, "throughput_stdev": 3.0, "warmup_time_mean": 90.0}
+_STATS = {
+    "ttft_mean": 20,
+    "ttft_stdev": 1,
+    "throughput_mean": 166.0,
+    "throughput_stdev": 3.0,
+    "warmup_time_mean": 90.0,
+}
 _RESULT = {"phase": "p", "timestamp": "2026-01-01T00:00:00", "config": {"context_size_a": 512, "context_size_b": 256},
            "cache_hit": {"stats": _STATS}, "cache_miss": {"stats": _STATS}}  # fmt: skip
 
@@ -237,7 +275,10 @@ _RESULT = {"phase": "p", "timestamp": "2026-01-01T00:00:00", "config": {"context
 def _result() -> st.SearchStrategy[tuple[str, bytes]]:
     name = st.sampled_from(("results_phase2_a512_b256.json", "results_phase1_x_a512_b256.json", "results_phase_a1_b2.json",
                             "deep/results_phase2_a512_b256.json", f"results_phase{'9' * 90}_a512_b256.json"))  # fmt: skip
-    return st.tuples(name, swapped(_RESULT, anything()).map(_json) | damaged(st.just(_json(_RESULT))) | st.just(_json(_RESULT)))
+    return st.tuples(
+        name,
+        swapped(_RESULT, anything()).map(_json) | damaged(st.just(_json(_RESULT))) | st.just(_json(_RESULT)),
+    )
 
 
 def _plots(files: list[tuple[str, bytes]]) -> object:
@@ -254,9 +295,25 @@ def _plots(files: list[tuple[str, bytes]]) -> object:
     return code
 
 
-_STATUS = {"status": "completed", "owner": "kvlab run", "started_utc": "2026-01-01T00:00:00+00:00", "exit_code": 0, "reason": None}
-_SUMMARY = {"experiment": "token_sweep", "verdict": "PASS", "headline": "all well", "results": {"n": 3}, "reasons": ["x"]}
-_RUN_MANIFEST = {"experiment": "token_sweep", "profile": "smoke", "endpoint_identity": {"kind": "vLLM", "model": "m", "version": "1"}}
+_STATUS = {
+    "status": "completed",
+    "owner": "kvlab run",
+    "started_utc": "2026-01-01T00:00:00+00:00",
+    "exit_code": 0,
+    "reason": None,
+}
+_SUMMARY = {
+    "experiment": "token_sweep",
+    "verdict": "PASS",
+    "headline": "all well",
+    "results": {"n": 3},
+    "reasons": ["x"],
+}
+_RUN_MANIFEST = {
+    "experiment": "token_sweep",
+    "profile": "smoke",
+    "endpoint_identity": {"kind": "vLLM", "model": "m", "version": "1"},
+}
 
 
 def _folder() -> st.SearchStrategy[dict[str, bytes]]:
@@ -286,7 +343,7 @@ def _listed(folders: list[dict[str, bytes]]) -> object:
 
 def _damaged_run(name: str, number: int) -> Path:
     """Return a copy of a stored run whose database is damaged, by the seed."""
-    draw = random.Random(number)  # noqa: S311
+    draw = random.Random(number)
     folder = _fresh("outputs") / "2026-01-01" / f"000000_{name}_golden"
     folder.mkdir(parents=True)
     for path in (GOLDEN / name).iterdir():
@@ -294,7 +351,9 @@ def _damaged_run(name: str, number: int) -> Path:
             shutil.copyfile(path, folder / path.name)
     (folder / "status.json").write_bytes(_json(_STATUS))
     path = folder / "run.sqlite"
-    kind = draw.choice(("bits", "bits", "cut", "zeros", "types", "types", "types", "nulls", "rows", "tables", "json", "json"))
+    kind = draw.choice(
+        ("bits", "bits", "cut", "zeros", "types", "types", "types", "nulls", "rows", "tables", "json", "json")
+    )
     if kind in ("bits", "cut", "zeros"):
         data = bytearray(path.read_bytes())
         if kind == "bits":
@@ -321,26 +380,48 @@ def _wrong(path: Path, kind: str, draw: random.Random) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as sql:
         sql.execute("PRAGMA ignore_check_constraints=ON")
         sql.execute("PRAGMA foreign_keys=OFF")
-        tables = [row[0] for row in sql.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")]
+        tables = [
+            row[0]
+            for row in sql.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+            )
+        ]
         for _ in range(draw.choice((1, 2, 5))):
             table = draw.choice(tables)
             columns = [row[1] for row in sql.execute(f'PRAGMA table_info("{table}")')]
             texts = [name for name in columns if name.endswith("_json")]
-            with contextlib.suppress(sqlite3.Error):  # a value that even so is refused, or a table that is gone
+            with contextlib.suppress(
+                sqlite3.Error
+            ):  # a value that even so is refused, or a table that is gone
                 if kind == "tables":
                     sql.execute(f'DROP TABLE "{table}"')
                 elif kind == "rows":
-                    sql.execute(f'DELETE FROM "{table}" WHERE abs(random()) % 3 < {draw.randrange(1, 4)}')  # noqa: S608
+                    sql.execute(f'DELETE FROM "{table}" WHERE abs(random()) % 3 < {draw.randrange(1, 4)}')
                 elif kind == "json" and texts:
-                    value = draw.choice(("null", "[]", "5", '"x"', "{}", "[null]", '{"a":{"b":[]}}', "[1,2", "NaN", "[" * 2000))
+                    value = draw.choice(
+                        (
+                            "null",
+                            "[]",
+                            "5",
+                            '"x"',
+                            "{}",
+                            "[null]",
+                            '{"a":{"b":[]}}',
+                            "[1,2",
+                            "NaN",
+                            "[" * 2000,
+                        )
+                    )
                     _set_some(sql, table, draw.choice(texts), value, draw)
                 else:
-                    _set_some(sql, table, draw.choice(columns), None if kind == "nulls" else draw.choice(_ODD), draw)
+                    _set_some(
+                        sql, table, draw.choice(columns), None if kind == "nulls" else draw.choice(_ODD), draw
+                    )
 
 
 def _set_some(sql: sqlite3.Connection, table: str, column: str, value: Any, draw: random.Random) -> None:
     some = draw.choice(("1", "rowid = 1", "rowid % 7 = 3"))
-    sql.execute(f'UPDATE OR REPLACE "{table}" SET "{column}" = ? WHERE {some}', (value,))  # noqa: S608
+    sql.execute(f'UPDATE OR REPLACE "{table}" SET "{column}" = ? WHERE {some}', (value,))
 
 
 def _loaded(value: tuple[str, int]) -> object:

@@ -27,7 +27,9 @@ from tests.fakes.catalogue import FAULTS
 from tests.fakes.catalogue.fault import BODY, LAST, SSE_HEAD, USAGE, chunk, chunked, event
 from tests.fakes.odd_server import OddServer, Words, answer
 
-_WIRE = [b"".join(step for step in fault.steps if isinstance(step, bytes))[:20_000] for fault in FAULTS.values()]
+_WIRE = [
+    b"".join(step for step in fault.steps if isinstance(step, bytes))[:20_000] for fault in FAULTS.values()
+]
 _WIRE = [data for data in _WIRE if data]
 
 METRICS = b"""# HELP vllm:cache_config_info Information of the cache
@@ -60,7 +62,9 @@ _PAGES: dict[str, Any] = {
 def targets() -> list[Target]:
     """Return what is fuzzed here."""
     page = st.sampled_from(sorted(_PAGES)).flatmap(
-        lambda name: st.tuples(st.just(name), _body(_PAGES[name]), st.sampled_from((200, 200, 200, 204, 404, 500)))
+        lambda name: st.tuples(
+            st.just(name), _body(_PAGES[name]), st.sampled_from((200, 200, 200, 204, 404, 500))
+        )
     )
     return [
         Target("HTTP of an answer", _reads(damaged(st.sampled_from(_WIRE)) | st.binary(max_size=400)), _wire, 6000,
@@ -126,7 +130,9 @@ def _chunk() -> st.SearchStrategy[Any]:
 
 def _chunks(chunks: list[Any]) -> object:
     body = b"".join(event(_json(item)) for item in chunks) + b"data: [DONE]\n\n"
-    where = Where("http://x/v1", field_path="usage.prompt_tokens_details.cached_tokens", kept_path="usage.kept")
+    where = Where(
+        "http://x/v1", field_path="usage.prompt_tokens_details.cached_tokens", kept_path="usage.kept"
+    )
     reader = ResponseReader(MAX_BYTES)
     reader.feed(1_000_000, SSE_HEAD + chunked(body) + LAST)
     found = interpret(where, reader, Transfer(0))
@@ -140,7 +146,12 @@ def _chunks(chunks: list[Any]) -> object:
 
 
 def _document() -> bytes:
-    return _json({"choices": [{"message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}], "usage": USAGE})
+    return _json(
+        {
+            "choices": [{"message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
+            "usage": USAGE,
+        }
+    )
 
 
 def _one_document(body: bytes) -> object:

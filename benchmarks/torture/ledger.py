@@ -64,7 +64,9 @@ class Ledger:
         """Hold the run's status against what happened."""
         found = status.reconcile(self.folder).get("status")
         if found not in allowed:
-            self.counts.harm("untrue", f"the status is {found}, not {' or '.join(allowed)}: {self.folder.name}")
+            self.counts.harm(
+                "untrue", f"the status is {found}, not {' or '.join(allowed)}: {self.folder.name}"
+            )
         if lock.is_held(self.folder):
             self.counts.harm("left", "the lock of the run folder is held")
 
@@ -76,15 +78,19 @@ class Ledger:
             open_ = sql.execute("SELECT trial_id, status FROM trials WHERE status != 'done'").fetchall()
             counts.harm("lost", f"never done: {[tuple(row) for row in open_]}", len(open_))
             twice = sql.execute(
-                f"SELECT r.trial_id, r.arm, count(*) {_USED} GROUP BY r.trial_id, r.arm, r.item HAVING count(*) > 1"  # noqa: S608
+                f"SELECT r.trial_id, r.arm, count(*) {_USED} GROUP BY r.trial_id, r.arm, r.item HAVING count(*) > 1"
             ).fetchall()
             if self.scene.experiment != "context_limit_probe":  # whose trials ask as often as they must
-                counts.harm("doubled", f"answers of one trial: {[tuple(row) for row in twice[:5]]}", len(twice))
+                counts.harm(
+                    "doubled", f"answers of one trial: {[tuple(row) for row in twice[:5]]}", len(twice)
+                )
             self._states(sql, "cold", self.scene.cold)
             self._states(sql, "hit", self.scene.warm)
             if truth is not None:
                 self._truth(sql, truth)
-        left = [path.name for path in self.folder.rglob("*") if ".tmp" in path.name or path.name == ".error.json"]
+        left = [
+            path.name for path in self.folder.rglob("*") if ".tmp" in path.name or path.name == ".error.json"
+        ]
         counts.harm("left", f"temporary files: {left}", len(left))
         summary = json.loads((self.folder / "summary.json").read_text())
         if not summary.get("verdict"):
@@ -92,7 +98,7 @@ class Ledger:
 
     def _states(self, sql: sqlite3.Connection, state: str, which: str) -> None:
         rows = sql.execute(
-            f"SELECT r.request_id, p.cache_state, p.cached_tokens, p.shared_tokens {_USED} AND ({which})"  # noqa: S608
+            f"SELECT r.request_id, p.cache_state, p.cached_tokens, p.shared_tokens {_USED} AND ({which})"
         ).fetchall()
         self.counts.see(**{f"{state}_requests": len(rows)})
         for name, found, cached, shared in rows:

@@ -93,8 +93,8 @@ def _child(scene: Scene, folder: Path | None, log: Path, end: Boundary | None) -
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115, PTH123 - the child's own
-        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115, PTH123
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - the child's own
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         if end is not None:
             _arm(end)
         run = open_run(scene, folder)

@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ CELL_S = 120.0
 class Person:
     """Somebody with one notebook open: runs its cells in whatever order, and looks at what came of it."""
 
-    def __init__(self, scene: Scene, outputs: Path, server: FakeServer | None, counts: Counts, seed: str) -> None:
+    def __init__(
+        self, scene: Scene, outputs: Path, server: FakeServer | None, counts: Counts, seed: str
+    ) -> None:
         self.scene, self.outputs, self.server, self.counts = scene, outputs, server, counts
         self.draw = random.Random(seed)
         (path,) = (ROOT / "notebooks").glob(f"*_{scene.experiment}.ipynb")
@@ -45,7 +47,9 @@ class Person:
     @contextlib.contextmanager
     def kernel(self) -> Iterator[None]:
         """Start a kernel; run the cells that come before the opening one, with the scene's parameters."""
-        notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}})
+        notebook = nbformat.v4.new_notebook(
+            metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+        )
         self._client = NotebookClient(notebook, timeout=int(CELL_S), allow_errors=True, kernel_name="python3",
                                       resources={"metadata": {"path": str(self.outputs.parent)}})  # fmt: skip
         before = os.environ.get("JUPYTER_PREFER_ENV_PATH")
@@ -92,10 +96,15 @@ class Person:
         for error in errors:
             lines = "\n".join(error.traceback).splitlines()
             if error.ename == "KeyboardInterrupt" and stopped:
+                self.counts.see(interrupts=1)
                 continue
             worded = error.ename in ("InputError", "KvlabError", "ServerError") and len(lines) == 1
-            self.counts.harm("tracebacks", f"{source[:120]!r}: {error.ename}: {error.evalue[:300]}", not worded)
-            self.counts.harm("untrue", f"{source[:120]!r} is refused: {error.evalue[:300]}", worded and refused is False)
+            self.counts.harm(
+                "tracebacks", f"{source[:120]!r}: {error.ename}: {error.evalue[:300]}", not worded
+            )
+            self.counts.harm(
+                "untrue", f"{source[:120]!r} is refused: {error.evalue[:300]}", worded and refused is False
+            )
         self.counts.harm("untrue", f"{source[:120]!r} is not refused", refused is True and not errors)
         return text
 
@@ -208,7 +217,9 @@ def _parameter_changed(person: Person) -> None:
         _warm(person)
         person.whole(MEASURE)
         person.whole(FINISH)
-        person.counts.harm("untrue", "the changed parameter is in no run of its own", person.newest() is first)
+        person.counts.harm(
+            "untrue", "the changed parameter is in no run of its own", person.newest() is first
+        )
         person.complete()
 
 
@@ -238,13 +249,13 @@ def _warm(person: Person, *, times: int = 1) -> None:
 STORIES = (_interrupt_and_after_the_end, _warm_up_twice_and_open_again, _parameter_changed, _kernel_restarted)
 
 
-def run(scene: Scene, seed: int, *, quick: bool = False) -> list[Counts]:
-    """Tell all stories with one notebook. Returns its row."""
+def run(scene: Scene, seed: int, *, stories: Sequence[Callable[[Person], None]] = STORIES) -> list[Counts]:
+    """Tell stories with one notebook. Returns its row."""
     counts = Counts(f"{scene.experiment}: notebook, interrupted and continued")
     began = time.monotonic()
     if scene.prepare is not None:
         scene.prepare()
-    for story in STORIES[:2] if quick else STORIES:
+    for story in stories:
         with scene.served() as server, place(server and server.base_url) as outputs:
             if server is not None:
                 server.control(**scene.slowly)

@@ -27,7 +27,7 @@ def rows(part: str, argument: str, seed: int, *, quick: bool) -> Iterable[Counts
 
             yield from command_kills.run(scene, seed, instants=1 if quick else 20)
             return
-        yield from kills.run(scene, seed, instants=2 if quick else 20, boundaries=4 if quick else None)
+        yield from kills.run(scene, seed, instants=1 if quick else 20, boundaries=3 if quick else None)
     elif part == "faults":
         from benchmarks.torture import faults
 
@@ -50,7 +50,8 @@ def rows(part: str, argument: str, seed: int, *, quick: bool) -> Iterable[Counts
         from benchmarks.torture import notebooks
         from benchmarks.torture.scenes import scenes
 
-        yield from notebooks.run(scenes(quick=quick)[argument], seed, quick=quick)
+        stories = notebooks.STORIES[:1] if quick else notebooks.STORIES
+        yield from notebooks.run(scenes(quick=quick)[argument], seed, stories=stories)
     else:
         raise ValueError(f"no such part: {part}")
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.process import FakeServer
-
 from benchmarks.torture.place import KEY_TEXT
+from tests.fakes.process import FakeServer
 
 
 @dataclass(frozen=True)
@@ -173,8 +172,11 @@ def scenes(*, quick: bool = False) -> dict[str, Scene]:
                 "dataset": {"name": "synthetic", "lengths_tokens": [200, 260, 320], "n_per_bin": 2},
                 "engine": {"model": str(_MODEL)},
                 "kv": {
-                    "policy": "snapkv-w8-k3-avg", "budgets": [1.0, 0.5], "max_added_budgets": 1,
-                    "controls": ["noise_floor", "random", "no_context"], "timed_per_bin": 0,
+                    "policy": "snapkv-w8-k3-avg",
+                    "budgets": [1.0, 0.5],
+                    "max_added_budgets": 1,
+                    "controls": ["noise_floor", "random", "no_context"],
+                    "timed_per_bin": 0,
                 },
                 "decoding": {"max_new_tokens": 4},
                 "analysis": {"metric": "contains", "resamples": 200},
