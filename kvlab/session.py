@@ -84,6 +84,7 @@ class Session(Generic[P]):
         self.closed = False
         self._lock = lock
         self._warm_ups = 0
+        self._ids: set[str] = set()  # of the attempt under way
         self._steps: Steps | None = None
         self._found: tuple[tuple[int, int], Findings] | None = None
         self._after: RunData | None = None
@@ -114,8 +115,16 @@ class Session(Generic[P]):
         return f"{trial.trial_id}.s{self.run.session_id}.a{self.attempt}"
 
     def request_id(self, trial: Trial, arm: str) -> str:
-        """Return the id of a request of the attempt under way."""
-        return f"{self.run.experiment_id}/{self.tag(trial)}/{arm}"
+        """Return the id of a request of the attempt under way.
+
+        Raises:
+            InputError: The attempt has a request of this arm already; two could not be told apart.
+        """
+        made = f"{self.run.experiment_id}/{self.tag(trial)}/{arm}"
+        if made in self._ids:
+            raise InputError("arm", arm, f"is used twice in an attempt at {trial.trial_id}; number the arms")
+        self._ids.add(made)
+        return made
 
     def note(self, line: str) -> None:
         """Say how far the trial under way is."""
@@ -210,6 +219,7 @@ class Session(Generic[P]):
     def _requests_of(self, trial: Trial) -> _Attempt:
         """Make a trial's requests; end at the first failure that it did not set out to find."""
         rows: list[Recorded] = []
+        self._ids.clear()
         measuring = self.experiment.measure(self, trial)
         while True:
             try:
@@ -225,6 +235,7 @@ class Session(Generic[P]):
     def _measure_each(self, trial: Trial) -> list[Recorded]:
         """Measure a trial whose requests are stored one by one; a stop or a kill leaves it to be resumed."""
         rows: list[Recorded] = []
+        self._ids.clear()
         measuring = self.experiment.measure(self, trial)
         with LoadWatch(self._server_pids) as watch:
             try:

@@ -89,8 +89,8 @@ def test_silence_is_never_cold_and_a_hit_is_never_short(prompt, cached, block):
         assert label.state is UNVERIFIED
     if label.state is HIT and block is not None:
         assert cached == full_hit_tokens(prompt, block)
-    if label.state is COLD:
-        assert cached == 0
+    if label.state is COLD:  # a cache that reuses by the token shows what two markers share by chance
+        assert cached <= (0 if block is None else law(block).chance_tokens)
 
 
 @pytest.mark.parametrize(

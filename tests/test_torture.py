@@ -5,7 +5,7 @@ import random
 import pytest
 
 from benchmarks.torture import __main__ as torture
-from benchmarks.torture import faults, fuzz, fuzz_files, fuzz_server, notebooks
+from benchmarks.torture import faults, fuzz, fuzz_files, fuzz_runs, fuzz_server, notebooks
 from benchmarks.torture.counts import HARMS, Counts
 from benchmarks.torture.ledger import Ledger
 from benchmarks.torture.place import place
@@ -31,7 +31,7 @@ def test_some_faults_through_a_whole_run():
     assert counts.seen["files_searched"] > 5
 
 
-@pytest.mark.parametrize("module", [fuzz_server, fuzz_files], ids=["server", "files"])
+@pytest.mark.parametrize("module", [fuzz_server, fuzz_files, fuzz_runs], ids=["server", "files", "runs"])
 def test_some_generated_input(module):
     with place("http://127.0.0.1:9/v1"):
         for target in module.targets():

@@ -29,14 +29,14 @@ BY_COMMAND = ("token_sweep", "context_limit_probe", "batch_benchmark")
 PARTS: dict[str, tuple[str, ...]] = {
     "kills": (*(f"command:{name}" for name in BY_COMMAND), "batch_benchmark", "context_limit_probe", "prefix_hit_miss",
               "kv_budget_transition", "token_sweep", "load"),
-    "fuzz": ("files", "server"),
+    "fuzz": ("runs", "files", "server"),
     "notebooks": EXPERIMENTS,
     "faults": ("pairs", "load", "transports"),
 }  # fmt: skip
 #: The short form: one of each kind, for the tests.
 QUICK: dict[str, tuple[str, ...]] = {
     "kills": ("token_sweep",),
-    "fuzz": ("server", "files"),
+    "fuzz": ("server", "files", "runs"),
     "notebooks": ("token_sweep",),
     "faults": ("transports",),
 }

@@ -137,30 +137,34 @@ def pairs(names: list[str]) -> Counts:
     """Try each fault in a token sweep, whose report is written of what is left; nothing of the key may be in it."""
     counts = Counts("faults: a whole token sweep")
     began = time.monotonic()
-    with _behind() as fake, FaultyServer(fake.port, names) as server:
-        with place(server.base_url) as outputs, _quiet() as said:
-            os.environ["REQUEST_TIMEOUT_S"] = str(TIMEOUT_S)
-            from kvlab import api
+    with (
+        _behind() as fake,
+        FaultyServer(fake.port, names) as server,
+        place(server.base_url) as outputs,
+        _quiet() as said,
+    ):
+        os.environ["REQUEST_TIMEOUT_S"] = str(TIMEOUT_S)
+        from kvlab import api
 
-            run = api.open("token_sweep", profile="smoke", token_targets=[120], repeats=len(names), manual_sections=20,
-                           max_tokens=3, position_controls=0, max_attempts=1, outage_s=0.0)  # fmt: skip
-            for trial in run.pending():
-                try:
-                    with within(2 * (TIMEOUT_S + SLACK_S) + 20):
-                        run.measure(trial)
-                except KvlabError as refused:
-                    print(f"{trial.trial_id}: {refused}")
-                except HangError as late:
-                    counts.harm("hangs", f"{trial.trial_id}: {late}")
-                except Exception:
-                    counts.harm("tracebacks", f"{trial.trial_id}: {traceback.format_exc()[-800:]}")
+        run = api.open("token_sweep", profile="smoke", token_targets=[120], repeats=len(names), manual_sections=20,
+                       max_tokens=3, position_controls=0, max_attempts=1, outage_s=0.0)  # fmt: skip
+        for trial in run.pending():
             try:
-                run.finish()
+                with within(2 * (TIMEOUT_S + SLACK_S) + 20):
+                    run.measure(trial)
             except KvlabError as refused:
-                print(refused)
-            _stored(counts, outputs, server)
-            count_canary(counts, outputs, said.getvalue())
-            counts.harm("tracebacks", "in the output", said.getvalue().count("Traceback (most recent"))
+                print(f"{trial.trial_id}: {refused}")
+            except HangError as late:
+                counts.harm("hangs", f"{trial.trial_id}: {late}")
+            except Exception:
+                counts.harm("tracebacks", f"{trial.trial_id}: {traceback.format_exc()[-800:]}")
+        try:
+            run.finish()
+        except KvlabError as refused:
+            print(refused)
+        _stored(counts, outputs, server)
+        count_canary(counts, outputs, said.getvalue())
+        counts.harm("tracebacks", "in the output", said.getvalue().count("Traceback (most recent"))
     counts.seconds = time.monotonic() - began
     return counts
 
@@ -169,26 +173,27 @@ def load(names: list[str]) -> Counts:
     """Try each fault in a whole run of ``kvlab run batch_benchmark``: kernel, generator, recorder, report."""
     counts = Counts("faults: a whole kvlab run under load")
     began = time.monotonic()
-    with _behind() as fake, FaultyServer(fake.port, names) as server:
-        with place(server.base_url) as outputs:
-            os.environ["REQUEST_TIMEOUT_S"] = str(TIMEOUT_S)
-            changes = {"sizes": [len(names)], "strategies": "[shared_prefix]", "prompt_tokens": 100, "max_tokens": 3,
-                       "handbook_sections": 10, "concurrency": 24, "max_attempts": 1, "outage_s": 0.0}  # fmt: skip
-            sets = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
-            command = [sys.executable, "-m", "kvlab", "run", "batch_benchmark", "--profile", "smoke", *sets]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-                text = done.stdout + done.stderr
-            except subprocess.TimeoutExpired as late:
-                counts.harm("hangs", f"the run did not end: {str(late.stdout)[-500:]}")
-                text = str(late.stdout)
-            counts.harm("tracebacks", text[-1500:], text.count("Traceback (most recent call last)"))
-            counts.harm(
-                "untrue", f"exit code {done.returncode}: {text[-600:]}", done.returncode not in (0, 1)
-            )
-            count_left(counts, outputs)
-            _stored(counts, outputs, server)
-            count_canary(counts, outputs, text)
+    with (
+        _behind() as fake,
+        FaultyServer(fake.port, names) as server,
+        place(server.base_url) as outputs,
+    ):
+        os.environ["REQUEST_TIMEOUT_S"] = str(TIMEOUT_S)
+        changes = {"sizes": [len(names)], "strategies": "[shared_prefix]", "prompt_tokens": 100, "max_tokens": 3,
+                   "handbook_sections": 10, "concurrency": 24, "max_attempts": 1, "outage_s": 0.0}  # fmt: skip
+        sets = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+        command = [sys.executable, "-m", "kvlab", "run", "batch_benchmark", "--profile", "smoke", *sets]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+            code, text = done.returncode, done.stdout + done.stderr
+        except subprocess.TimeoutExpired as late:
+            counts.harm("hangs", f"the run did not end: {str(late.stdout)[-500:]}")
+            code, text = 1, str(late.stdout)
+        counts.harm("tracebacks", text[-1500:], text.count("Traceback (most recent call last)"))
+        counts.harm("untrue", f"exit code {code}: {text[-600:]}", code not in (0, 1))
+        count_left(counts, outputs)
+        _stored(counts, outputs, server)
+        count_canary(counts, outputs, text)
     counts.seconds = time.monotonic() - began
     return counts
 

@@ -106,8 +106,8 @@ def test_a_silent_server_gives_no_verdict(outputs):
 
 
 def test_a_failed_attempt_has_its_own_row_and_its_pair_starts_again_cold(outputs):
-    """Faults count generation requests: four probes and a warm-up come first, then cold, hit, cold…"""
-    with FakeServer(base_ms=1, itl_ms=2, faults={str(n): "status_429" for n in (9, 12)}) as server:
+    """Faults count generation requests: nine probes and a warm-up come first, then cold, hit, cold…"""
+    with FakeServer(base_ms=1, itl_ms=2, faults={str(n): "status_429" for n in (11, 14)}) as server:
         result = kvlab(*sweep("[300]", 5), **env(server))
     assert result.returncode == 0, result
     (folder,) = folders(outputs)
@@ -119,7 +119,7 @@ def test_a_failed_attempt_has_its_own_row_and_its_pair_starts_again_cold(outputs
 
 
 def test_a_server_that_dies_is_a_failed_run_with_the_reason(outputs):
-    with FakeServer(base_ms=1, itl_ms=2, faults={str(n): "status_500" for n in range(6, 60)}) as server:
+    with FakeServer(base_ms=1, itl_ms=2, faults={str(n): "status_500" for n in range(11, 200)}) as server:
         result = kvlab(*sweep("[300]", 1, "--set", "max_attempts=1"), **env(server))
     assert result.returncode == 1
     (folder,) = folders(outputs)

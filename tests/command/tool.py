@@ -12,7 +12,10 @@ from typing import Any
 
 import psutil
 
-SWEEP = ["run", "token_sweep", "--profile", "smoke", "--set", "manual_sections=30", "--set", "max_tokens=3"]
+SWEEP = [
+    "run", "token_sweep", "--profile", "smoke", "--set", "manual_sections=30", "--set", "max_tokens=3",
+    "--set", "position_controls=0",
+]  # fmt: skip
 
 
 def kvlab(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

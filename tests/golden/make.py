@@ -124,9 +124,20 @@ def batch_benchmark(folder: Path) -> Path:
         )  # fmt: skip
 
 
+def cache_laws(folder: Path) -> Path:
+    """All parts, on a server with blocks of 32, of which it keeps 48, each for a second and a half."""
+    law = {"grain_tokens": 32}
+    with serving(base_ms=1, itl_ms=0.2, block_size=32, law=law, capacity_blocks=48, ttl_s=1.5):
+        return measure(
+            "cache_laws", parts=["law", "capacity", "lifetime", "sharing", "fidelity"], max_prompt_tokens=1024,
+            max_requests=40, capacity_tokens=200_000, lifetime_limit_s=4.0, part_prompt_tokens=128, fidelity_prompts=4,
+            fidelity_tokens=4,
+        )  # fmt: skip
+
+
 MADE: dict[str, Callable[[Path], Path]] = {
     "token_sweep": token_sweep, "prefix_hit_miss": prefix_hit_miss, "context_limit_probe": context_limit_probe,
-    "batch_benchmark": batch_benchmark,
+    "batch_benchmark": batch_benchmark, "cache_laws": cache_laws,
 }  # fmt: skip
 
 

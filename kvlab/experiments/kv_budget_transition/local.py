@@ -95,10 +95,11 @@ def line(rows: Sequence[Recorded]) -> str:
         for row in rows
         if row.phase in curve and row.kv is not None
     ]
-    failed = sum(not row.ok for row in rows)
-    return " · ".join(said or ["controls"]) + (
-        f" · {failed} of {len(rows)} requests failed" if failed else ""
-    )
+    failures = [row.measurement.failure for row in rows if row.measurement.failure is not None]
+    if failures:
+        kinds = ", ".join(sorted({str(failure.error_type) for failure in failures}))
+        said.append(f"{len(failures)} of {len(rows)} requests failed ({kinds})")
+    return " · ".join(said) or "the controls"
 
 
 def _begin(row: Recorded) -> str:

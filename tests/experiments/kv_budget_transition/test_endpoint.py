@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,16 @@ ASKING = {
     "extra_body": {"0.5": {"kv_budget": 0.5}},
     "kept_tokens_field": FIELD,
 }
+
+
+@pytest.fixture
+def probes(job, tiny, point_at):
+    """How many requests an opening makes before anything is asked."""
+    with FakeServer(base_ms=1, itl_ms=0) as server:
+        point_at(server)
+        found = job(tiny, [f"tokenizer={tiny}"], engine={"name": "openai_compat", "model": None}, kv=ONE)
+        with pipeline.opened(replace(found, outputs=found.outputs / "probes")):
+            return len(server.truth())
 
 
 def ask(job, tiny, engine, more=(), **kv):
@@ -90,9 +101,9 @@ def test_budget_one_alone_needs_no_evidence(job, tiny, point_at):
     ]
 
 
-def test_each_attempt_is_a_row_and_the_last_one_counts(job, tiny, point_at):
+def test_each_attempt_is_a_row_and_the_last_one_counts(job, tiny, point_at, probes):
     """The first two requests after those of the opening are the first example's, refused twice."""
-    faults = {str(PROBES + 1): "status_429", str(PROBES + 2): "status_503"}
+    faults = {str(probes + 1): "status_429", str(probes + 2): "status_503"}
     with FakeServer(base_ms=1, itl_ms=0, faults=faults) as server:
         point_at(server)
         folder = ask(job, tiny, {"name": "openai_compat"}, budgets=[1.0], controls=[])
@@ -108,7 +119,7 @@ def test_each_attempt_is_a_row_and_the_last_one_counts(job, tiny, point_at):
         assert list(used["attempt"]) == [3] + [1] * 11
 
 
-def test_a_task_without_a_chat_template_is_asked_for_a_completion(job, tiny, point_at):
+def test_a_task_without_a_chat_template_is_asked_for_a_completion(job, tiny, point_at, probes):
     with FakeServer(base_ms=1, itl_ms=0) as server:
         point_at(server)
         folder = ask(
@@ -119,7 +130,7 @@ def test_a_task_without_a_chat_template_is_asked_for_a_completion(job, tiny, poi
             budgets=[1.0],
             controls=["no_context"],
         )
-        paths = {record["path"] for record in server.truth()[2 * PROBES :]}
+        paths = {record["path"] for record in server.truth()[probes:]}
     assert paths == {"/v1/completions"}
     (example,) = read(folder, "SELECT context, question FROM examples LIMIT 1")
     bodies = [
@@ -158,8 +169,6 @@ def test_a_prompt_that_the_server_cut_is_no_answer_and_other_scorers_do_not_coun
 ONE = {"budgets": [1.0], "controls": []}
 #: No waiting for a server that is away, and no second attempt.
 ONCE = ["max_attempts=1", "outage_s=0"]
-#: So many requests each opening makes.
-PROBES = 6
 
 
 def again(job, tiny, **kv):
@@ -170,14 +179,14 @@ def again(job, tiny, **kv):
     return json.loads((folder / "summary.json").read_text())
 
 
-def test_what_the_serving_failed_is_asked_again_by_the_next_run(job, tiny, point_at):
-    refused = {str(2 * PROBES + i): "status_429" for i in (1, 2, 3, 4)}
+def test_what_the_serving_failed_is_asked_again_by_the_next_run(job, tiny, point_at, probes):
+    refused = {str(probes + 4 + i): "status_429" for i in (1, 2, 3, 4)}
     with FakeServer(base_ms=1, itl_ms=0, faults=refused) as server:
         point_at(server)
         folder = ask(job, tiny, {"name": "openai_compat"}, more=ONCE, **ONE)
         states = dict(read(folder, "SELECT status, count(*) FROM trials GROUP BY status"))
         assert states == {"failed": 4, "done": 8}
-        server.control(faults={str(PROBES + 1): "status_500"})
+        server.control(faults={str(probes + 1): "status_500"})
         summary = again(job, tiny, **ONE)
         assert (summary["verdict"], summary["headline"][:12]) == ("INVALID", "partial run:")
         assert "12 of 12, 11 of 12 trials: a partial run" in summary["reasons"][0]
@@ -185,15 +194,15 @@ def test_what_the_serving_failed_is_asked_again_by_the_next_run(job, tiny, point
         server.clear_truth()
         summary = again(job, tiny, **ONE)
         assert summary["verdict"] == "PASS"
-        assert len(server.truth()) == PROBES + 1, "only what has no answer"
+        assert len(server.truth()) == probes + 1, "only what has no answer"
     attempts = (
         "SELECT attempt, count(*) FROM requests WHERE trial_id IS NOT NULL GROUP BY attempt ORDER BY attempt"
     )
     assert read(folder, attempts) == [(1, 12), (2, 4), (3, 1)]
 
 
-def test_a_refused_key_stops_the_run_and_a_resume_goes_on(job, tiny, point_at):
-    with FakeServer(base_ms=1, itl_ms=0, faults={str(2 * PROBES + 3): "status_401"}) as server:
+def test_a_refused_key_stops_the_run_and_a_resume_goes_on(job, tiny, point_at, probes):
+    with FakeServer(base_ms=1, itl_ms=0, faults={str(probes + 3): "status_401"}) as server:
         point_at(server)
         with pytest.raises(KvlabError, match=r"^the endpoint refuses every request \(HTTP 401\): .*resume$"):
             ask(job, tiny, {"name": "openai_compat"}, more=ONCE, **ONE)
@@ -201,7 +210,7 @@ def test_a_refused_key_stops_the_run_and_a_resume_goes_on(job, tiny, point_at):
         assert again(job, tiny, **ONE)["verdict"] == "PASS"
 
 
-def test_a_stop_within_an_example_loses_no_answer(job, tiny, point_at, monkeypatch):
+def test_a_stop_within_an_example_loses_no_answer(job, tiny, point_at, probes, monkeypatch):
     once, count = remote._once, iter(range(100))
 
     def stopped(*arguments):
@@ -219,7 +228,7 @@ def test_a_stop_within_an_example_loses_no_answer(job, tiny, point_at, monkeypat
         assert again(job, tiny, **kv)["verdict"] == "PASS"
         (folder,) = folders(job(tiny).outputs)
         ((answers,),) = read(folder, "SELECT count(*) FROM requests WHERE trial_id IS NOT NULL")
-        assert len(server.truth()) == PROBES + answers - 2, "two were there"
+        assert len(server.truth()) == probes + answers - 2, "two were there"
     attempts = "SELECT attempt, count(*) FROM requests WHERE trial_id IS NOT NULL GROUP BY attempt"
     assert read(folder, attempts) == [(1, answers - 1), (2, 1)], (
         "the claimed number of the stopped attempt is spent"

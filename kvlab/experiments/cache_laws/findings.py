@@ -1,0 +1,219 @@
+"""From what the learners said, and from every probe, to a report."""
+
+from typing import Any
+
+import pandas as pd
+
+from kvlab.experiments.cache_laws import said, tables
+from kvlab.experiments.cache_laws.outcomes import Outcomes
+from kvlab.experiments.cache_laws.params import CacheLawsParams
+from kvlab.experiments.cache_laws.pictures import pictures
+from kvlab.findings import Check, Findings, Section
+from kvlab.runs.data import RunData
+
+
+def findings(data: RunData, params: CacheLawsParams) -> Findings:
+    """Say the law first, then what else was asked for."""
+    found = Outcomes.of(data, params)
+    made, drawn = tables.tables(found), pictures(found)
+    return Findings(
+        headline=said.headline(found),
+        checks=_checks(found),
+        results=results(found, data.requests),
+        tables=made,
+        pictures=drawn,
+        remarks=said.remarks(found),
+        limitations=said.limitations(found),
+        sections=_sections(found, [t.name for t in made], [p.name for p in drawn]),
+        files=said.files(found),
+    )
+
+
+def _sections(found: Outcomes, made: list[str], drawn: list[str]) -> list[Section]:
+    def some(*names: str) -> list[str]:
+        return [name for name in names if name in made or name in drawn]
+
+    sections = [
+        Section(
+            title="Why are there fewer hits than I expect?",
+            paragraphs=said.answer(found),
+            figures=some("cached_over_length"),
+            tables=some("expected_hits", "law"),
+        ),
+        Section(title="Was it predicted?", paragraphs=said.prediction(found), tables=some("held_out")),
+        Section(title="How to use it", paragraphs=said.use(found)),
+    ]
+    for part, title in (
+        ("capacity", "How much does it hold?"),
+        ("lifetime", "How long does it hold it?"),
+        ("sharing", "Who shares it?"),
+        ("fidelity", "Is a hit the same answer?"),
+    ):
+        if part in found.params.parts:
+            text = said.part(found, part)
+            sections.append(Section(title=title, paragraphs=[text], tables=some(part), figures=some(part)))
+    sections.append(Section(title="Every probe", tables=some("probes")))
+    return sections
+
+
+# Results ----------------------------------------------------------------------------------------------
+
+
+def results(found: Outcomes, requests: pd.DataFrame) -> dict[str, Any]:
+    """Return what ``summary.json`` says, in its fixed form: ``null`` with a ``reason`` where it cannot be said."""
+    return {
+        "law": _law(found),
+        "capacity": _part(found, "capacity", ("tokens_low", "tokens_high", "policy", "declared_tokens")),
+        "lifetime": _part(found, "lifetime", ("ttl_s_low", "ttl_s_high", "survived_s")),
+        "sharing": _sharing(found),
+        "fidelity": _part(
+            found, "fidelity", ("verdict", "prompts", "hit_differs", "cold_differs", "near_ties", "p")
+        ),
+        "cost": {
+            "requests": len(requests),
+            "prompt_tokens": int(requests["prompt_tokens"].fillna(0).sum()),
+        },
+        "detail": _detail(found),
+    }
+
+
+def _law(found: Outcomes) -> dict[str, Any]:
+    law, outcome = found.law, found.get("law")
+    fields = (
+        "grain_tokens", "minimum_tokens", "always_computed_tokens", "grains_off", "shared_start_tokens", "cap_tokens",
+        "formula",
+    )  # fmt: skip
+    content: dict[str, Any] = {name: getattr(law, name) if law else None for name in fields}
+    content |= {"predicted": outcome.get("predicted"), "held_out": outcome.get("held_out")}
+    wrong = outcome.get("wrong_at_most")
+    content["confidence"] = None if wrong is None else round(1 - wrong, 4)
+    return content | {"reason": found.reason("law") if law is None else None}
+
+
+def _part(found: Outcomes, part: str, fields: tuple[str, ...]) -> dict[str, Any]:
+    outcome = found.get(part)
+    values = {name: outcome.get(name) for name in fields}
+    rounded = {name: round(v, 4) if isinstance(v, float) else v for name, v in values.items()}
+    return rounded | {"reason": found.reason(part)}
+
+
+def _sharing(found: Outcomes) -> dict[str, Any]:
+    outcome = found.get("sharing")
+    if "salt" not in outcome:
+        return {"salt": None, "key": None, "replicas": None, "reason": found.reason("sharing")}
+    content: dict[str, Any] = {
+        name: {"verdict": outcome[name]["verdict"], "evidence": outcome[name]["reason"]}
+        for name in ("salt", "key")
+    }
+    seen = outcome["replicas"]
+    content["replicas"] = {"number": seen["number"], "at_least": seen["at_least"], "evidence": seen["reason"]}
+    return content | {"reason": None}
+
+
+def _detail(found: Outcomes) -> dict[str, Any]:
+    outcome, law = found.get("law"), found.law
+    return {
+        "tail_grain_tokens": law.tail_grain_tokens if law else None,
+        "shortest_hit_tokens": found.shortest_hit_tokens,
+        "held_to_tokens": outcome.get("held_to_tokens"),
+        "possible_grains": outcome.get("possible_grains"),
+        "asked_again_higher": outcome.get("evicted"),
+        "declared_law": found.declared.formula if found.declared else None,
+        "prompts": found.how,
+    }
+
+
+# Checks -----------------------------------------------------------------------------------------------
+
+
+def _checks(found: Outcomes) -> list[Check]:
+    checks = [_reported(found)]
+    if "law" in found.params.parts:
+        checks += [_cold(found), _predicted(found), _declared(found), _evicted(found)]
+    return checks + [
+        Check(
+            name=name,
+            asks=asks,
+            seen=said.part(found, part),
+            holds=holds,
+            optional="law" in found.params.parts,
+        )
+        for part, name, asks, holds in (
+            ("capacity", "capacity_found", "the capacity is found", found.capacity_known),
+            ("lifetime", "lifetime_found", "how long entries stay is found", found.lifetime_known),
+            ("sharing", "sharing_found", "whether salts share a cache is found", found.sharing_known),
+            ("fidelity", "hit_is_same", "answers after a hit are those of cold ones", found.same_answers),
+        )
+        if part in found.params.parts
+    ]
+
+
+def _reported(found: Outcomes) -> Check:
+    probes = found.probes
+    told = int(probes["cached_tokens"].notna().sum())
+    return Check(
+        name="cached_tokens_reported",
+        asks="every answer says how many tokens were read from the cache",
+        seen=f"{told} of {len(probes)} probes",
+        holds=told == len(probes) if len(probes) else None,
+        role="proof",
+        advice="turn it on (vLLM: --enable-prompt-tokens-details) where it is not",
+    )
+
+
+def _cold(found: Outcomes) -> Check:
+    cold = found.cold["cached_tokens"].dropna()
+    law, most = found.law, int(cold.max()) if len(cold) else "–"
+    allowed = 0 if law is None else law.shared_start_tokens // law.grain_tokens * law.grain_tokens
+    return Check(
+        name="cold_reads_nothing",
+        asks=f"prompts that share nothing read no more than the {allowed} tokens of the shared start",
+        seen=f"{int((cold <= allowed).sum())} of {len(cold)}, the most {most}",
+        holds=bool((cold <= allowed).all()) if len(cold) else None,
+        role="proof",
+        advice="let nobody send the same prompts, or set another isolation_id",
+    )
+
+
+def _predicted(found: Outcomes) -> Check:
+    outcome, law = found.get("law"), found.law
+    n, right = outcome.get("held_out"), outcome.get("predicted")
+    seen = f"{right} of {n}" if law and n else found.reason("law") or "nothing was held out"
+    return Check(
+        name="law_predicts",
+        asks="the law predicts every held-out prompt to the token",
+        seen=seen,
+        holds=None if law is None or not n else right == n,
+    )
+
+
+def _declared(found: Outcomes) -> Check:
+    law, declared = found.law, found.declared
+    off = found.off_declared()
+    agrees = None if law is None or declared is None else not len(off)
+    if declared is None:
+        seen = "the server declares none"
+    elif law is None:
+        seen = "no law was learned"
+    else:
+        n = len(found.judged)
+        seen = f"{n - len(off)} of {n} readings are as {declared.words} says ({found.declared_source})"
+    return Check(
+        name="declared_law_agrees",
+        asks="the declared law says the same",
+        seen=seen,
+        holds=agrees,
+        role="note",
+    )
+
+
+def _evicted(found: Outcomes) -> Check:
+    again = found.get("law").get("evicted")
+    seen = "nothing was measured" if again is None else f"{again} readings were lower than a later one"
+    return Check(
+        name="nothing_was_evicted",
+        asks="no reading was lower than a later one of the same point",
+        seen=seen,
+        holds=None if again is None else again == 0,
+        role="note",
+    )
