@@ -57,11 +57,13 @@ def _params(value: tuple[str, bytes]) -> object:
     assert len(data) < MAX_YAML_BYTES
     found = resolve(experiments.get(name).Params, name, file=file("p.yaml", data), settings=load_settings())
     _planned(name, found.params)
-    return found.params.model_dumpjson_bytes()
+    return found.params.model_dump_json()
 
 
 def _override(name: str) -> st.SearchStrategy[str]:
     fields = sorted(experiments.get(name).Params.model_fields)
+    smoke = resolve(experiments.get(name).Params, name, profile="smoke").params.model_dump(mode="json")
+    good = st.sampled_from([f"{field}={json.dumps(value)}" for field, value in smoke.items()])
     key = (
         st.sampled_from(fields)
         | st.text(max_size=10)
@@ -70,7 +72,7 @@ def _override(name: str) -> st.SearchStrategy[str]:
     content = st.text(max_size=20) | anything().map(json.dumps) | st.sampled_from(
         ("[1,2", "{a: 1}", "&a [*a]", "!!python/name:os.system", "2026-99-99", "0x1f", "1e400", "${HOME}", "*", "'", "---\n")
     )  # fmt: skip
-    return st.tuples(key, content).map("=".join) | st.text(max_size=20)
+    return good | st.tuples(key, content).map("=".join) | good | st.text(max_size=20)
 
 
 def _set(value: tuple[str, list[str]]) -> object:
@@ -150,9 +152,7 @@ _LONG = {
 }
 _ROWS = b"".join(json_bytes(row) + b"\n" for row in (_QA, _LONG, {**_QA, "question": "Why?"}, _LONG))
 _PROMPTS = {"narrativeqa": "Read.\n\n{context}\n\nQuestion: {input}\n\nAnswer:", "qasper": "{context}{input}"}
-_MANIFEST = json.loads((GOLDEN / "kv_budget_transition" / "expected" / "dataset_manifest.json").read_text()) if (
-    GOLDEN / "kv_budget_transition" / "expected" / "dataset_manifest.json").isfile() else {
-    "dataset_id": "d", "tokenizer": "t", "bins": [], "entries": [], "examples": []}  # fmt: skip
+_MANIFEST = json.loads((GOLDEN / "kv_budget_transition" / "expected" / "dataset_manifest.json").read_text())
 
 
 class _Words:
@@ -179,10 +179,10 @@ def _dataset(value: tuple[str, bytes]) -> object:
     if kind == "gz":
         data = gzip.compress(data)
     elif kind == "zip":
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("data/narrativeqa.jsonl", data)
-        data = file.getvalue()
+        data = packed.getvalue()
     if packing.startswith("damaged"):
         changed, draw = bytearray(data), random.Random(data)
         for _ in range(3):

@@ -125,7 +125,7 @@ def _damaged_run(name: str, number: int) -> Path:
     folder = fresh("outputs") / "2026-01-01" / f"000000_{name}_golden"
     folder.mkdir(parents=True)
     for path in (GOLDEN / name).iterdir():
-        if path.isfile():
+        if path.is_file():
             shutil.copyfile(path, folder / path.name)
     (folder / "status.json").write_bytes(json_bytes(_STATUS))
     path = folder / "run.sqlite"
