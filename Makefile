@@ -24,7 +24,7 @@ endif
 
 KVPRESS := .venv-kvpress
 
-.PHONY: help setup demo test lint lab docs bench bench-peers bench-scale conformance clean
+.PHONY: help setup demo test lint lab docs bench bench-peers bench-scale torture conformance clean
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -63,6 +63,9 @@ bench-scale: setup ## 170,000 requests from the load generator to the report: ra
 
 bench-peers: setup ## the load generator beside other clients, each in .venv-peers/<name>, on the same server
 	$(BIN)/python -m benchmarks.peers
+
+torture: setup ## kills, faults, fuzz and interrupted notebooks: half an hour, and a table of what must be 0
+	$(BIN)/python -m benchmarks.torture
 
 conformance: $(KVPRESS)/.kvpress-0.5.5 ## the policies against kvpress, in an environment of its own
 	$(BIN)/python -m benchmarks.conformance

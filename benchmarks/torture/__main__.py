@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -29,14 +34,14 @@ BY_COMMAND = ("token_sweep", "context_limit_probe", "batch_benchmark")
 PARTS: dict[str, tuple[str, ...]] = {
     "kills": (*(f"command:{name}" for name in BY_COMMAND), "batch_benchmark", "context_limit_probe", "prefix_hit_miss",
               "kv_budget_transition", "token_sweep", "load"),
-    "fuzz": ("files", "server"),
+    "fuzz": ("runs", "files", "server"),
     "notebooks": EXPERIMENTS,
     "faults": ("pairs", "load", "transports"),
 }  # fmt: skip
 #: The short form: one of each kind, for the tests.
 QUICK: dict[str, tuple[str, ...]] = {
     "kills": ("token_sweep",),
-    "fuzz": ("server", "files"),
+    "fuzz": ("server", "files", "runs"),
     "notebooks": ("token_sweep",),
     "faults": ("transports",),
 }
@@ -55,20 +60,30 @@ def main() -> int:
     jobs = [(part, argument) for part, arguments in chosen.items() for argument in arguments
             if given.only in (None, part)]  # fmt: skip
     began = time.monotonic()
-    with ThreadPoolExecutor(LANES) as lanes:
-        found = list(lanes.map(lambda job: attack(*job, given.seed, quick=given.quick), jobs))
+    with snapshot() as root, ThreadPoolExecutor(LANES) as lanes:
+        found = list(lanes.map(lambda job: attack(*job, given.seed, quick=given.quick, root=root), jobs))
     rows = sorted((row for rows in found for row in rows), key=lambda row: row.name)
     show(rows, time.monotonic() - began)
     return int(any(row.is_bad for row in rows))
 
 
-def attack(part: str, argument: str, seed: int, *, quick: bool) -> list[Counts]:
+@contextmanager
+def snapshot() -> Iterator[Path]:
+    """Copy the checkout: who works in it meanwhile would change the contract of runs that are to go on."""
+    with tempfile.TemporaryDirectory(prefix="kvlab-torture-") as folder:
+        left_out = shutil.ignore_patterns(
+            ".git", ".venv*", ".env", ".*_cache", ".hypothesis", "outputs", "__pycache__"
+        )
+        yield Path(shutil.copytree(ROOT, Path(folder) / "kvlab", ignore=left_out)).resolve()
+
+
+def attack(part: str, argument: str, seed: int, *, quick: bool, root: Path = ROOT) -> list[Counts]:
     """Run one part in a process of its own, within its time. Returns its rows."""
     command = [sys.executable, "-m", "benchmarks.torture.part", part, argument, str(seed)]
     process = subprocess.Popen(
         [*command, "--quick"] if quick else command,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
     )  # fmt: skip
     late = False
     try:

@@ -185,12 +185,12 @@ def load(names: list[str]) -> Counts:
         command = [sys.executable, "-m", "kvlab", "run", "batch_benchmark", "--profile", "smoke", *sets]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-            text = done.stdout + done.stderr
+            code, text = done.returncode, done.stdout + done.stderr
         except subprocess.TimeoutExpired as late:
             counts.harm("hangs", f"the run did not end: {str(late.stdout)[-500:]}")
-            text = str(late.stdout)
+            code, text = 1, str(late.stdout)
         counts.harm("tracebacks", text[-1500:], text.count("Traceback (most recent call last)"))
-        counts.harm("untrue", f"exit code {done.returncode}: {text[-600:]}", done.returncode not in (0, 1))
+        counts.harm("untrue", f"exit code {code}: {text[-600:]}", code not in (0, 1))
         count_left(counts, outputs)
         _stored(counts, outputs, server)
         count_canary(counts, outputs, text)

@@ -122,10 +122,10 @@ def run(scene: Scene, seed: int, *, instants: int = 20, boundaries: int | None =
             chain = Chain(scene, outputs, server, counts)
             if name == "instant" and server is not None:
                 server.control(**scene.slowly)  # or opening and reporting would be most of a life
-            chain.calm()
             if name == "boundary":
                 chain.at_every_boundary(boundaries)
             else:
+                chain.calm()
                 chain.at_random(instants, random.Random(f"{seed}/{scene.experiment}"))
             count_canary(
                 counts, outputs, *(log.read_text(errors="replace") for log in outputs.parent.glob("*.log"))

@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ class Person:
         for error in errors:
             lines = "\n".join(error.traceback).splitlines()
             if error.ename == "KeyboardInterrupt" and stopped:
+                self.counts.see(interrupts=1)
                 continue
             worded = error.ename in ("InputError", "KvlabError", "ServerError") and len(lines) == 1
             self.counts.harm(
@@ -248,13 +249,13 @@ def _warm(person: Person, *, times: int = 1) -> None:
 STORIES = (_interrupt_and_after_the_end, _warm_up_twice_and_open_again, _parameter_changed, _kernel_restarted)
 
 
-def run(scene: Scene, seed: int, *, quick: bool = False) -> list[Counts]:
-    """Tell all stories with one notebook. Returns its row."""
+def run(scene: Scene, seed: int, *, stories: Sequence[Callable[[Person], None]] = STORIES) -> list[Counts]:
+    """Tell stories with one notebook. Returns its row."""
     counts = Counts(f"{scene.experiment}: notebook, interrupted and continued")
     began = time.monotonic()
     if scene.prepare is not None:
         scene.prepare()
-    for story in STORIES[:2] if quick else STORIES:
+    for story in stories:
         with scene.served() as server, place(server and server.base_url) as outputs:
             if server is not None:
                 server.control(**scene.slowly)

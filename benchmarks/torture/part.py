@@ -6,6 +6,7 @@ Prints its rows, one line of JSON each.
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Iterable
 
 from benchmarks.torture.counts import Counts
@@ -27,7 +28,7 @@ def rows(part: str, argument: str, seed: int, *, quick: bool) -> Iterable[Counts
 
             yield from command_kills.run(scene, seed, instants=1 if quick else 20)
             return
-        yield from kills.run(scene, seed, instants=2 if quick else 20, boundaries=4 if quick else None)
+        yield from kills.run(scene, seed, instants=1 if quick else 20, boundaries=3 if quick else None)
     elif part == "faults":
         from benchmarks.torture import faults
 
@@ -41,16 +42,14 @@ def rows(part: str, argument: str, seed: int, *, quick: bool) -> Iterable[Counts
         from benchmarks.torture.place import place
 
         with place("http://127.0.0.1:9/v1"):
-            if argument == "server":
-                from benchmarks.torture import fuzz_server as fuzzed
-            else:
-                from benchmarks.torture import fuzz_files as fuzzed  # type: ignore[no-redef]
+            fuzzed = importlib.import_module(f"benchmarks.torture.fuzz_{argument}")
             yield from (attack(target, seed, share=0.01 if quick else 1.0) for target in fuzzed.targets())
     elif part == "notebooks":
         from benchmarks.torture import notebooks
         from benchmarks.torture.scenes import scenes
 
-        yield from notebooks.run(scenes(quick=quick)[argument], seed, quick=quick)
+        stories = notebooks.STORIES[:1] if quick else notebooks.STORIES
+        yield from notebooks.run(scenes(quick=quick)[argument], seed, stories=stories)
     else:
         raise ValueError(f"no such part: {part}")
 
