@@ -272,7 +272,7 @@ def _measurement(
         first_token_ns=tokens[0] if tokens else None,
         first_content_ns=None if untimed else generation.first_content_ns,
         last_token_ns=tokens[-1] if tokens else None,
-        done_ns=None if stalled else reader.done_ns,
+        done_ns=reader.done_ns,  # late at most, and a rate over many requests needs it
         token_ns=tokens,
         untimed=untimed,
     )

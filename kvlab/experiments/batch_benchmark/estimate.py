@@ -225,6 +225,8 @@ def _evicted(ok: pd.DataFrame, item: Planned, prefix: int | None, identity: Iden
         return None
     if ok.empty or ok["cached_tokens"].isna().any():
         return None
+    if ok["done_ns"].isna().all():
+        return None  # no answer has a time, so none is known to have come before another was sent
     later = ok[ok["sent_ns"] > int(ok["done_ns"].min())]
     return int((later["cached_tokens"].astype(int) < prefix // block * block).sum())
 
