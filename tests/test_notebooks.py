@@ -132,5 +132,8 @@ def test_nbval_on_the_real_engine(path, outputs, request):
     result = run(*command, str(path), cwd=Path(os.environ["KVLAB_HOME"]))
     assert result.returncode == 0, result.stdout[-4000:]
     summary = by_hand(outputs)
-    broken = {check["name"] for check in summary["checks"] if check["holds"] is False}
-    assert summary["verdict"] == "PASS" or (broken and broken <= OF_THE_MACHINE), summary["reasons"]
+    held = {check["name"]: check["holds"] for check in summary["checks"] if check["role"] == "proof"}
+    assert set(held.values()) <= {True, None}, summary["reasons"]
+    # Whether an interval of times is narrow enough is the machine's doing, and so is what a rate shows.
+    broken = {c["name"] for c in summary["checks"] if c["role"] == "criterion" and c["holds"] is False}
+    assert broken <= OF_THE_MACHINE, summary["reasons"]
