@@ -79,7 +79,7 @@ def once(case: Case, requests: int) -> dict[str, Any]:
         with Database(path, create=True) as database:
             _fill(database)
             ended = control.run(
-                _job(path, server, case, requests), Progress(), told=lambda _: None, tick=lambda: None
+                _job(path, server, case, requests), Progress(), on_report=lambda _: None, tick=lambda: None
             )
             ended_ns = now_ns()  # all is committed
             database.sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -74,7 +74,7 @@ def kvlab(server: FastServer, requests: int, model: str, folder: Path) -> float:
         load_generator._fill(database)
         case = load_generator.Case("peers", (0, 0), load_generator.Arrivals("closed", STREAMS), requests)
         job = load_generator._job(path, server, case, requests)
-        control.run(job, Progress(), told=lambda _: None, tick=lambda: None)
+        control.run(job, Progress(), on_report=lambda _: None, tick=lambda: None)
         rows = database.sql.execute("SELECT (first_token_ns - sent_ns) / 1e6 FROM telemetry").fetchall()
     return float(np.median([row[0] for row in rows]))
 

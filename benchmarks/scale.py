@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fast_server import BLOCK, TOKENS, FastServer
-from kvlab import session as labs
+from kvlab import api
 from kvlab.runs.files import read_json
 from kvlab.runs.folder import SUMMARY
 from kvlab.store.connect import FILE_NAME as DATABASE
@@ -53,7 +53,7 @@ def run(sizes: tuple[int, ...] = SIZES, reports: int = 3) -> list[dict[str, Any]
             size_bytes = (run_folder / DATABASE).stat().st_size
             made = [_report(run_folder) for _ in range(reports)]
         summary = read_json(run_folder / SUMMARY)
-    if summary["verdict"] == "INVALID":
+    if any(check["role"] == "proof" and check["holds"] is False for check in summary["checks"]):
         raise RuntimeError(f"the fast server proves too little: {summary['reasons']}")
     requests = sum(sizes)
     middle = {name: sorted(one[name] for one in made)[len(made) // 2] for name in made[0]}
@@ -62,7 +62,9 @@ def run(sizes: tuple[int, ...] = SIZES, reports: int = 3) -> list[dict[str, Any]
             "requests": requests,
             "verdict": summary["verdict"],
             "not_met": [
-                f"{check['name']}: {check['seen']}" for check in summary["checks"] if check["holds"] is False
+                f"{check['name']}: {check['seen']}"
+                for check in summary["checks"]
+                if check["holds"] is not True and check["role"] != "note"
             ],
             "recorded_per_s": round(requests / load_s, 1),
             "database_bytes": size_bytes,
@@ -77,15 +79,15 @@ def _load(sizes: tuple[int, ...]) -> tuple[Path, float]:
     """Measure all trials. Returns the run folder, and the seconds from the first start to the last commit."""
     values = {"profile": "scale", "sizes": list(sizes), "strategies": ["shared_prefix"], "concurrency": STREAMS,
               "prompt_tokens": 300, "handbook_sections": 20, "max_tokens": TOKENS, "seed": 1}  # fmt: skip
-    lab = labs.open_lab("batch_benchmark", values)
+    session = api.open("batch_benchmark", values)
     try:
         began = time.perf_counter()
-        for trial in lab.pending():
-            lab.measure(trial)
+        for trial in session.pending():
+            session.measure(trial)
         took_s = time.perf_counter() - began
     finally:
-        lab.close()
-    return lab.folder, took_s
+        session.close()
+    return session.folder, took_s
 
 
 def _report(folder: Path) -> dict[str, float]:

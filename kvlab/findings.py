@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 Role = Literal["proof", "criterion", "power", "note"]
 
 
+#: What a further file holds, or what makes that when the file is written: a picture takes half a second to draw.
+File = str | bytes | Callable[[], bytes]
+
+
 class Verdict(StrEnum):
     """``INVALID``: no answer can be given: the cache states are not proven, or the data are too few."""
 
@@ -286,7 +290,7 @@ class Findings:
     first_reasons: Sequence[str] = ()
     limitations: Sequence[str] = ()
     sections: Sequence[Section] = ()
-    files: Mapping[str, str | bytes] = field(default_factory=dict)
+    files: Mapping[str, File] = field(default_factory=dict)
     judges_failures: bool = False
     derived: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 

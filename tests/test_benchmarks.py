@@ -13,7 +13,8 @@ def test_without_the_kvpress_environment_the_sweep_says_so_in_one_line(monkeypat
 def test_the_whole_path_of_the_scale_benchmark_holds_at_a_small_size():
     (row,) = scale.run((512, 1024), reports=1)
     assert (row["requests"], len(row["report_s_by_round"])) == (1536, 1)
-    assert row["verdict"] in ("PASS", "FAIL"), "what the server proves is enough for a verdict"
+    # Its server keeps every request in memory: whether that goes on rising is what so short a run cannot say.
+    assert row["verdict"] in ("PASS", "FAIL") or [name for name in row["not_met"] if "memory" in name], row
     assert (
         min(row[name] for name in ("recorded_per_s", "database_bytes", "report_s", "report_peak_bytes")) > 0
     )

@@ -1,4 +1,4 @@
-"""The load generator: thousands of measured requests a second, none of them in the notebook's process.
+"""The load generator: thousands of measured requests per second, none of them in the notebook's process.
 
     notebook ── job ──▶ recorder ── job ──▶ generator ══ requests ══▶ server
              ◀ progress          ◀ stamped bytes

@@ -51,7 +51,7 @@ def progress(database: Database, job: Job) -> Progress:
 
 
 def run(
-    job: Job, so_far: Progress, *, told: Callable[[dict[str, Any]], None], tick: Callable[[], None]
+    job: Job, so_far: Progress, *, on_report: Callable[[dict[str, Any]], None], tick: Callable[[], None]
 ) -> Ended:
     """Send what is left of a job, from processes of its own, and wait for the end.
 
@@ -60,7 +60,7 @@ def run(
     Args:
         job: What to do.
         so_far: What is done (`progress`).
-        told: Called with each report of what has been committed.
+        on_report: Called with each report of what has been committed.
         tick: Called a few times a second.
 
     Raises:
@@ -83,7 +83,7 @@ def run(
                 for report in lines:
                     if report:
                         last = report
-                        told(report)
+                        on_report(report)
                     tick()
                 break
             except KeyboardInterrupt:

@@ -83,13 +83,13 @@ class Generator:
         while not (self.scheduler.over and self.pump.in_flight == 0):
             self._step()
         wall_s = (now_ns() - start_ns) / 1e9
-        told = self._says(wall_s, time.process_time() - start_cpu)
+        says = self._says(wall_s, time.process_time() - start_cpu)
         self._flush()
-        self._write_out(pickle.dumps(told))
+        self._write_out(pickle.dumps(says))
         os.set_blocking(1, True)
         while self._backlog:
             self._push()
-        return told
+        return says
 
     def _step(self) -> None:
         t_ns = now_ns()

@@ -1,4 +1,4 @@
-"""What the load generator is told, as JSON through a pipe: it holds secrets and is never stored.
+"""What the load generator is to do, as JSON through a pipe: it holds secrets and is never stored.
 
 And how many connections it can have: each takes a file descriptor, and the system allows a process only
 so many.

@@ -19,7 +19,7 @@ def counters(connection: Connection, identity: Identity) -> dict[str, float] | N
     return None if scrape is None else _kept(scrape)
 
 
-def settled(
+def counters_after(
     connection: Connection, identity: Identity, before: Mapping[str, float] | None, answered: int
 ) -> dict[str, float] | None:
     """Return the counters once they hold ``answered`` more finished requests than ``before``, or after 3 s.

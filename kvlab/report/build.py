@@ -45,7 +45,7 @@ def write_results(data: RunData, experiment: Experiment[Any]) -> Summary:
         write_atomic(folder / f"{table.name}.csv", requests_csv.text(table.frame()))
     _write_plots(folder, found)
     for name, content in found.files.items():
-        write_atomic(folder / name, content)
+        write_atomic(folder / name, content() if callable(content) else content)
     if found.derived:
         data.database.replace_derived(found.derived)
     write_json(folder / SUMMARY, summary.as_json())

@@ -30,7 +30,7 @@ METHOD = "steady rate and overhead; Student's t for one more trial"
 
 
 class Trial(NamedTuple):
-    """What the fit takes of a trial: its size, total time, and its windows' seconds a request, in order.
+    """What the fit takes of a trial: its size, total time, and its windows' seconds per request, in order.
 
     Each of its windows holds ``window_requests`` requests.
     """
@@ -99,7 +99,7 @@ def predict(trials: Sequence[Trial], requests: int, confidence: float) -> Predic
 def _within_s(
     used: Sequence[Trial], counts: "np.typing.NDArray[np.float64]", requests: int, confidence: float
 ) -> float:
-    """Return half the interval of a further trial's seconds a request, as the windows' scatter has it."""
+    """Return half the interval of a further trial's seconds per request, as the windows' scatter has it."""
     squares = sum(
         trial.window_requests * float(np.sum((np.asarray(trial.s_per_request) - np.mean(trial.s_per_request)) ** 2))
         for trial in used
@@ -113,7 +113,7 @@ def _within_s(
 def _between_s(
     means: "np.typing.NDArray[np.float64]", counts: "np.typing.NDArray[np.float64]", confidence: float
 ) -> float:
-    """Return half the interval of a further trial's seconds a request, from the trials' means alone."""
+    """Return half the interval of a further trial's seconds per request, from the trials' means alone."""
     weights = counts / counts.sum()
     spread = float(means.std(ddof=1)) * math.sqrt(1 + float(np.sum(weights**2)))
     return _quantile(len(means) - 1, confidence) * spread

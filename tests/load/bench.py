@@ -64,7 +64,7 @@ class Bench:
     def run(self, job):
         told = []
         so_far = control.progress(self.database, job)
-        return control.run(job, so_far, told=told.append, tick=lambda: None), told
+        return control.run(job, so_far, on_report=told.append, tick=lambda: None), told
 
     def read(self, query):
         return [tuple(row) for row in self.database.sql.execute(query)]
@@ -82,7 +82,7 @@ def start(bench, job, code=""):
         "import sys, json; from kvlab.load import control; from kvlab.load.job import Job, Progress\n"
         "job, so_far = Job.read(0), Progress.read(0)\n"
         f"{code}\n"
-        "print(control.run(job, so_far, told=lambda r: print(json.dumps(r), flush=True), tick=lambda: None).why)\n"
+        "print(control.run(job, so_far, on_report=lambda r: print(json.dumps(r), flush=True), tick=lambda: None).why)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdin.write(job.message() + control.progress(bench.database, job).message())

@@ -73,7 +73,7 @@ def send(session: "Session[BatchBenchmarkParams]", trial: Trial) -> str:
     except BaseException as error:
         stretch.end(database, number, "stopped" if isinstance(error, KeyboardInterrupt) else str(error))
         raise
-    after = stretch.settled(connection, session.identity, before, done)
+    after = stretch.counters_after(connection, session.identity, before, done)
     stretch.end(database, number, "done", after)
     ends = ", ".join(
         f"{name} ({end['status']}{': ' + said if (said := redact(said_of(end))[:500]) else ''})"

@@ -32,7 +32,7 @@ class Load:
 
     Attributes:
         requests: Every measured request (`kvlab.store.frames.requests`), but for its texts.
-        stretches: One row a start of the generator: trial_id, session_id, ended, and the parsed
+        stretches: One row per start of the generator: trial_id, session_id, ended, and the parsed
             ``before``, ``after`` (server counters), ``generator``, ``state``; ``None`` where missing.
         memory: `kvlab.vram.timeline.samples`.
         windows: `kvlab.vram.timeline.windows`.

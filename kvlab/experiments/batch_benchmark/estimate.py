@@ -1,4 +1,4 @@
-"""From the requests of a run to one row a trial: times, rates, tokens, savings, failures, memory."""
+"""From the requests of a run to one row per trial: times, rates, tokens, savings, failures, memory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

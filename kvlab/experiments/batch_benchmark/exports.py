@@ -1,5 +1,6 @@
 """The plan's file, ``performance_benchmarks.json``."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,11 @@ Cell = Mapping[str, Any]
 
 
 def performance_benchmarks(
-    table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
-) -> dict[str, Any]:
+    table: Sequence[Cell],
+    forecasts: Sequence[Mapping[str, Any]],
+    params: "BatchBenchmarkParams",
+    started_utc: str,
+) -> str:
     """Return ``performance_benchmarks.json``: the plan's fields, by strategy.
 
     Missing figures are null: an estimate that is refused has its reasons in ``refused``.
@@ -37,8 +41,8 @@ def performance_benchmarks(
                 "refused": made["refused"],
             },
         }
-    content: dict[str, Any] = rounded({"test_sizes": list(params.sizes), "strategies": found})
-    return content
+    content = {"started_utc": started_utc, "test_sizes": list(params.sizes), "strategies": found}
+    return json.dumps(rounded(content), indent=2) + "\n"
 
 
 def _result(cell: Cell) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The verdict of a batch benchmark with its grounds, and what it cannot say."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ Cell = Mapping[str, Any]
 
 def findings(data: "RunData", params: "BatchBenchmarkParams") -> Findings:
     """Judge a run: are all requests served, as fast and as cheaply as predicted, on and on?"""
-    load = read(data)
+    load, started = read(data), str(data.stored["created_utc"])
     table = estimate.cells(load, params, data.identity)
     forecasts = [forecast.forecast(table, params, strategy) for strategy in params.strategies]
     return Findings(
@@ -37,21 +36,10 @@ def findings(data: "RunData", params: "BatchBenchmarkParams") -> Findings:
         remarks=_foretold(forecasts, params),
         limitations=_limitations(table, load.memory_reasons),
         judges_failures=True,
-        files={"performance_benchmarks.json": _performance(data, table, forecasts, params)},
+        files={
+            "performance_benchmarks.json": exports.performance_benchmarks(table, forecasts, params, started)
+        },
     )
-
-
-def _performance(
-    data: "RunData",
-    table: Sequence[Cell],
-    forecasts: Sequence[Mapping[str, Any]],
-    params: "BatchBenchmarkParams",
-) -> str:
-    content = {
-        "started_utc": data.stored["created_utc"],
-        **exports.performance_benchmarks(table, forecasts, params),
-    }
-    return json.dumps(content, indent=2) + "\n"
 
 
 def results(

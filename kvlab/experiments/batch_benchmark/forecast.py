@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 
 Cell = Mapping[str, Any]
-#: A change of the time a request that would move the whole by less than this is none.
+#: A change of the time per request that would move the whole by less than this is none.
 LEAST_EFFECT = 0.02
 #: Strategies that have no steady state of their own: all is sent at once, or by the server itself.
 WITHOUT = {
@@ -109,7 +109,7 @@ def _refusals(
     )
     if change is not None:
         reasons.append(
-            f"the time a request {'rises' if change > 0 else 'falls'} by {abs(change):.1%} within {largest['size']:,} "
+            f"the time per request {'rises' if change > 0 else 'falls'} by {abs(change):.1%} within {largest['size']:,} "
             f"requests: over {params.target_requests:,}, if it goes on, by {abs(change) * times:.0%}"
         )
     rising = leaks.rising(complete, params)

@@ -1,4 +1,4 @@
-"""What a trial asks, and what the load generator is told of it."""
+"""What a trial asks, and what the load generator is to do for it."""
 
 import secrets
 from typing import TYPE_CHECKING, Any
@@ -97,7 +97,7 @@ def arrivals(params: "BatchBenchmarkParams", item: Planned) -> Arrivals:
 
 
 def job(session: "Session[BatchBenchmarkParams]", trial: Trial, asked: Workload, prefix: int | None) -> Job:
-    """Return what the load generator is told."""
+    """Return what the load generator is to do."""
     params, item = session.params, Planned(**trial.planned)
     connection = session.engine.connection
     prefixed = prefix if asked.kind == "shared" else None

@@ -60,13 +60,13 @@ def _generated(session: "Session[BatchBenchmarkParams]", trial: Trial) -> str:
     seen = _Seen(session, trial, _monitor(session))
     try:
         with seen.monitor, seen.monitor.window(trial.trial_id, session.attempt) as window:
-            ended = control.run(made, so_far, told=seen.told, tick=seen.tick)
+            ended = control.run(made, so_far, on_report=seen.report, tick=seen.tick)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         stretch.end(database, number, "stopped" if stopped else f"{type(error).__name__}: {error}")
         timeline.record(database, session.run.session_id, seen.monitor)
         raise
-    after = stretch.settled(
+    after = stretch.counters_after(
         connection, session.identity, before, ended.done - len(so_far.final) - ended.failed
     )
     stretch.end(database, number, ended.why, after, ended.generator)
@@ -103,7 +103,7 @@ class _Seen:
         self.session, self.trial, self.monitor = session, trial, monitor
         self._began = self._said = self._stored = time.monotonic()
 
-    def told(self, report: dict[str, Any]) -> None:
+    def report(self, report: dict[str, Any]) -> None:
         """Show a report of what is committed, every few seconds."""
         now = time.monotonic()
         if report["state"] != "running" or now - self._said < SAY_S:

@@ -41,14 +41,14 @@ def pictures(
         Picture(
             name="strategies",
             title="The strategies at the largest size",
-            caption="Left: requests a second. Right: prompt tokens that the server did not compute, as measured, and as "
+            caption="Left: requests per second. Right: prompt tokens that the server did not compute, as measured, and as "
             "the structure of the prompts lets one expect (box: from at least to at most).",
             draw=lambda: _strategies(largest),
         ),
         Picture(
             name="rate_over_time",
             title="Steady state",
-            caption="The time a request in windows of the largest trials; what is shaded is start-up and drain, and is cut off.",
+            caption="The time per request in windows of the largest trials; what is shaded is start-up and drain, and is cut off.",
             draw=lambda: _windows(largest),
         ),
         Picture(
@@ -85,7 +85,7 @@ def _strategies(largest: Sequence[Cell]) -> "Figure":
     heights = [cell["requests_per_s"] or 0 for cell in largest]
     bars = rates.bar(places, heights, 0.6, color=colours)
     rates.bar_label(bars, [f"{height:,.1f}" for height in heights], fontsize=8, padding=2)
-    rates.set(title="requests a second", xticks=places, xticklabels=names)
+    rates.set(title="requests per second", xticks=places, xticklabels=names)
     for place, cell in zip(places, largest, strict=True):
         if cell["savings"] is None:
             saved.annotate("not\nprovable", (place, 1), ha="center", fontsize=8)
@@ -122,7 +122,7 @@ def _windows(largest: Sequence[Cell]) -> "Figure":
         axes.set_ylim(0, 1.35e3 * windows["s_per_request"].max())
         axes.title.set_fontsize(10)
     if shown:
-        axes_list[0].set_ylabel("time a request (ms)")
+        axes_list[0].set_ylabel("time per request (ms)")
     else:
         axes_list[0].text(
             0.5, 0.5, "no trial has a steady state", transform=axes_list[0].transAxes, ha="center"

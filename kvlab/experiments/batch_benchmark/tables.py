@@ -1,14 +1,12 @@
 """The tables of a batch benchmark."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kvlab.experiments.batch_benchmark.estimate import QUANTILES
 from kvlab.findings import Table
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
 
 Cell = Mapping[str, Any]
@@ -80,38 +78,35 @@ def tables(
     ]
 
 
-def _frame(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> "pd.DataFrame":
-    """Return rows as a frame, floats at six significant digits; a whole number beside a missing one stays whole."""
-    import pandas as pd
-
-    return pd.DataFrame(rounded(list(rows)), columns=list(columns), dtype=object)
-
-
 def _comparison(table: Sequence[Cell]) -> Table:
-    columns = [
-        "strategy", "requests", "answered", "total_s", "requests_per_s", "steady_per_s", "tokens_per_s",
-        "savings_pct", "predicted_pct", "at_most_pct", "savings_from",
-    ]  # fmt: skip
-    rows = [
-        [
-            cell["strategy"], cell["size"], cell["answered"] if cell["state"] != "not offered" else None,
-            cell["total_s"], cell["requests_per_s"], cell["steady_requests_per_s"], cell["completion_tokens_per_s"],
-            percent(cell["savings"]), percent(cell["predicted_savings"]),
-            percent(cell["predicted_savings_at_most"]), cell["why"] if cell["state"] == "not offered" else cell["savings_source"],
-        ]
-        for cell in table
-    ]  # fmt: skip
+    rows = []
+    for cell in table:
+        offered = cell["state"] != "not offered"
+        rows.append({
+            "strategy": cell["strategy"],
+            "requests": cell["size"],
+            "answered": cell["answered"] if offered else None,
+            "total_s": cell["total_s"],
+            "requests_per_s": cell["requests_per_s"],
+            "steady_per_s": cell["steady_requests_per_s"],
+            "tokens_per_s": cell["completion_tokens_per_s"],
+            "savings_pct": percent(cell["savings"]),
+            "predicted_pct": percent(cell["predicted_savings"]),
+            "at_most_pct": percent(cell["predicted_savings_at_most"]),
+            "savings_from": cell["savings_source"] if offered else cell["why"],
+        })  # fmt: skip
     note = (
         "Savings: 1 - prompt tokens computed / prompt tokens sent, as the server counts them. Predicted: at least, if "
         "what starts together misses together; at most, if every prefix is computed once. A conversation can find its own answers, too, which is not in it."
     )
     rough = sorted({cell["predicted_from"] for cell in table if cell["predicted_from"] and cell["answered"]})
     note += "".join(f" Predictions: {why}." for why in rough)
-    return Table(name="strategies", title="Strategies", rows=_frame(columns, rows), note=note)
+    return Table(name="strategies", title="Strategies", rows=rounded(rows), note=note)
 
 
 def _times(table: Sequence[Cell]) -> Table:
-    return _quantiles(table, "times", "Times of a request", ("ttft", "itl", "latency"))
+    rows, columns = _quantiles(table, ("ttft", "itl", "latency"))
+    return Table(name="times", title="Times of a request", rows=rows, columns=columns, note=_FEW)
 
 
 def _due_times(table: Sequence[Cell]) -> Table:
@@ -119,113 +114,113 @@ def _due_times(table: Sequence[Cell]) -> Table:
         "A request that waits for a connection, an outage or another attempt is late for whoever wants its answer. In a "
         "closed loop a request is due when a place is free: only an open one shows what users would wait."
     )
-    times = ("due_to_first_token", "due_to_done")
-    return replace(_quantiles(table, "due_times", "Times from when a request was due", times), note=note)
+    rows, columns = _quantiles(table, ("due_to_first_token", "due_to_done"))
+    return Table(
+        name="due_times", title="Times from when a request was due", rows=rows, columns=columns, note=note
+    )
 
 
-def _quantiles(table: Sequence[Cell], name: str, title: str, times: tuple[str, ...]) -> Table:
-    short = [time.removeprefix("due_to_") for time in times]
-    columns = [
-        "strategy",
-        "requests",
-        *(f"{time}_p{q * 100:.0f}_ms" for time in short for q in (0.5, 0.9, 0.99)),
-    ]
+_FEW = "A quantile needs five values beyond it: below 10 requests no p50, below 50 no p90, below 500 no p99."
+
+
+def _quantiles(table: Sequence[Cell], times: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return each answered trial's quantiles of some times, and the names of the columns."""
+    names = {
+        (time, q): f"{time.removeprefix('due_to_')}_p{q * 100:.0f}_ms" for time in times for q in QUANTILES
+    }
     rows = [
-        [cell["strategy"], cell["size"], *(cell[f"{time}_ms"][q] for time in times for q in (0.5, 0.9, 0.99))]
+        {
+            "strategy": cell["strategy"],
+            "requests": cell["size"],
+            **{name: cell[f"{time}_ms"][q] for (time, q), name in names.items()},
+        }
         for cell in table
         if cell["answered"]
     ]
-    note = (
-        "A quantile needs five values beyond it: below 10 requests no p50, below 50 no p90, below 500 no p99."
-    )
-    return Table(name=name, title=title, rows=_frame(columns, rows), note=note)
+    return rounded(rows), ["strategy", "requests", *names.values()]
 
 
 def _failures(table: Sequence[Cell]) -> Table:
-    columns = [
-        "trial", "answered", "empty", "failed", "sent_again", "failed attempts by kind", "server_s", "failure_s", "failure_pct",
-        "outage_s",
-    ]  # fmt: skip
     rows = []
     for cell in (found for found in table if found["state"] != "not offered"):
         whole = cell["server_s"] + cell["failure_s"]
         kinds = ", ".join(f"{name} {count}" for name, count in cell["attempt_errors"].items())
-        share = percent(cell["failure_s"] / whole) if whole else None
-        counts = [cell[name] for name in ("answered", "empty", "failed", "sent_again")]
-        rows.append(
-            [
-                cell["trial_id"],
-                *counts,
-                kinds or None,
-                cell["server_s"],
-                cell["failure_s"],
-                share,
-                cell["outage_s"],
-            ]
-        )
+        rows.append({
+            "trial": cell["trial_id"],
+            **{name: cell[name] for name in ("answered", "empty", "failed", "sent_again")},
+            "failed attempts by kind": kinds or None,
+            "server_s": cell["server_s"],
+            "failure_s": cell["failure_s"],
+            "failure_pct": percent(cell["failure_s"] / whole) if whole else None,
+            "outage_s": cell["outage_s"],
+        })  # fmt: skip
     note = (
         "Request-seconds: what the server worked on answers, and what failed attempts, the waits after them and "
         "outages took. Empty: answers without a token, which the model gave and the server served. outage_s: seconds in which no connection was accepted, and nothing sent."
     )
-    return Table(name="failures", title="Server time and failure time", rows=_frame(columns, rows), note=note)
+    return Table(name="failures", title="Server time and failure time", rows=rounded(rows), note=note)
 
 
 def _generator(table: Sequence[Cell]) -> Table:
-    columns = [
-        "trial", "send_lag_p50_ms", "send_lag_p99_ms", "pass_p50_ms", "pass_p99_ms", "pass_max_ms", "cpu_pct", "connections",
-    ]  # fmt: skip
-    rows = []
-    for cell in table:
-        says = cell["generator"]
-        if says is None:
-            continue
-        rows.append(
-            [cell["trial_id"], cell["send_lag_ms"][0.5], cell["send_lag_ms"][0.99], says["pass_p50_ms"],
-             says["pass_p99_ms"], says["pass_max_ms"], percent(says["cpu_s"] / says["wall_s"]), says["connections_opened"]]
-        )  # fmt: skip
-    note = (
-        "The generator's own lag: how long after it was due a request was sent, and how long a pass of its loop took, "
-        "which is the most that a stamp can be late."
-    )
+    rows = [
+        {
+            "trial": cell["trial_id"],
+            "send_lag_p50_ms": cell["send_lag_ms"][0.5],
+            "send_lag_p99_ms": cell["send_lag_ms"][0.99],
+            **{name: says[name] for name in ("pass_p50_ms", "pass_p99_ms", "pass_max_ms")},
+            "cpu_pct": percent(says["cpu_s"] / says["wall_s"]),
+            "connections": says["connections_opened"],
+        }
+        for cell in table
+        if (says := cell["generator"]) is not None
+    ]
     return Table(
         name="generator",
         title="Was the generator the bottleneck?",
-        rows=_frame(columns, rows),
-        note=note,
-    )
+        rows=rounded(rows),
+        columns=(
+            "trial", "send_lag_p50_ms", "send_lag_p99_ms", "pass_p50_ms", "pass_p99_ms", "pass_max_ms", "cpu_pct",
+            "connections",
+        ),
+        note="The generator's own lag: how long after it was due a request was sent, and how long a pass of its loop "
+        "took, which is the most that a stamp can be late.",
+    )  # fmt: skip
 
 
 def _memory(table: Sequence[Cell]) -> Table:
-    columns = ["trial", "series", "baseline_mib", "peak_mib", "end_mib"]
     rows = [
-        [
-            cell["trial_id"],
-            series,
-            *(usage[name] / 2**20 for name in ("baseline_bytes", "peak_bytes", "end_bytes")),
-        ]
+        {
+            "trial": cell["trial_id"],
+            "series": series,
+            **{f"{name}_mib": usage[f"{name}_bytes"] / 2**20 for name in ("baseline", "peak", "end")},
+        }
         for cell in table
         for series, usage in cell["memory"].items()
     ]
-    return Table(name="memory", title="Memory of the server", rows=_frame(columns, rows))
+    columns = ("trial", "series", "baseline_mib", "peak_mib", "end_mib")
+    return Table(name="memory", title="Memory of the server", rows=rounded(rows), columns=columns)
 
 
 def _forecasts(forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams") -> Table:
-    columns = [
-        "strategy", "held_out", "predicted_s", "measured_s", "miss_pct", "inside", "target", "hours", "low_h", "high_h",
-        "prompt_tokens", "computed_tokens", "completion_tokens", "cost", "refused",
-    ]  # fmt: skip
     rows = []
     for found in forecasts:
-        held = found["held_out"] or dict.fromkeys(("requests", "predicted_s", "measured_s", "miss", "inside"))
-        stands = not found["refused"]
-        rows.append(
-            [found["strategy"], held["requests"], held["predicted_s"], held["measured_s"], percent(held["miss"]), held["inside"],
-             params.target_requests, *(in_hours(found.get(name)) for name in ("seconds", "low_s", "high_s")),
-             *(found.get(name) for name in ("prompt_tokens", "computed_tokens", "completion_tokens", "cost")),
-             None if stands else "; ".join(found["refused"])]
-        )  # fmt: skip
+        held = found["held_out"] or {}
+        rows.append({
+            "strategy": found["strategy"],
+            "held_out": held.get("requests"),
+            "predicted_s": held.get("predicted_s"),
+            "measured_s": held.get("measured_s"),
+            "miss_pct": percent(held.get("miss")),
+            "inside": held.get("inside"),
+            "target": params.target_requests,
+            "hours": in_hours(found.get("seconds")),
+            "low_h": in_hours(found.get("low_s")),
+            "high_h": in_hours(found.get("high_s")),
+            **{name: found.get(name) for name in ("prompt_tokens", "computed_tokens", "completion_tokens", "cost")},
+            "refused": "; ".join(found["refused"]) or None,
+        })  # fmt: skip
     note = "Held out: the largest size, predicted from the smaller ones alone."
-    return Table(name="extrapolation", title="Extrapolation", rows=_frame(columns, rows), note=note)
+    return Table(name="extrapolation", title="Extrapolation", rows=rounded(rows), note=note)
 
 
 def percent(share: float | None) -> float | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from kvlab.endpoints.engines import OfflineVLLM
 from kvlab.errors import InputError
 from kvlab.experiment import EngineFacts, Experiment, Plan, later
-from kvlab.experiments.prefix_hit_miss import trials as names
+from kvlab.experiments.prefix_hit_miss import trials
 from kvlab.experiments.prefix_hit_miss.measure import (
     QUESTION,
     QUESTION_TOKENS_AT_MOST,
@@ -24,13 +24,13 @@ from kvlab.experiments.prefix_hit_miss.trials import Planned
 
 def plan(params: PrefixHitMissParams, folder: Path | None = None) -> Plan:
     """Plan the trials of all (A, B), procedures and conditions."""
-    trials = names.trials(params)
-    planned = [Planned(**trial.planned) for trial in trials]
-    verified = [item for item in planned if item.procedure == names.VERIFIED]
-    checks = sum(item.condition == names.HIT for item in verified)
-    warmups = sum(item.condition == names.WARMUP for item in planned)
+    every = trials.of(params)
+    planned = [Planned(**trial.planned) for trial in every]
+    verified = [item for item in planned if item.procedure == trials.VERIFIED]
+    checks = sum(item.condition == trials.HIT for item in verified)
+    warmups = sum(item.condition == trials.WARMUP for item in planned)
     return Plan(
-        trials=tuple(trials),
+        trials=tuple(every),
         costs={
             **{
                 f"{name} trials": sum(item.procedure == name for item in planned)

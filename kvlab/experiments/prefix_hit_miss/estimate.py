@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kvlab.evidence import CacheState
-from kvlab.experiments.prefix_hit_miss import trials as plan
+from kvlab.experiments.prefix_hit_miss import trials
 from kvlab.stats.intervals import Interval
 from kvlab.stats.means import increase_interval
 from kvlab.stats.medians import median_interval
@@ -20,14 +20,14 @@ _VALUES = (
     "cache_state", "cache_reason", "cache_reset", "server_ttft_ms", "server_queue_ms", "server_prefill_ms",
     "session_id", "completion_token_ids",
 )  # fmt: skip
-_PRIMES = (f"{plan.PRIME}_{plan.TTFT}", f"{plan.PRIME}_{plan.THROUGHPUT}")
-_KINDS = (plan.WARMUP, plan.TTFT, plan.THROUGHPUT, plan.REFERENCE, *_PRIMES)
+_PRIMES = (f"{trials.PRIME}_{trials.TTFT}", f"{trials.PRIME}_{trials.THROUGHPUT}")
+_KINDS = (trials.WARMUP, trials.TTFT, trials.THROUGHPUT, trials.REFERENCE, *_PRIMES)
 
 
 def table_of(frame: pd.DataFrame, params: "PrefixHitMissParams") -> pd.DataFrame:
     """Return one row a planned trial, in the plan's order, measured or not.
 
-    Columns: those of `plan.Planned` and ``trial_id``; for each request of a trial, ``<request>.<column
+    Columns: those of `trials.Planned` and ``trial_id``; for each request of a trial, ``<request>.<column
     of requests.csv>``; and, derived:
 
     - ``complete``: TTFT and throughput were both measured.
@@ -38,7 +38,7 @@ def table_of(frame: pd.DataFrame, params: "PrefixHitMissParams") -> pd.DataFrame
     - ``counted``: complete, not discarded, and in the verified arm proven: what statistics are from.
     - ``agrees``: the tokens after the hit are those of the cold reference; missing where not compared.
     """
-    planned = [plan.Planned(**trial.planned) for trial in plan.trials(params)]
+    planned = [trials.Planned(**trial.planned) for trial in trials.of(params)]
     table = pd.DataFrame([{"trial_id": item.trial_id, **asdict(item)} for item in planned])
     used = frame[frame["used"] & (frame["status"] == "ok")]
     kinds = used["arm"].astype(str).str.rpartition("/")[2] if len(used) else used["arm"]
@@ -55,9 +55,9 @@ def table_of(frame: pd.DataFrame, params: "PrefixHitMissParams") -> pd.DataFrame
     )
     table["cached_fraction"] = cached / length
     table["proven"] = table["complete"] & _proven(table)
-    is_miss = table["condition"].isin([plan.MISS, plan.SAME_LENGTH])
+    is_miss = table["condition"].isin([trials.MISS, trials.SAME_LENGTH])
     table["flagged"] = (is_miss & (cached > 0).fillna(False)).astype(bool)
-    checked = table["proven"] | (table["procedure"] == plan.AS_WRITTEN)
+    checked = table["proven"] | (table["procedure"] == trials.AS_WRITTEN)
     table["counted"] = table["complete"] & ~table["discarded"] & checked
     table["agrees"] = _agrees(table)
     return table
@@ -70,8 +70,8 @@ def _proven(table: pd.DataFrame) -> "pd.Series[bool]":
     what prepared it read nothing either, so that the state is the preparation's and not an older one.
     """
     result = pd.Series(True, index=table.index)
-    is_hit = table["condition"] == plan.HIT
-    for kind in (plan.TTFT, plan.THROUGHPUT):
+    is_hit = table["condition"] == trials.HIT
+    for kind in (trials.TTFT, trials.THROUGHPUT):
         state, cached = table[f"{kind}.cache_state"], table[f"{kind}.cached_tokens"].astype("Int64")
         exact = (cached == table[f"{kind}.predicted_cached_tokens"].astype("Int64")).fillna(False)
         empty = (cached == 0).fillna(False)
@@ -79,7 +79,7 @@ def _proven(table: pd.DataFrame) -> "pd.Series[bool]":
         result &= as_meant.astype(bool)
     for prime in _PRIMES:
         untouched = (table[f"{prime}.cached_tokens"].astype("Int64") == 0).fillna(False)
-        result &= untouched | (table["procedure"] == plan.AS_WRITTEN)
+        result &= untouched | (table["procedure"] == trials.AS_WRITTEN)
     return result.astype(bool)
 
 
@@ -99,7 +99,7 @@ def leading_share(table: pd.DataFrame) -> float | None:
     shares = []
     for row in table[table["agrees"].notna()].to_dict("records"):
         hit, cold = (
-            json.loads(row[f"{kind}.completion_token_ids"]) for kind in (plan.THROUGHPUT, plan.REFERENCE)
+            json.loads(row[f"{kind}.completion_token_ids"]) for kind in (trials.THROUGHPUT, trials.REFERENCE)
         )
         same = next((i for i, (a, b) in enumerate(zip(hit, cold, strict=False)) if a != b), len(cold))
         shares.append(same / len(cold))
@@ -123,8 +123,8 @@ def values(table: pd.DataFrame, column: str = "ttft_ms") -> list[float]:
 
 def warmup_ms(table: pd.DataFrame, config: tuple[int, int], procedure: str) -> float | None:
     """Return how long [A, B] took to go into the cache: once as written, a mean in the verified arm."""
-    if procedure == plan.AS_WRITTEN:
-        times = of(table, config, procedure, plan.WARMUP)[f"{plan.WARMUP}.latency_ms"].dropna()
+    if procedure == trials.AS_WRITTEN:
+        times = of(table, config, procedure, trials.WARMUP)[f"{trials.WARMUP}.latency_ms"].dropna()
     else:
         rows = of(table, config, procedure)
         rows = rows[rows["counted"]]
@@ -138,8 +138,8 @@ def pairs(table: pd.DataFrame, config: tuple[int, int], other: str) -> pd.DataFr
     Columns: ``hit`` and ``other``, both TTFT in ms.
     """
     chosen = {
-        name: of(table, config, plan.VERIFIED, condition).query("counted").set_index("index")["ttft_ms"]
-        for name, condition in (("hit", plan.HIT), ("other", other))
+        name: of(table, config, trials.VERIFIED, condition).query("counted").set_index("index")["ttft_ms"]
+        for name, condition in (("hit", trials.HIT), ("other", other))
     }
     return pd.DataFrame(chosen).dropna().astype(float)
 
@@ -161,24 +161,24 @@ def degradation(
     config: tuple[int, int],
     procedure: str,
     params: "PrefixHitMissParams",
-    other: str = plan.MISS,
+    other: str = trials.MISS,
 ) -> Interval:
     """Return ``ttft_degradation_pct``: (mean TTFT(miss) - mean TTFT(hit)) / mean TTFT(hit) * 100.
 
     Positive: a miss takes longer. As written, hits and misses are resampled each on their own, as
     nothing pairs them; in the verified arm by pair.
     """
-    if procedure == plan.VERIFIED:
+    if procedure == trials.VERIFIED:
         found = pairs(table, config, other)
         hit, miss = found["hit"].tolist(), found["other"].tolist()
     else:
-        hit = values(of(table, config, procedure, plan.HIT))
+        hit = values(of(table, config, procedure, trials.HIT))
         miss = values(of(table, config, procedure, other))
     return increase_interval(
         hit,
         miss,
         seed=params.seed,
-        paired=procedure == plan.VERIFIED,
+        paired=procedure == trials.VERIFIED,
         confidence=params.confidence,
-        unit="pairs" if procedure == plan.VERIFIED else "trials an arm",
+        unit="pairs" if procedure == trials.VERIFIED else "trials per arm",
     )

@@ -2,39 +2,39 @@
 
 ``results_phase2_a{A}_b{B}.json`` holds the as-written arm. ``results_phase2_verified_a{A}_b{B}.json``
 has the same keys for the verified one, and ``cache_evidence``. Times are in milliseconds, throughput
-in generated tokens a second over the whole generation. What cannot be said (the spread of a single
+in generated tokens per second over the whole generation. What cannot be said (the spread of a single
 trial) is ``null``.
 """
 
 import json
 import statistics
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from kvlab.endpoints.connect import Identity
-from kvlab.experiments.prefix_hit_miss import estimate
-from kvlab.experiments.prefix_hit_miss import trials as plan
+from kvlab.experiments.prefix_hit_miss import estimate, trials
+from kvlab.findings import File, plain
 
 if TYPE_CHECKING:
     from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 
-PHASES = {plan.AS_WRITTEN: "phase2_python_api", plan.VERIFIED: "phase2_verified"}
-_STEMS = {plan.AS_WRITTEN: "results_phase2", plan.VERIFIED: "results_phase2_verified"}
+PHASES = {trials.AS_WRITTEN: "phase2_python_api", trials.VERIFIED: "phase2_verified"}
+_STEMS = {trials.AS_WRITTEN: "results_phase2", trials.VERIFIED: "results_phase2_verified"}
 
 
 def files(
     table: pd.DataFrame, params: "PrefixHitMissParams", stored: Mapping[str, Any], identity: Identity | None
-) -> dict[str, str | bytes]:
-    """Return the files of a run by name: a JSON each (A, B) and arm, and a picture each arm.
+) -> dict[str, File]:
+    """Return the files of a run by name: one JSON per (A, B) and arm, and one picture per arm.
 
     An (A, B) of which a hit or a miss is missing altogether has no file.
     """
     from kvlab.experiments.prefix_hit_miss import plots
-    from kvlab.report.figures import png
 
-    made: dict[str, str | bytes] = {}
+    made: dict[str, File] = {}
     found: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
     for procedure in sorted(params.procedures):
         for config in params.configs:
@@ -45,7 +45,7 @@ def files(
             made[file] = json.dumps(result, indent=2, allow_nan=False) + "\n"
             found.setdefault(plots.phase_key(file), {})[config] = result
     for key, configs in found.items():
-        made[plots.picture_name(key)] = png(plots.draw(configs, plots.label(key, configs)))
+        made[plots.picture_name(key)] = partial(plots.picture, configs, plots.label(key, configs))
     return made
 
 
@@ -58,7 +58,7 @@ def results(
     identity: Identity | None,
 ) -> dict[str, Any] | None:
     """Return the content of one file; ``None`` where no hit or no miss was measured."""
-    hit, miss = (_condition(table, config, procedure, condition) for condition in (plan.HIT, plan.MISS))
+    hit, miss = (_condition(table, config, procedure, condition) for condition in (trials.HIT, trials.MISS))
     if hit is None or miss is None:
         return None
     warmup = estimate.warmup_ms(table, config, procedure)
@@ -74,14 +74,15 @@ def results(
             "num_trials": params.num_trials,
             "warmup_trials": params.warmup_trials,
         },
-        "warmup_time_ms": None if warmup is None else _round(warmup),
+        "warmup_time_ms": warmup,
         "cache_hit": hit,
         "cache_miss": miss,
-        "ttft_degradation_pct": _round((slower - faster) / faster * 100),
+        "ttft_degradation_pct": (slower - faster) / faster * 100,
     }
-    if procedure == plan.VERIFIED:
+    if procedure == trials.VERIFIED:
         content["cache_evidence"] = _evidence(table, config, params, identity)
-    return content
+    rounded: dict[str, Any] = plain(content, 3)
+    return rounded
 
 
 def _condition(
@@ -95,12 +96,12 @@ def _condition(
     return {
         "trials": [_trial(row) for row in rows.to_dict("records")],
         "stats": {
-            "ttft_mean": _round(statistics.fmean(ttft)),
-            "ttft_median": _round(statistics.median(ttft)),
+            "ttft_mean": statistics.fmean(ttft),
+            "ttft_median": statistics.median(ttft),
             "ttft_stdev": _stdev(ttft),
-            "total_time_mean": _round(statistics.fmean(total)),
+            "total_time_mean": statistics.fmean(total),
             "total_time_stdev": _stdev(total),
-            "throughput_mean": _round(statistics.fmean(speed)),
+            "throughput_mean": statistics.fmean(speed),
             "throughput_stdev": _stdev(speed),
             "prompt_tokens": int(rows["ttft.prompt_tokens"].iloc[0]),
         },
@@ -109,13 +110,13 @@ def _condition(
 
 def _trial(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {
-        "ttft_ms": _round(row["ttft_ms"]),
-        "total_time_ms": _round(row["total_ms"]),
-        "throughput_tokens_per_s": _round(row["tokens_per_s"]),
+        "ttft_ms": row["ttft_ms"],
+        "total_time_ms": row["total_ms"],
+        "throughput_tokens_per_s": row["tokens_per_s"],
         "prompt_tokens": int(row["ttft.prompt_tokens"]),
         "output_tokens": int(row["throughput.completion_tokens"]),
-        "cached_tokens": _whole(row["ttft.cached_tokens"]),
-        "throughput_cached_tokens": _whole(row["throughput.cached_tokens"]),
+        "cached_tokens": row["ttft.cached_tokens"],
+        "throughput_cached_tokens": row["throughput.cached_tokens"],
     }
 
 
@@ -123,46 +124,36 @@ def _evidence(
     table: pd.DataFrame, config: tuple[int, int], params: "PrefixHitMissParams", identity: Identity | None
 ) -> dict[str, Any]:
     """Return what shows the states of the verified arm, and its miss of the same length."""
-    rows = estimate.of(table, config, plan.VERIFIED)
+    rows = estimate.of(table, config, trials.VERIFIED)
     rows = rows[~rows["discarded"]]
     compared = rows["agrees"].dropna()
     resets = pd.concat(
-        [rows[f"{plan.PRIME}_{kind}.cache_reset"] for kind in (plan.TTFT, plan.THROUGHPUT)]
+        [rows[f"{trials.PRIME}_{kind}.cache_reset"] for kind in (trials.TTFT, trials.THROUGHPUT)]
     ).dropna()
-    hits = rows[(rows["condition"] == plan.HIT) & rows["complete"]]
-    same_length = estimate.degradation(table, config, plan.VERIFIED, params, plan.SAME_LENGTH)
+    hits = rows[(rows["condition"] == trials.HIT) & rows["complete"]]
+    same_length = estimate.degradation(table, config, trials.VERIFIED, params, trials.SAME_LENGTH)
     return {
         "source": "num_cached_tokens of each request, and the engine's counters over it",
         "block_size": identity.block_size if identity else None,
-        "predicted_cached_tokens_of_a_hit": _whole(hits["ttft.predicted_cached_tokens"].iloc[0])
+        "predicted_cached_tokens_of_a_hit": hits["ttft.predicted_cached_tokens"].iloc[0]
         if len(hits)
         else None,
         "cached_tokens": {
             condition: [
-                _whole(value) for value in rows[rows["condition"] == condition]["ttft.cached_tokens"].dropna()
+                int(value) for value in rows[rows["condition"] == condition]["ttft.cached_tokens"].dropna()
             ]
-            for condition in plan.CONDITIONS[plan.VERIFIED]
+            for condition in trials.CONDITIONS[trials.VERIFIED]
         },
         "trials_planned": len(rows),
         "trials_proven": int(rows["proven"].sum()),
         "resets_asked": len(resets),
         "resets_confirmed": int(resets.astype(bool).sum()),
-        "cache_miss_same_length": _condition(table, config, plan.VERIFIED, plan.SAME_LENGTH),
-        "ttft_degradation_same_length_pct": (
-            None if same_length.estimate is None else _round(same_length.estimate)
-        ),
+        "cache_miss_same_length": _condition(table, config, trials.VERIFIED, trials.SAME_LENGTH),
+        "ttft_degradation_same_length_pct": same_length.estimate,
         "greedy_compared": len(compared),
         "greedy_equal": int(compared.sum()),
     }
 
 
 def _stdev(values: list[float]) -> float | None:
-    return _round(statistics.stdev(values)) if len(values) > 1 else None
-
-
-def _round(value: float) -> float:
-    return round(float(value), 3)
-
-
-def _whole(value: Any) -> int | None:  # noqa: ANN401 - a cell
-    return None if pd.isna(value) else int(value)
+    return statistics.stdev(values) if len(values) > 1 else None

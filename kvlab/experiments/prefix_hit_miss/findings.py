@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.experiments.prefix_hit_miss import estimate, exports
-from kvlab.experiments.prefix_hit_miss import trials as plan
+from kvlab.experiments.prefix_hit_miss import estimate, exports, trials
 from kvlab.experiments.prefix_hit_miss.pictures import pictures
 from kvlab.experiments.prefix_hit_miss.tables import tables
 from kvlab.findings import Check, Findings, Verdict, judge
@@ -20,7 +19,7 @@ def findings(data: "RunData", params: "PrefixHitMissParams") -> Findings:
     """Judge a run: the states first, then the paired difference, then which arm to believe."""
     table = estimate.table_of(data.requests, params)
     differences = {
-        config: estimate.difference_ms(table, config, plan.SAME_LENGTH, params) for config in params.configs
+        config: estimate.difference_ms(table, config, trials.SAME_LENGTH, params) for config in params.configs
     }
     results = _results(data.requests, table, params, differences)
     checks = _checks(results, differences, params)
@@ -49,9 +48,9 @@ def _results(
     params: "PrefixHitMissParams",
     differences: dict[tuple[int, int], Interval],
 ) -> dict[str, Any]:
-    measured = table[~table["discarded"] & (table["condition"] != plan.WARMUP)]
-    verified = measured[measured["procedure"] == plan.VERIFIED]
-    misses = measured[(measured["procedure"] == plan.AS_WRITTEN) & (measured["condition"] == plan.MISS)]
+    measured = table[~table["discarded"] & (table["condition"] != trials.WARMUP)]
+    verified = measured[measured["procedure"] == trials.VERIFIED]
+    misses = measured[(measured["procedure"] == trials.AS_WRITTEN) & (measured["condition"] == trials.MISS)]
     misses = misses[misses["complete"]]
     asked = frame[frame["used"]]["cache_reset"].dropna()
     return {
@@ -86,8 +85,8 @@ def _config(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for procedure in sorted(params.procedures):
-        for other in plan.CONDITIONS[procedure][1:]:
-            key = f"{procedure}_{'same_length_' if other == plan.SAME_LENGTH else ''}ttft_degradation_pct"
+        for other in trials.CONDITIONS[procedure][1:]:
+            key = f"{procedure}_{'same_length_' if other == trials.SAME_LENGTH else ''}ttft_degradation_pct"
             found[key] = _interval(estimate.degradation(table, config, procedure, params, other))
     found["verified_same_length_difference_ms"] = _interval(differences[config])
     return found
@@ -155,7 +154,7 @@ def _bounds(interval: Interval) -> str:
 
 
 def _unproven(proven: int, planned: int, params: "PrefixHitMissParams") -> str:
-    if plan.VERIFIED not in params.procedures:
+    if trials.VERIFIED not in params.procedures:
         return "the verified arm was not asked for: nothing shows which states were measured"
     return (
         f"not met: in at least {params.min_valid_fraction:.0%} of the planned verified trials, hits read the whole "

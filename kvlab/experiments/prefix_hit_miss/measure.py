@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from kvlab.endpoints.offline import Call
 from kvlab.errors import InputError
 from kvlab.experiment import Measuring
-from kvlab.experiments.prefix_hit_miss import trials as plan
+from kvlab.experiments.prefix_hit_miss import trials
 from kvlab.experiments.prefix_hit_miss.trials import Planned, arm
 from kvlab.prompts import contexts, manual
 from kvlab.records import Recorded, Trial
@@ -41,7 +41,7 @@ class Step:
     """One generation of a trial.
 
     Attributes:
-        kind: Which of the trial's requests it is (`plan`).
+        kind: Which of the trial's requests it is (`trials`).
         ids: The prompt's tokens.
         max_tokens: How many are generated.
         prefix_tokens: Leading tokens that were put into the cache on purpose.
@@ -62,7 +62,7 @@ class Step:
 def measure_trial(session: "Session[PrefixHitMissParams]", trial: Trial) -> Measuring:
     """Do one trial from its beginning."""
     planned = Planned(**trial.planned)
-    written = planned.procedure == plan.AS_WRITTEN
+    written = planned.procedure == trials.AS_WRITTEN
     rows: list[Recorded] = []
     for step in as_written(session, planned) if written else verified(session, trial):
         name = arm(planned.condition, step.kind)
@@ -87,10 +87,10 @@ def measure_trial(session: "Session[PrefixHitMissParams]", trial: Trial) -> Meas
 
 def _line(rows: list[Recorded]) -> str:
     """Return the trial's TTFT with the evidence behind it."""
-    row = next((row for row in rows if row.arm.endswith(f"/{plan.TTFT}")), rows[-1])
+    row = next((row for row in rows if row.arm.endswith(f"/{trials.TTFT}")), rows[-1])
     stamps, label = row.measurement.stamps, row.label
     taken = stamps.latency_ms if stamps.ttft_ms is None else stamps.ttft_ms
-    again = ", after a new warm-up" if rows[0].arm.endswith(f"/{plan.REWARM}") else ""
+    again = ", after a new warm-up" if rows[0].arm.endswith(f"/{trials.REWARM}") else ""
     return f"{taken:.0f} ms, {label.cached_tokens} of {row.evidence.prompt_tokens} tokens cached{again}"
 
 
@@ -119,30 +119,30 @@ def as_written(session: "Session[PrefixHitMissParams]", planned: Planned) -> lis
     own = f"of {planned.size_a} and {planned.size_b} tokens"
     a = _context(session, f"Context A {own}", planned.size_a)
     b = _context(session, f"Context B {own}", planned.size_b)
-    warm = Step(plan.WARMUP, a + b, params.warmup_tokens, settle=True)
-    if planned.condition == plan.WARMUP:
+    warm = Step(trials.WARMUP, a + b, params.warmup_tokens, settle=True)
+    if planned.condition == trials.WARMUP:
         return [warm]
-    hit = planned.condition == plan.HIT
+    hit = planned.condition == trials.HIT
     ids, prefix = (a + b + question(session), len(a + b)) if hit else (b + question(session), None)
     steps = [
-        Step(plan.TTFT, ids, 1, prefix, settle=True),
-        Step(plan.THROUGHPUT, ids, params.max_output_tokens, prefix),
+        Step(trials.TTFT, ids, 1, prefix, settle=True),
+        Step(trials.THROUGHPUT, ids, params.max_output_tokens, prefix),
     ]
     if session.engine.has_seen(warm.ids):
         return steps
-    return [Step(plan.REWARM, warm.ids, params.warmup_tokens, settle=True, measured=False), *steps]
+    return [Step(trials.REWARM, warm.ids, params.warmup_tokens, settle=True, measured=False), *steps]
 
 
 def verified(session: "Session[PrefixHitMissParams]", trial: Trial) -> list[Step]:
     """Return the steps of a trial in which every state is prepared, and shown."""
     planned = Planned(**trial.planned)
-    steps = _prepared(session, planned, session.tag(trial), plan.TTFT, 1)
+    steps = _prepared(session, planned, session.tag(trial), trials.TTFT, 1)
     steps += _prepared(
-        session, planned, session.tag(trial), plan.THROUGHPUT, session.params.max_output_tokens
+        session, planned, session.tag(trial), trials.THROUGHPUT, session.params.max_output_tokens
     )
-    if planned.condition == plan.HIT:
+    if planned.condition == trials.HIT:
         # The very tokens of the hit again, cold: under greedy decoding the answer must be the same.
-        steps.append(Step(plan.REFERENCE, steps[-1].ids, steps[-1].max_tokens, reset=True))
+        steps.append(Step(trials.REFERENCE, steps[-1].ids, steps[-1].max_tokens, reset=True))
     return steps
 
 
@@ -156,12 +156,12 @@ def _prepared(
 
     a, b = fresh("A", planned.size_a), fresh("B", planned.size_b)
     ids = {
-        plan.HIT: a + b,
-        plan.MISS: b,
-        plan.SAME_LENGTH: fresh("A'", planned.size_a) + b,
+        trials.HIT: a + b,
+        trials.MISS: b,
+        trials.SAME_LENGTH: fresh("A'", planned.size_a) + b,
     }[planned.condition] + question(session)
-    prefix = len(a + b) if planned.condition == plan.HIT else None
-    prime = Step(f"{plan.PRIME}_{kind}", a + b, session.params.warmup_tokens, reset=True, settle=True)
+    prefix = len(a + b) if planned.condition == trials.HIT else None
+    prime = Step(f"{trials.PRIME}_{kind}", a + b, session.params.warmup_tokens, reset=True, settle=True)
     return [prime, Step(kind, ids, max_tokens, prefix)]
 
 

@@ -20,7 +20,7 @@ class PrefixHitMissParams(Params):
         sizes: Pairs of context sizes [A, B] in tokens, each measured on its own.
         size_a: With ``size_b``: one pair in place of ``sizes``.
         size_b: The other of the two.
-        num_trials: Measured trials a condition.
+        num_trials: Measured trials per condition.
         warmup_trials: Discarded trials before them; stored, and in no statistic.
         max_output_tokens: Length of the generation that throughput is taken from.
         warmup_tokens: Tokens generated when [A, B] is put into the cache.

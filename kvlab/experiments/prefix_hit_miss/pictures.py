@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvlab.experiments.prefix_hit_miss import estimate
-from kvlab.experiments.prefix_hit_miss import trials as plan
+from kvlab.experiments.prefix_hit_miss import estimate, trials
 from kvlab.findings import Picture
 from kvlab.report import figures
 
@@ -15,9 +14,9 @@ if TYPE_CHECKING:
 
     from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 
-_TITLES = {plan.AS_WRITTEN: "as written", plan.VERIFIED: "verified"}
-_MARKERS = {plan.HIT: ("o", "hit [A, B, Q]"), plan.MISS: ("v", "miss [B, Q]"),
-            plan.SAME_LENGTH: ("s", "miss [A', B, Q]")}  # fmt: skip
+_TITLES = {trials.AS_WRITTEN: "as written", trials.VERIFIED: "verified"}
+_MARKERS = {trials.HIT: ("o", "hit [A, B, Q]"), trials.MISS: ("v", "miss [B, Q]"),
+            trials.SAME_LENGTH: ("s", "miss [A', B, Q]")}  # fmt: skip
 #: From computed (dark) to read from the cache (yellow); also distinct in grey.
 _COLOURS = "plasma"
 
@@ -47,7 +46,7 @@ def pictures(table: pd.DataFrame, params: "PrefixHitMissParams") -> list[Picture
 
 
 def _by_trial(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure":
-    """One row of panels an (A, B), one column a procedure; every trial in the order it was made."""
+    """One row of panels per (A, B), one column per procedure; every trial in the order it was made."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import MaxNLocator
 
@@ -124,9 +123,9 @@ def _degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure"
     series = [
         (procedure, other, colour, label)
         for procedure, other, colour, label in (
-            (plan.AS_WRITTEN, plan.MISS, figures.OTHER, "as written, [B, Q]"),
-            (plan.VERIFIED, plan.MISS, figures.COLD, "verified, [B, Q]"),
-            (plan.VERIFIED, plan.SAME_LENGTH, figures.MARGIN, "verified, same length [A', B, Q]"),
+            (trials.AS_WRITTEN, trials.MISS, figures.OTHER, "as written, [B, Q]"),
+            (trials.VERIFIED, trials.MISS, figures.COLD, "verified, [B, Q]"),
+            (trials.VERIFIED, trials.SAME_LENGTH, figures.MARGIN, "verified, same length [A', B, Q]"),
         )
         if procedure in params.procedures
     ]

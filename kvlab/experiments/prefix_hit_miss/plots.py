@@ -33,7 +33,7 @@ _CONDITIONS = (("cache_hit", "hit", figures.HIT), ("cache_miss", "miss", figures
 
 #: Beyond these, a file holds no result that anybody has measured.
 _MOST, _MOST_BYTES = 1e12, 64 * 2**20
-#: A picture has no more than 2^16 pixels a side, whatever it should hold.
+#: A picture has no more than 2^16 pixels per side, whatever it should hold.
 _WIDEST_INCHES = 150.0
 
 Config = tuple[int, int]
@@ -116,7 +116,7 @@ def _read(path: Path, match: "re.Match[str] | None") -> Result | str:
 
 
 def _number(value: Any) -> float | None:  # noqa: ANN401 - JSON
-    """Return a number that can be drawn: milliseconds or tokens a second, never negative."""
+    """Return a number that can be drawn: milliseconds or tokens per second, never negative."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:
         return None
     return float(value)
@@ -173,6 +173,11 @@ def _stat(result: Result, condition: str, key: str) -> float | None:
     return _number(result[condition]["stats"].get(key))
 
 
+def picture(configs: Mapping[Config, Result], phase_label: str) -> bytes:
+    """Return a phase's picture as PNG (`draw`)."""
+    return figures.png(draw(configs, phase_label))
+
+
 def plot_phase(configs: Mapping[Config, Result], phase_key: str, phase_label: str, outfile: Path) -> None:
     """Write one phase's picture.
 
@@ -184,7 +189,7 @@ def plot_phase(configs: Mapping[Config, Result], phase_key: str, phase_label: st
     """
     from kvlab.runs.files import write_atomic
 
-    write_atomic(outfile, figures.png(draw(configs, phase_label or phase_key)))
+    write_atomic(outfile, picture(configs, phase_label or phase_key))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -52,7 +52,7 @@ def arm(condition: str, kind: str) -> str:
     return f"{condition}/{kind}"
 
 
-def trials(params: "PrefixHitMissParams") -> list[Trial]:
+def of(params: "PrefixHitMissParams") -> list[Trial]:
     """Return all trials in the order of measuring: each (A, B), as written first, then verified."""
     draw = random.Random(params.seed)  # noqa: S311 - an order, not a secret
     found: list[Planned] = []

@@ -108,6 +108,14 @@ def test_without_a_block_size_the_prefix_counts_in_full_and_it_says_so():
     )
 
 
+def test_what_starts_together_may_miss_together():
+    """No request knows at its sending that another has computed the prefix; one at a time, all but the first do."""
+    together = predicted([row(i, 0, 50) for i in range(20)], 32, {"prefix_tokens": 90})
+    one_by_one = predicted([row(i, 100 * i, 50) for i in range(20)], 32, {"prefix_tokens": 90})
+    assert (together.least, together.most) == (0, pytest.approx(0.608))
+    assert one_by_one.least == one_by_one.most == together.most
+
+
 def saved(share, expected, roughly=None, **more):
     return {"strategy": "shared_prefix", "trial_id": "t", "savings": share, "predicted_savings": expected,
             "predicted_from": roughly, **more}  # fmt: skip

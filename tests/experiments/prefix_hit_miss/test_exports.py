@@ -5,7 +5,7 @@ from numbers import Real
 
 import pytest
 
-from tests.experiments.prefix_hit_miss.synthetic import EXPERIMENT, STORED, data, params
+from tests.experiments.prefix_hit_miss.synthetic import EXPERIMENT, STORED, TTFT, data, params
 
 STATS = {
     "ttft_mean": Real, "ttft_median": Real, "ttft_stdev": Real, "total_time_mean": Real, "total_time_stdev": Real,
@@ -66,6 +66,23 @@ def test_as_written_is_the_schema_key_for_key():
     assert content["cache_miss"]["stats"]["prompt_tokens"] == 48 + 20
     hit, miss = (content[f"cache_{name}"]["stats"]["ttft_mean"] for name in ("hit", "miss"))
     assert content["ttft_degradation_pct"] == pytest.approx((miss - hit) / hit * 100, abs=0.01)
+
+
+def test_a_figure_is_the_same_in_a_file_and_in_the_report():
+    """It was worked out of means that had been rounded for the file."""
+    chosen = params()
+    found = EXPERIMENT.findings(data(chosen, times=dict.fromkeys(TTFT, 0.0124) | {"miss": 0.3333}), chosen)
+    for stem, procedure in (("phase2", "as_written"), ("phase2_verified", "verified")):
+        content = json.loads(found.files[f"results_{stem}_a64_b48.json"])
+        figure = found.results["configs"]["a64_b48"][f"{procedure}_ttft_degradation_pct"]["estimate"]
+        assert content["ttft_degradation_pct"] == figure
+
+
+def test_pictures_are_drawn_only_when_they_are_written():
+    pictures = {name: made for name, made in exported().items() if name.endswith(".png")}
+    assert len(pictures) == 2
+    for made in pictures.values():
+        assert made().startswith(b"\x89PNG")
 
 
 def test_each_as_written_trial_carries_its_cached_tokens():

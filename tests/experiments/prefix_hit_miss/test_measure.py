@@ -4,9 +4,8 @@ import pytest
 
 from kvlab.errors import KvlabError
 from kvlab.evidence import full_hit_tokens
-from kvlab.experiments.prefix_hit_miss import estimate
+from kvlab.experiments.prefix_hit_miss import estimate, trials
 from kvlab.experiments.prefix_hit_miss import measure as procedures
-from kvlab.experiments.prefix_hit_miss import trials as plan
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 from tests.experiments.prefix_hit_miss.conftest import SMALL
 from tests.fakes.offline import BLOCK, FakeLLM
@@ -123,11 +122,13 @@ def test_a_question_that_is_too_long_is_refused(open_fake, monkeypatch):
 
 
 def test_the_plan_is_the_same_every_time_in_blocks_of_random_order(params):
-    trials = plan.trials(params)
-    assert trials == plan.trials(params)
-    assert len({trial.trial_id for trial in trials}) == len(trials)
-    verified = [trial.planned for trial in trials if trial.planned["procedure"] == "verified"]
+    planned = trials.of(params)
+    assert planned == trials.of(params)
+    assert len({trial.trial_id for trial in planned}) == len(planned)
+    verified = [trial.planned for trial in planned if trial.planned["procedure"] == "verified"]
     blocks = [verified[i : i + 3] for i in range(0, len(verified), 3)]
-    assert all({item["condition"] for item in block} == set(plan.CONDITIONS["verified"]) for block in blocks)
+    assert all(
+        {item["condition"] for item in block} == set(trials.CONDITIONS["verified"]) for block in blocks
+    )
     assert len({tuple(item["condition"] for item in block) for block in blocks}) > 1
-    assert [t.planned["condition"] for t in trials[:13]] == ["warmup"] + ["hit"] * 6 + ["miss"] * 6
+    assert [t.planned["condition"] for t in planned[:13]] == ["warmup"] + ["hit"] * 6 + ["miss"] * 6
