@@ -16,6 +16,7 @@ from benchmarks.torture.fuzz_home import GOLDEN, command, fresh, json_bytes, sil
 from kvlab import experiments
 from kvlab.experiments.prefix_hit_miss import plots
 from kvlab.settings import load_settings
+from kvlab.store.database import Database
 from tests.golden import stored
 
 
@@ -129,6 +130,8 @@ def _damaged_run(name: str, number: int) -> Path:
             shutil.copyfile(path, folder / path.name)
     (folder / "status.json").write_bytes(json_bytes(_STATUS))
     path = folder / "run.sqlite"
+    if draw.random() < 0.7:
+        Database(path).close()  # brings it to the present schema; else it is damaged as a run of former times
     kind = draw.choice(
         ("bits", "bits", "cut", "zeros", "types", "types", "types", "nulls", "rows", "tables", "json", "json")
     )
@@ -165,7 +168,7 @@ def _wrong(path: Path, kind: str, draw: random.Random) -> None:
             )
         ]
         for _ in range(draw.choice((1, 2, 5))):
-            table = draw.choice(tables)
+            table = draw.choice([*tables, "experiments", "experiments", "trials", "sessions"])
             columns = [row[1] for row in sql.execute(f'PRAGMA table_info("{table}")')]
             texts = [name for name in columns if name.endswith("_json")]
             with contextlib.suppress(

@@ -16,7 +16,7 @@ from kvlab.runs import contract as manifest
 from kvlab.runs.files import read_json, write_json
 from kvlab.runs.status import utc_now
 from kvlab.store.connect import FILE_NAME as DATABASE
-from kvlab.store.connect import reading
+from kvlab.store.connect import reading, unreadable
 from kvlab.store.database import Database, to_json
 
 MANIFEST = "manifest.json"
@@ -203,14 +203,19 @@ def experiment_row(database: Database) -> dict[str, Any]:
     """Return what an open database says about its experiment; keys as `stored_experiment`.
 
     Raises:
-        InputError: It holds no experiment.
+        InputError: It holds no experiment, or one that cannot be read.
     """
     row = database.sql.execute("SELECT * FROM experiments").fetchone()
     if row is None:
         raise InputError("run folder", str(database.path.parent), "holds an empty database; start a new run")
     found = dict(row)
     for key in ("params", "sources", "contract"):
-        found[key] = json.loads(found.pop(f"{key}_json"))
+        try:
+            found[key] = json.loads(found.pop(f"{key}_json"))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise unreadable(database.path, f"{key}_json: {error}") from None
+        if not isinstance(found[key], dict):
+            raise unreadable(database.path, f"{key}_json is no JSON object")
     return found
 
 
