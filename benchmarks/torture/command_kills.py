@@ -20,7 +20,7 @@ from tests.fakes.process import FakeServer
 #: Who is killed: a word of its command line.
 VICTIMS = {"kernel": "ipykernel_launcher", "papermill": "kvlab.command.headless", "command": "kvlab run"}
 RUN_S = 150.0
-_MOST_RUNS = 120
+_MOST_RUNS = 240
 
 
 class Commands:
@@ -99,11 +99,11 @@ class Commands:
                 self._ledger = None  # killed before anything was measured: a new run begins
 
     def at_random(self, kills: int, draw: random.Random) -> None:
-        """Kill so often, each victim in turn."""
+        """Kill each victim so often, in turn."""
         self.once()
         victims = list(VICTIMS)
         for _ in range(_MOST_RUNS):
-            if self.counts.tried >= kills:
+            if self.counts.tried >= kills * len(victims):
                 break
             # The kernel is not there in the first moments.
             self.once(

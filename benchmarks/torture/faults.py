@@ -182,7 +182,7 @@ def load(names: list[str]) -> Counts:
     ):
         os.environ |= _BOUNDS
         changes = {"sizes": [len(names)], "strategies": "[shared_prefix]", "prompt_tokens": 100, "max_tokens": 3,
-                   "handbook_sections": 10, "concurrency": 24, "max_attempts": 1, "outage_s": 0.0}  # fmt: skip
+                   "handbook_sections": 10, "concurrency": 24, "max_attempts": 1, "outage_s": 0.0, "outage_limit_s": 10.0}  # fmt: skip
         sets = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
         command = [sys.executable, "-m", "kvlab", "run", "batch_benchmark", "--profile", "smoke", *sets]
         try:
