@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import httpx
 import stamina
 
+from kvlab.bounded import json_value
 from kvlab.endpoints.pages import error_message
 from kvlab.taxonomy import RETRYABLE, from_http_status
 from kvlab.timing.stream import parse
@@ -51,7 +52,7 @@ class Batch:
         if answer.status_code in _ABSENT:
             return f"HTTP {answer.status_code}"
         try:
-            content = answer.json()
+            content = json_value(answer.content)
         except ValueError:
             return f"{answer.headers.get('content-type', 'something')}, and no JSON"
         return None if isinstance(content, dict | list) else "JSON that is no list of batches"
@@ -88,7 +89,7 @@ class Batch:
         def ask() -> dict[str, Any]:
             answer = self.http.get(f"{self.base_url}/batches/{batch_id}")
             status = _field(answer, "status")
-            found: dict[str, Any] = answer.json()
+            found: dict[str, Any] = json_value(answer.content)
             return found | {"status": str(status).strip().lower()}
 
         return self._patiently(ask, self.patience_s)
@@ -138,7 +139,7 @@ def _lines(answer: httpx.Response) -> Iterator[str]:
 
 
 def _field(answer: httpx.Response, name: str) -> Any:  # noqa: ANN401 - JSON
-    content = _well(answer).json()
+    content = json_value(_well(answer).content)
     if isinstance(content, dict) and content.get("error") and name not in content:
         raise ValueError(f"{answer.request.url.path} answers: {_message(content['error'])}")
     if not isinstance(content, dict) or name not in content:
@@ -156,7 +157,7 @@ def _well(answer: httpx.Response) -> httpx.Response:
         return answer.raise_for_status()
     except httpx.HTTPStatusError as error:
         try:
-            said = error_message(answer.json(), answer.text)
+            said = error_message(json_value(answer.content), answer.text)
         except ValueError:
             said = " ".join(answer.text.split())
         text = f"{answer.request.url.path} answers HTTP {answer.status_code}: {said or 'nothing'}"

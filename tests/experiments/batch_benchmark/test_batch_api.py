@@ -39,6 +39,7 @@ def batch(*answers):
 def test_absent_is_not_offered(status):
     assert batch(status).absent() == f"HTTP {status}"
     assert batch((200, b"<html>")).absent() is not None
+    assert batch((200, b"[" * 100_000)).absent() is not None
     assert batch((200, {"data": []})).absent() is None
 
 
@@ -54,7 +55,10 @@ def test_a_wrong_key_is_not_asked_about_again():
         batch(401).absent()
 
 
-@pytest.mark.parametrize("trouble", [500, 429, httpx.ReadTimeout("slow"), (200, b"<html>"), (200, {"id": 1})])
+@pytest.mark.parametrize(
+    "trouble",
+    [500, 429, httpx.ReadTimeout("slow"), (200, b"<html>"), (200, {"id": 1}), (200, b"[" * 100_000)],
+)
 def test_polls_that_fail_in_a_row_are_borne(trouble):
     assert batch(trouble, trouble, (200, {"status": "completed"})).look("b")["status"] == "completed"
 
