@@ -21,6 +21,11 @@ Cell = Mapping[str, Any]
 LEAST_RISE = 0.002
 
 
+#: A rise is carried on to so many times the requests that it was seen over, and no further: a server's first
+#: hundred requests say nothing of its hundred thousandth.
+FARTHEST = 400
+
+
 class Rising(NamedTuple):
     """Series that rise, in words.
 
@@ -41,22 +46,27 @@ def rising(found: Sequence[Cell], params: "BatchBenchmarkParams") -> Rising:
         params: The run's.
     """
     over_all = _over_all(found, params)
-    return Rising(over_all.measured, [*_within(found, params), *over_all.at_target])
+    within = _within(found, params)
+    return Rising([*within.measured, *over_all.measured], [*within.at_target, *over_all.at_target])
 
 
-def _within(found: Sequence[Cell], params: "BatchBenchmarkParams") -> list[str]:
-    """Return the series that rise in the later half of a trial, and by more than ``max_memory_rise`` at the target."""
-    lines = []
+def _within(found: Sequence[Cell], params: "BatchBenchmarkParams") -> Rising:
+    """Return the series that surely rise in the later half of a trial."""
+    lines = Rising([], [])
     for cell in found:
         times = max(1.0, params.target_requests / (cell["size"] / 2))
         for series, usage in cell["memory"].items():
             used = usage["used_bytes"]
             later = extrapolate.trend(used[len(used) // 2 :], LEAST_RISE)
-            if later is not None and later * times > params.max_memory_rise:
-                lines.append(
-                    f"{series} by {later:.1%} within the later half of {cell['trial_id']}: at {params.target_requests:,} "
-                    f"requests, if it goes on, by {later * times:.0%}"
+            if later is None:
+                continue
+            line = f"{series} by {later:.1%} within the later half of {cell['trial_id']}"
+            if times <= FARTHEST and later * times > params.max_memory_rise:
+                lines.at_target.append(
+                    f"{line}: at {params.target_requests:,} requests, if it goes on, by {later * times:.0%}"
                 )
+            elif later > params.max_memory_rise:
+                lines.measured.append(line)
     return lines
 
 
@@ -80,7 +90,7 @@ def _over_all(complete: Sequence[Cell], params: "BatchBenchmarkParams") -> Risin
             continue
         times = params.target_requests / (largest * max(1, len(steps)))
         certain = extrapolate.trend(ends, LEAST_RISE)
-        if certain is not None and certain * times > params.max_memory_rise:
+        if certain is not None and times <= FARTHEST and certain * times > params.max_memory_rise:
             found.at_target.append(
                 f"{series} by {certain:.1%} over {len(ends)} trials of {largest:,} requests: at "
                 f"{params.target_requests:,}, if it goes on, by {certain * times:.0%}"
