@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import kvlab
-from tests.fakes.process import FakeServer
+from benchmarks.servers.process import FakeServer
 
 PACKAGE = str(Path(kvlab.__file__).parent)
 

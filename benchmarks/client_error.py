@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import openai
 
+from benchmarks.servers.process import FakeServer
 from kvlab.timing.client import Client
 from kvlab.timing.clock import now_ns
 from kvlab.timing.pump import Exchange, Pump
 from kvlab.timing.request import Measurement, Target, interpret
-from tests.fakes.process import FakeServer
 
 TOKENS = 16
 BODY: dict[str, Any] = {

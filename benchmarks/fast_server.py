@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.process import FakeServer
+from benchmarks.servers.process import FakeServer
 
 TOKENS = 16
 _HEAD = (

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab import experiments, paths
 from kvlab.params import resolve
 from kvlab.serving import embedded
 from kvlab.settings import Settings, load_settings
-from tests.fakes.process import FakeServer
 
 ROOT = Path(__file__).resolve().parent.parent
 _engine_tests: list[str] = []

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 import kvlab as kv
+from benchmarks.servers.process import FakeServer
 from kvlab.errors import InputError
 from tests.command.tool import status
-from tests.fakes.process import FakeServer
 
 SMALL = {
     "token_targets": [300, 600], "repeats": 2, "position_controls": 0, "max_tokens": 3, "manual_sections": 40,

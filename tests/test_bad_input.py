@@ -2,8 +2,8 @@
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from tests.command.tool import kvlab
-from tests.fakes.process import FakeServer
 
 BATCH = ["run", "batch_benchmark", "--profile", "smoke"]
 PREFIX = ["run", "prefix_hit_miss", "--profile", "smoke"]

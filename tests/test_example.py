@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from tests.command.tool import done, folders, kvlab, read, start, status, until
 from tests.conftest import ROOT
-from tests.fakes.process import FakeServer
 
 EXAMPLE = ROOT / "examples" / "prefix_lifetime"
 ROOMS = ("kvlab", "notebooks", "params")

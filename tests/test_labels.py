@@ -4,13 +4,13 @@ import random
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab.endpoints import connect as endpoint
 from kvlab.endpoints import probe
 from kvlab.endpoints.identify import identify
 from kvlab.endpoints.openai import Call, OpenAICompat
 from kvlab.evidence import CacheState, full_hit_tokens
 from kvlab.settings import load_settings
-from tests.fakes.process import FakeServer
 
 
 def words(draw, count):

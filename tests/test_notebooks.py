@@ -10,10 +10,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab import experiments
 from tests.command.tool import folders, status
 from tests.conftest import ROOT, in_process
-from tests.fakes.process import FakeServer
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.servers.process import FakeServer
 from benchmarks.torture.counts import Counts
 from benchmarks.torture.ledger import Ledger, runs_of
 from benchmarks.torture.place import count_canary, count_left, family, place
 from benchmarks.torture.scenes import Scene
-from tests.fakes.process import FakeServer
 
 #: Who is killed: a word of its command line.
 VICTIMS = {"kernel": "ipykernel_launcher", "papermill": "kvlab.command.headless", "command": "kvlab run"}

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+from benchmarks.servers.catalogue import FAULTS, FaultServer
+from benchmarks.servers.process import FakeServer
 from benchmarks.torture.counts import Counts
 from benchmarks.torture.faulty_server import FaultyServer
 from benchmarks.torture.ledger import runs_of
@@ -23,8 +25,6 @@ from kvlab.redact import Redactor
 from kvlab.timing.client import Client
 from kvlab.timing.pump import Exchange, Pump
 from kvlab.timing.request import Measurement, Target, interpret
-from tests.fakes.catalogue import FAULTS, FaultServer
-from tests.fakes.process import FakeServer
 
 TIMEOUT_S = 1.5
 #: Beyond the deadline: reading what came, and a busy machine.

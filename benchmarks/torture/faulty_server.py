@@ -11,7 +11,7 @@ import socket
 import threading
 from typing import Self
 
-from tests.fakes.catalogue import FAULTS, FaultServer
+from benchmarks.servers.catalogue import FAULTS, FaultServer
 
 #: What the requests of a run are called: experiment id, trial, arm or item.
 _MEASURED = re.compile(rb"x-request-id: *(\S+/\S+/\S+)\r", re.IGNORECASE)

@@ -9,6 +9,9 @@ from typing import Any
 import httpx
 from hypothesis import strategies as st
 
+from benchmarks.servers.catalogue import FAULTS
+from benchmarks.servers.catalogue.fault import BODY, LAST, SSE_HEAD, USAGE, chunk, chunked, event
+from benchmarks.servers.odd_server import OddServer, Words, answer
 from benchmarks.torture.fuzz import Target, anything, damaged, swapped
 from benchmarks.torture.place import KEY_TEXT
 from kvlab.endpoints import connect as endpoint
@@ -23,9 +26,6 @@ from kvlab.timing.request import Target as Where
 from kvlab.timing.request import Transfer, interpret
 from kvlab.timing.response import MAX_BYTES, ResponseReader, WireError, retry_after_s
 from kvlab.timing.stream import read_document
-from tests.fakes.catalogue import FAULTS
-from tests.fakes.catalogue.fault import BODY, LAST, SSE_HEAD, USAGE, chunk, chunked, event
-from tests.fakes.odd_server import OddServer, Words, answer
 
 _WIRE = [
     b"".join(step for step in fault.steps if isinstance(step, bytes))[:20_000] for fault in FAULTS.values()

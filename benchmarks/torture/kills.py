@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.servers.process import FakeServer
 from benchmarks.torture.counts import Counts
 from benchmarks.torture.ledger import Ledger, runs_of
 from benchmarks.torture.lives import Boundary, Ended, live
 from benchmarks.torture.place import count_canary, count_left, place
 from benchmarks.torture.scenes import Scene, patch
-from tests.fakes.process import FakeServer
 
 #: Of each trial: two deaths that leave it to be measured again, and one behind it.
 BOUNDARIES = (

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.servers.process import FakeServer
 from benchmarks.torture.counts import Counts
 from benchmarks.torture.place import count_canary, count_left, place
 from kvlab.store import frames
-from tests.fakes.process import FakeServer
 from tests.load.bench import Bench, recorder_of, start
 
 VICTIMS = ("generator", "recorder", "starter")

@@ -21,11 +21,11 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+from benchmarks.servers.process import FakeServer
 from benchmarks.torture.counts import Counts
 from benchmarks.torture.ledger import Ledger, runs_of
 from benchmarks.torture.place import ROOT, count_canary, count_left, place
 from benchmarks.torture.scenes import Scene
-from tests.fakes.process import FakeServer
 
 CELL_S = 120.0
 

@@ -13,9 +13,9 @@ from types import FrameType
 
 import psutil
 
+from benchmarks.servers.catalogue import KEY
 from benchmarks.torture.counts import Counts
 from kvlab.settings import Settings
-from tests.fakes.catalogue import KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY_TEXT = KEY.decode()

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.servers.process import FakeServer
 from benchmarks.torture.place import KEY_TEXT
-from tests.fakes.process import FakeServer
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ def open_run(scene: Scene, folder: Path | None) -> Any:
 
 def imitate_the_engine() -> None:
     """Put an engine without a model in the place of vLLM's: its cache is real."""
+    from benchmarks.servers.offline import FakeOffline
     from kvlab.endpoints import offline
     from kvlab.experiments.prefix_hit_miss import measure
-    from tests.fakes.offline import FakeOffline
 
     offline.open_engine = lambda *_: FakeOffline()  # type: ignore[assignment]
     measure.QUESTION_TOKENS_AT_MOST = len(measure.QUESTION)  # its tokens are characters

@@ -8,8 +8,8 @@ import signal
 import psutil
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from tests.command.tool import SWEEP, alive, done, family, folders, kvlab, read, start, status, until
-from tests.fakes.process import FakeServer
 
 KEY = "sk-canary-3141592653589793"
 USER = "canary-user-2718281828"

@@ -5,11 +5,11 @@ import json
 import pytest
 import yaml
 
+from benchmarks.servers.process import FakeServer
 from kvlab.command import pipeline
 from kvlab.errors import InputError
 from tests.command.tool import folders, kvlab, read
 from tests.conftest import ROOT
-from tests.fakes.process import FakeServer
 
 SWEEP = {"token_targets": [300, 600], "repeats": 3, "max_tokens": 2, "manual_sections": 30}
 

@@ -1,7 +1,7 @@
 """Hosted APIs reuse nothing of short prompts: the probe's must be long enough to see that they reuse at all."""
 
 import kvlab as kv
-from tests.fakes.process import FakeServer
+from benchmarks.servers.process import FakeServer
 
 HOSTED = {"grain_tokens": 128, "minimum_tokens": 1024}
 

@@ -2,11 +2,11 @@
 
 import pytest
 
+from benchmarks.servers.odd_server import OddServer
 from kvlab.endpoints import connect as endpoint
 from kvlab.endpoints.identify import identify
 from kvlab.errors import InputError, KvlabError
 from kvlab.settings import load_settings
-from tests.fakes.odd_server import OddServer
 
 
 @pytest.fixture

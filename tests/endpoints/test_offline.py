@@ -1,12 +1,12 @@
 import pytest
 
+from benchmarks.servers.offline import FakeLLM, FakeOffline
 from kvlab.endpoints import offline as vllm_offline
 from kvlab.endpoints.offline import Call
 from kvlab.errors import InputError
 from kvlab.serving.in_process import engine_arguments
 from kvlab.settings import load_settings
 from kvlab.taxonomy import ErrorType
-from tests.fakes.offline import FakeLLM, FakeOffline
 
 
 def ask(engine, ids, max_tokens=1, **options):

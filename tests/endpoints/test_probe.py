@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.servers.odd_server import OddServer, Words, answer
 from kvlab.endpoints import connect as endpoint
 from kvlab.endpoints import probe, proof
 from kvlab.endpoints.counter import CalibratedCounter, InputTokensCounter, shared_start
@@ -11,7 +12,6 @@ from kvlab.errors import InputError, KvlabError
 from kvlab.evidence import CacheLaw, CacheState
 from kvlab.prompts import manual
 from kvlab.settings import load_settings
-from tests.fakes.odd_server import OddServer, Words, answer
 
 
 @pytest.fixture

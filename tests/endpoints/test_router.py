@@ -8,12 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab.endpoints import connect as endpoint
 from kvlab.endpoints import probe
 from kvlab.endpoints.identify import identify
 from kvlab.endpoints.openai import Call, OpenAICompat
 from kvlab.settings import load_settings
-from tests.fakes.process import FakeServer
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.servers.offline import FakeLLM, FakeOffline
+from benchmarks.servers.process import FakeServer
 from kvlab import api
 from kvlab.endpoints import offline
 from kvlab.experiments.context_limit_probe import material
 from kvlab.experiments.prefix_hit_miss import measure as procedures
-from tests.fakes.offline import FakeLLM, FakeOffline
-from tests.fakes.process import FakeServer
 from tests.golden import stored, update
 
 TINY = {

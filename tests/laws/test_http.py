@@ -3,10 +3,10 @@
 import httpx
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab.laws.law import CacheLaw
 from kvlab.laws.learn import learn_law
 from kvlab.laws.probe import Answer, token_ids
-from tests.fakes.process import FakeServer
 
 
 class Client:

@@ -6,8 +6,8 @@ import signal
 import psutil
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab.store import frames
-from tests.fakes.process import FakeServer
 from tests.load.bench import Bench, gone, kill, recorder_of, start, until
 
 ITEMS = 300

@@ -4,8 +4,8 @@ import signal
 
 import psutil
 
+from benchmarks.servers.process import FakeServer
 from tests.command.tool import folders, kvlab, read, start, status, until
-from tests.fakes.process import FakeServer
 
 ITEMS = 600
 LOAD = ["run", "batch_benchmark", "--profile", "smoke", "--set", f"sizes=[{ITEMS}]", "--set", "strategies=[shared_prefix]",

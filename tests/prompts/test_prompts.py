@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.servers.process import FakeServer
 from kvlab.endpoints import connect as endpoint
 from kvlab.endpoints import probe
 from kvlab.endpoints.counter import CalibratedCounter, ServerCounter, shared_prefix
@@ -11,7 +12,6 @@ from kvlab.endpoints.identify import identify
 from kvlab.errors import InputError, ServerError
 from kvlab.prompts import exact, manual
 from kvlab.settings import load_settings
-from tests.fakes.process import FakeServer
 
 NAMES = exact.Names("token_targets", "manual_sections")
 

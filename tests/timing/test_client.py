@@ -4,11 +4,11 @@ import socket
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
+from benchmarks.servers.tls import TlsFront
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.client import Client
 from kvlab.timing.request import Target
-from tests.fakes.process import FakeServer
-from tests.fakes.tls import TlsFront
 
 BODY = {"model": "fake", "messages": [{"role": "user", "content": "one two three"}], "stream": True,
         "stream_options": {"include_usage": True}, "max_tokens": 6}  # fmt: skip

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from benchmarks.servers.catalogue import FAULTS, KEY, FaultServer
 from kvlab.redact import Redactor
 from kvlab.timing.client import Client
 from kvlab.timing.pump import Exchange, Pump
 from kvlab.timing.request import Target, interpret
-from tests.fakes.catalogue import FAULTS, KEY, FaultServer
 
 TIMEOUT_S, SLACK_S, TOGETHER = 1.5, 8.0, 48
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 4}

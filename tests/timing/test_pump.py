@@ -9,11 +9,11 @@ import weakref
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
+from benchmarks.servers.tls import TlsFront
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.pump import Exchange, Pump
 from kvlab.timing.request import Target, interpret
-from tests.fakes.process import FakeServer
-from tests.fakes.tls import TlsFront
 
 BODY = {"model": "fake", "messages": [{"role": "user", "content": "one two three"}], "stream": True,
         "stream_options": {"include_usage": True}, "max_tokens": 3}  # fmt: skip

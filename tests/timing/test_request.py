@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from benchmarks.servers.catalogue.fault import LAST, ROLE, SSE_HEAD, USAGE_EVENT, WORDS, chunked
 from kvlab.errors import InputError
 from kvlab.taxonomy import RETRYABLE, ErrorType
 from kvlab.timing.request import Failure, Measurement, Target, Transfer, interpret
 from kvlab.timing.response import ResponseReader, retry_after_s
 from kvlab.timing.stamps import Stamps, came_together
-from tests.fakes.catalogue.fault import LAST, ROLE, SSE_HEAD, USAGE_EVENT, WORDS, chunked
 
 MS = 1_000_000
 TARGET = Target("http://x/v1")

@@ -9,11 +9,11 @@ import time
 
 import pytest
 
+from benchmarks.servers.catalogue import CLOSE, GOOD, RESET, Fault, FaultServer
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.client import Client
 from kvlab.timing.pump import Exchange, Pump
 from kvlab.timing.request import Target, interpret
-from tests.fakes.catalogue import CLOSE, GOOD, RESET, Fault, FaultServer
 
 BODY = {"model": "m", "messages": [], "stream": True}
 PATH = "/v1/chat/completions"

@@ -2,9 +2,9 @@ import os
 
 import pytest
 
+from benchmarks.servers.nvml import RecordedNvml
 from kvlab.vram import Monitor, NvmlDevice, NvmlProcess, Reading, usage
 from kvlab.vram.nvml import device_count
-from tests.fakes.nvml import RecordedNvml
 
 GIB = 2**30
 ME = os.getpid()

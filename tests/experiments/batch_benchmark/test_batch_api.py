@@ -6,13 +6,13 @@ import httpx
 import pytest
 import stamina
 
+from benchmarks.servers.process import FakeServer
 from kvlab import api
 from kvlab.endpoints.batch_api import Batch
 from kvlab.experiments.batch_benchmark import batch_api
 from kvlab.timing.request import Failure
 from kvlab.timing.stream import Generation
 from tests.experiments.batch_benchmark.test_run import SMALL
-from tests.fakes.process import FakeServer
 
 
 @pytest.fixture(autouse=True)

@@ -5,13 +5,13 @@ import json
 import pandas as pd
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab import api, vram
 from kvlab.experiments import get
 from kvlab.experiments.batch_benchmark import params
 from kvlab.experiments.batch_benchmark.data import read
 from kvlab.report import build
 from kvlab.store import frames
-from tests.fakes.process import FakeServer
 
 SMALL = {
     "sizes": [16, 32, 64], "prompt_tokens": 200, "handbook_sections": 20, "max_tokens": 4, "concurrency": 4,

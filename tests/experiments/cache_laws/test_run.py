@@ -6,10 +6,10 @@ import re
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab import api
 from kvlab.experiments.cache_laws.log import ANSWERED, SENT
 from kvlab.laws.law import CacheLaw
-from tests.fakes.process import FakeServer
 
 QUICK = {"base_ms": 0, "itl_ms": 0, "output_tokens": 1, "max_model_len": 8192}
 BLACK_BOX = {"token_ids": False, "tokenize": False, "metrics": False, "persona": "other"}

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab import api as kv
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.context_limit_probe import ledger, material
@@ -15,7 +16,6 @@ from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from kvlab.store.database import Database
 from kvlab.vram import timeline
 from tests.command.tool import done, folders, kvlab, read, until
-from tests.fakes.process import FakeServer
 
 SMALL = {
     "profile": "test",

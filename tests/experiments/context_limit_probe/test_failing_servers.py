@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab import api as kv
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import ledger
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
 from tests.command.tool import read, until
 from tests.experiments.context_limit_probe.test_endpoint import SMALL, run
-from tests.fakes.process import FakeServer
 
 SHORT = {"exchanges": [2, 5], "cold_tokens": [], "replay_exchanges": 20, "max_attempts": 1}
 

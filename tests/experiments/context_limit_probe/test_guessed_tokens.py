@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab.errors import InputError
 from kvlab.experiments.context_limit_probe import ledger
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
@@ -17,7 +18,6 @@ from kvlab.experiments.context_limit_probe.search import (
 from tests.command.tool import folders
 from tests.experiments.context_limit_probe.test_endpoint import run
 from tests.experiments.context_limit_probe.test_ledger import probe
-from tests.fakes.process import FakeServer
 
 GUESS = Scale(((2000, 500), (200_000, 50_000)))
 

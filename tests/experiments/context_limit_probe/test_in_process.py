@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab import api as kv
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import ledger
@@ -21,7 +22,6 @@ from kvlab.vram.mortal_process import Child
 from tests.command.tool import read, until
 from tests.experiments.context_limit_probe.test_endpoint import SMALL
 from tests.experiments.context_limit_probe.test_ledger import probe as make
-from tests.fakes.process import FakeServer
 
 torch = pytest.importorskip("torch", reason="no engine is installed")
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe import ledger, material
 from kvlab.experiments.context_limit_probe.outcomes import Outcome
@@ -9,7 +10,6 @@ from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.search import DOUBLING, STATED, bracket, confirmed, next_size
 from tests.experiments.context_limit_probe.test_endpoint import run
 from tests.experiments.context_limit_probe.test_ledger import probe
-from tests.fakes.process import FakeServer
 
 PARAMS = ContextLimitProbeParams()
 

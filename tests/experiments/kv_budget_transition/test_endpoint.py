@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab.command import pipeline
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.kv_budget_transition import remote, store
@@ -13,7 +14,6 @@ from kvlab.experiments.kv_budget_transition.state import Pace
 from kvlab.runs.data import RunData
 from kvlab.scoring import scorer_name
 from tests.command.tool import folders, kvlab, read
-from tests.fakes.process import FakeServer
 
 FIELD = "kv.n_kept"
 BUDGETS = {"budgets": [1.0, 0.5], "max_added_budgets": 0, "controls": ["noise_floor", "no_context"]}

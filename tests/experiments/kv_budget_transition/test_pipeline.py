@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.servers.process import FakeServer
 from kvlab import api
 from kvlab.command import pipeline, runner
 from kvlab.errors import InputError
@@ -14,7 +15,6 @@ from kvlab.runs import lock, stages, status
 from kvlab.runs.data import RunData
 from kvlab.store.database import Database
 from tests.command.tool import folders, read
-from tests.fakes.process import FakeServer
 
 #: Three answers at two budgets, and nothing else: a second, with the tiny model.
 FEW = [

@@ -2,10 +2,10 @@
 
 import pytest
 
+from benchmarks.servers.offline import FakeOffline
 from kvlab import api
 from kvlab.endpoints import offline
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
-from tests.fakes.offline import FakeOffline
 
 SMALL = {
     "sizes": [[70, 48], [100, 48]],

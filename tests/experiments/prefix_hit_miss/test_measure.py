@@ -2,13 +2,13 @@
 
 import pytest
 
+from benchmarks.servers.offline import BLOCK, FakeLLM
 from kvlab.errors import KvlabError
 from kvlab.evidence import full_hit_tokens
 from kvlab.experiments.prefix_hit_miss import estimate, trials
 from kvlab.experiments.prefix_hit_miss import measure as procedures
 from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
 from tests.experiments.prefix_hit_miss.conftest import SMALL
-from tests.fakes.offline import BLOCK, FakeLLM
 
 QUESTION = len(procedures.QUESTION)
 

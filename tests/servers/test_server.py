@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from .asking import chunks, events, samples, stream
+from benchmarks.servers.asking import chunks, events, samples, stream
 
 
 def test_chat_stream_has_the_shape_of_vllm(client):
@@ -113,7 +113,7 @@ def test_the_command_ends_on_sigterm_and_with_its_lifeline():
     command = [
         sys.executable,
         "-m",
-        "tests.fakes.openai_server",
+        "benchmarks.servers.openai_server",
         "--itl-ms",
         "1",
         "--no-metrics",

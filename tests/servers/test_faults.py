@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from .asking import chat, events, stream
+from benchmarks.servers.asking import chat, events, stream
 
 
 def test_refusals_are_worded_as_by_vllm(server, client):

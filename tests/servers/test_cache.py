@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .asking import LONG, cached, chat, chunks, stream
+from benchmarks.servers.asking import LONG, cached, chat, chunks, stream
 
 
 def test_full_hit_reads_what_the_block_size_predicts(server, client):

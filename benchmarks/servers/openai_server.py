@@ -1,6 +1,6 @@
 """A fake OpenAI-compatible server whose cache, clock and faults are scripted, and whose truth can be read.
 
-    python -m tests.fakes.openai_server --port 0 --itl-ms 2 --usage no_details
+    python -m benchmarks.servers.openai_server --port 0 --itl-ms 2 --usage no_details
 
 It prints {"port": N, "pid": N} when it listens. Beside the API of vLLM it has
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .asking import LONG, cached, chat, chunks, samples, stream
+from benchmarks.servers.asking import LONG, cached, chat, chunks, samples, stream
 
 
 def test_metrics_tell_the_truth_whatever_usage_says(server, client):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from .options import Options
-from .process import FakeServer
+from benchmarks.servers.options import Options
+from benchmarks.servers.process import FakeServer
 
 DEFAULTS = Options()
 BASE = {"base_ms": 2, "itl_ms": 1, "record_chunks": True}

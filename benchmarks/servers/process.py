@@ -33,7 +33,14 @@ class FakeServer:
         return self
 
     def _command(self) -> list[str]:
-        command = [sys.executable, "-m", "tests.fakes.openai_server", "--port", str(self.port), "--lifeline"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.servers.openai_server",
+            "--port",
+            str(self.port),
+            "--lifeline",
+        ]
         return [*command, "--options", json.dumps(self._options)]
 
     def __enter__(self) -> Self:

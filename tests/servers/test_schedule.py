@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from . import schedule
-from .options import OptionError, Options, changed
+from benchmarks.servers import schedule
+from benchmarks.servers.options import OptionError, Options, changed
 
 
 def planned(options, gaps=(10, 5, 5), *, chat=True):

@@ -2,11 +2,11 @@
 
 from types import SimpleNamespace
 
+from benchmarks.servers.prefix_cache import PrefixCache
 from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.counter import TokenizerCounter
 from kvlab.endpoints.facts import Fact
 from kvlab.endpoints.offline import OfflineEngine
-from tests.fakes.prefix_cache import PrefixCache
 
 BLOCK = 16
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .prefix_cache import PrefixCache
-from .tokenizer import Tokenizer
+from benchmarks.servers.prefix_cache import PrefixCache
+from benchmarks.servers.tokenizer import Tokenizer
 
 
 class Oracle:
