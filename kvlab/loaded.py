@@ -15,6 +15,7 @@ from kvlab.errors import InputError
 from kvlab.findings import Findings, Summary, plain
 from kvlab.report.headers import readable
 from kvlab.runs.data import RunData
+from kvlab.runs.find import run_folder
 from kvlab.store import frames
 from kvlab.store.connect import FILE_NAME as DATABASE
 from kvlab.store.connect import reading
@@ -68,12 +69,7 @@ class LoadedRun:
         Raises:
             InputError: There is no run, or its database is damaged.
         """
-        path = Path(folder)
-        if not path.is_dir():
-            path = paths.outputs_dir() / path
-        if not path.is_dir():
-            raise InputError("run", str(folder), "is neither a run folder nor an id that `kvlab ls` prints")
-        path = path.resolve()
+        path = run_folder(folder)
         with reading(path / DATABASE):
             return cls(RunData.open(path))
 
