@@ -3,7 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# `gpu` where an NVIDIA driver answers, else `cpu`; `none` (the core, for a remote endpoint) where
+# `gpu` where an NVIDIA driver answers, else `cpu`; `kv` (torch without vLLM, for the KV-budget transition)
+# where somebody chooses it; `none` (the core, for a remote endpoint) where
 # there is no embedded engine for the system. `make setup EXTRA=…` chooses.
 EXTRA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || { test "$$(uname -s)" = Linux && echo cpu || echo none; })
 comma := ,
@@ -14,7 +15,7 @@ export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 export SSL_CERT_FILE := $(or $(SSL_CERT_FILE),$(PIP_CERT))
 # Without a local CPU wheel of torch, uv takes torch from PyTorch's own index for this backend.
 LOCAL_TORCH := $(wildcard $(addsuffix /torch-*+cpu*.whl,$(UV_FIND_LINKS)))
-TORCH_BACKEND := $(if $(filter gpu,$(EXTRA)),--torch-backend=auto,$(if $(filter cpu,$(EXTRA)),$(if $(LOCAL_TORCH),,--torch-backend=cpu)))
+TORCH_BACKEND := $(if $(filter gpu kv,$(EXTRA)),--torch-backend=auto,$(if $(filter cpu,$(EXTRA)),$(if $(LOCAL_TORCH),,--torch-backend=cpu)))
 ifeq ($(strip $(SSL_CERT_FILE)),)
 unexport SSL_CERT_FILE
 endif
@@ -24,7 +25,7 @@ endif
 
 KVPRESS := .venv-kvpress
 
-.PHONY: help setup demo test lint lab docs bench bench-peers bench-scale torture conformance clean
+.PHONY: help setup demo test lint lab docs bench bench-peers bench-scale gpu-check torture conformance clean
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -46,7 +47,7 @@ lint: setup ## ruff and mypy
 
 test: setup lint ## lint, unit tests, notebooks on the real engine
 	$(BIN)/python -m pytest -m "not engine" --numprocesses 2 --dist worksteal
-	$(if $(filter none,$(EXTRA)),,$(BIN)/python -m pytest -m engine)
+	$(if $(filter none kv,$(EXTRA)),,$(BIN)/python -m pytest -m engine)
 
 lab: setup ## JupyterLab on the project, with notebooks/ open
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -63,6 +64,9 @@ bench-scale: setup ## 170,000 requests from the load generator to the report: ra
 
 bench-peers: setup ## the load generator beside other clients, each in .venv-peers/<name>, on the same server
 	$(BIN)/python -m benchmarks.peers
+
+gpu-check: setup ## all that needs an NVIDIA GPU, in ten minutes: figures into outputs/gpu-check/
+	$(BIN)/python -m benchmarks.gpu_check
 
 torture: setup ## kills, faults, fuzz and interrupted notebooks: half an hour, and a table of what must be 0
 	$(BIN)/python -m benchmarks.torture
