@@ -62,6 +62,11 @@ class Answer:
         return self.recorded.measurement.stamps.ttft_ms
 
     @property
+    def ttft_words(self) -> str:
+        """`ttft_ms` for a line of text, or why there is none."""
+        return self.recorded.measurement.stamps.ttft_words
+
+    @property
     def latency_ms(self) -> float | None:
         """Sent to done, in ms."""
         return self.recorded.measurement.stamps.latency_ms
@@ -117,7 +122,7 @@ class Answer:
     def _repr_html_(self) -> str:
         from kvlab.report.cards import answer  # only where it is shown
 
-        return answer(self.state, self.recorded.measurement.stamps.ttft_words, self.why, self.text)
+        return answer(self.state, self.ttft_words, self.why, self.text)
 
     def __repr__(self) -> str:
         ttft = "no TTFT" if self.ttft_ms is None else f"TTFT {self.ttft_ms:.1f} ms"

@@ -10,7 +10,7 @@ from kvlab.escape import html, terminal
 
 #: A notebook that shows more rows than this is a file, not a page; the whole is in the run folder's CSV.
 MOST_ROWS = 200
-_MOST_DECIMALS = 3
+_MOST_DECIMALS = 12
 
 
 class Shown(pd.DataFrame):
@@ -86,18 +86,16 @@ def _is_number(value: object) -> bool:
 
 
 def texts(values: Sequence[Any]) -> list[str]:
-    """Return a column's cells as text: the numbers of one column with the same number of decimals."""
-    floats = [value for value in values if isinstance(value, float) and not _is_missing(value)]
-    decimals = max((_decimals(value) for value in floats), default=0)
+    """Return a column's cells as text: its numbers with the same decimals, three digits of the smallest."""
+    floats = [value for value in values if isinstance(value, float) and math.isfinite(value)]
+    decimals = max(map(_needed, floats), default=0)
+    smallest = min((abs(value) for value in floats if value), default=1.0)
+    decimals = min(decimals, max(1, 2 - math.floor(math.log10(smallest))))
     return [_text(value, decimals) for value in values]
 
 
-def _decimals(value: float) -> int:
-    """Return how many decimals a number needs: three at most, or two digits that are not 0."""
-    if not math.isfinite(value) or value.is_integer():
-        return 0
-    if abs(value) < 10**-_MOST_DECIMALS:
-        return min(15, 1 - math.floor(math.log10(abs(value))))
+def _needed(value: float) -> int:
+    """Return how many decimals a number has, as it would be typed."""
     return len(f"{value:.{_MOST_DECIMALS}f}".rstrip("0").partition(".")[2])
 
 
@@ -111,5 +109,5 @@ def _text(value: Any, decimals: int) -> str:  # noqa: ANN401 - a cell
     if isinstance(value, float):
         return f"{value:,.{decimals}f}"
     if isinstance(value, list | tuple):
-        return ", ".join(_text(item, _MOST_DECIMALS if isinstance(item, float) else 0) for item in value)
+        return ", ".join(texts(value))
     return str(value)

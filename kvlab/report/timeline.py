@@ -79,7 +79,9 @@ def _in_words(stamps: Stamps) -> str:
 def _colour(name: str) -> str:
     from kvlab.report import figures
 
-    return next((c for word, c in (("cold", figures.COLD), ("hit", figures.HIT)) if word in name), figures.OTHER)
+    return next(
+        (c for word, c in (("cold", figures.COLD), ("hit", figures.HIT)) if word in name), figures.OTHER
+    )
 
 
 def _draw_row(axes: "Axes", place: int, stamps: Stamps, colour: str) -> None:

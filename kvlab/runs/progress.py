@@ -149,7 +149,9 @@ class _Cell:
     def __repr__(self) -> str:
         steps = self._steps
         filled = _WIDTH * steps.done // max(1, steps.total)
-        lines = [f"{'█' * filled}{'░' * (_WIDTH - filled)} {steps.done} of {steps.total} {steps.noun}s · {self._when()}"]
+        lines = [
+            f"{'█' * filled}{'░' * (_WIDTH - filled)} {steps.done} of {steps.total} {steps.noun}s · {self._when()}"
+        ]
         if self._line and not self._over:
             lines.append(self._line)
         lines += self._kept
