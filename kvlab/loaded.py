@@ -23,6 +23,8 @@ from kvlab.store.connect import reading
 if TYPE_CHECKING:
     import pandas as pd
 
+    from kvlab.report.shown import Shown
+
 _IDENTIFIERS = frozenset({"request_id", "trial_id", "sent_utc", "session_id", "attempt"})
 
 
@@ -101,7 +103,7 @@ class LoadedRun:
         """The findings as data, with the verdict."""
         return self.findings.summary(self.experiment.name, self.data.profile).written_in(self.folder)
 
-    def table(self, name: str) -> "pd.DataFrame":
+    def table(self, name: str) -> "Shown":
         """Return a table of the findings, with the headers of the report."""
         return readable(self.findings.table(name))
 
