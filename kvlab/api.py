@@ -144,8 +144,6 @@ def open(
 def _folder(run_dir: str) -> Path | None:
     if not run_dir:
         return None
-    if Path(run_dir).is_dir():
-        return Path(run_dir)
     from kvlab.runs.find import run_folder
 
     return run_folder(run_dir, field="run_dir")

@@ -16,7 +16,6 @@ from kvlab.errors import InputError
 from kvlab.runs import lock
 from kvlab.runs.find import run_folder, run_id
 from tests.command.test_cli import run
-from tests.command.tool import kvlab
 from tests.golden import stored
 from tests.report.test_day import make
 
@@ -213,7 +212,12 @@ def test_a_run_that_came_back_to_life_is_left_alone(outputs):
 def test_what_a_shell_is_offered(outputs, one_run):
     def offered(words, count):
         env = {"_KVLAB_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
-        return kvlab(**env).stdout.split()
+        code = "import sys; sys.argv = ['kvlab']; from kvlab.command.cli import main; main()"
+        command = [sys.executable, "-c", code]  # `python -m kvlab` is another program to a shell
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, **env}, timeout=60, check=False
+        )
+        return done.stdout.split()
 
     assert offered("kvlab run tok", 2) == ["token_sweep"]
     assert offered("kvlab run token_sweep --profile sm", 4) == ["smoke"]
