@@ -4,10 +4,11 @@ A law that ``kvlab run cache_laws`` has claimed is kept in a file of its own for
 version, so that every experiment can hold its labels against it. What was true of a server may not be true
 any more (another flag, another version behind the same address), so a run believes it only after two
 requests: a prompt that nobody has sent reads no more than the start that all prompts share, and its repeat
-reads exactly what the law says. Its length is chosen just below a step, where a smaller step would read more.
+reads exactly what the law says. Its length is chosen where few other laws would read the same.
 """
 
 import hashlib
+import itertools
 import json
 import secrets
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ FACT = "learned_law"
 _MOST_BYTES = 65_536
 #: A repeat may reach another replica, or come before its prefix is stored: less is believed only after so many.
 _REPEATS = 3
-_MOST_TOKENS = 100_000
+_FEWEST_TOKENS, _MOST_TOKENS = 64, 100_000
 _FORMAT = 1
 _SENTENCE = [
     "A",
@@ -214,16 +215,10 @@ class _Checking:
         )
 
     def _text(self) -> str | None:
-        """Return a text of a length just below a step, at which a repeat is a hit."""
-        law, room = self.law, self.engine.identity.max_model_len or _MOST_TOKENS
-        step = law.tail_grain_tokens or law.grain_tokens
-        lengths = range(max(32, self.start + 1), room - 16)
-        first = next((n for n in lengths if law.full_hit(n) > law.predict(n, self.start)), None)
-        if first is None:
+        """Return a text of a length just below a step, at which a repeat is a hit; ``None``: there is none."""
+        wanted = self._length()
+        if wanted is None:
             return None
-        wanted = first + max(step, law.grain_tokens) - 1
-        wanted += (law.always_computed_tokens - 1 - wanted) % step
-        wanted = min(wanted, room - 17)
         marker, words = secrets.token_hex(8), wanted
         for _ in range(3):
             off = self.engine.counter(_chat(marker, words)) - wanted
@@ -231,6 +226,24 @@ class _Checking:
                 break
             words -= off
         return _words(marker, words)
+
+    def _length(self) -> int | None:
+        """Return a length of a prime number of steps and nearly one more: there, few other laws read the same.
+
+        A smaller step reads more of it, and a multiple of the step reads less.
+        """
+        law, room = self.law, self.engine.identity.max_model_len or _MOST_TOKENS
+        least = max(_FEWEST_TOKENS, self.start + 1) // law.grain_tokens
+        most = min(20_000, (room - 16) // law.grain_tokens)
+        primes = (
+            n for n in range(3 + law.grains_off, most) if n >= least and all(n % d for d in range(2, n))
+        )
+        # A long step may not fit the context so often: then as often as it does.
+        for steps in itertools.chain(primes, range(2 + law.grains_off, 0, -1)):
+            length = (steps + 1) * law.grain_tokens + law.always_computed_tokens - 1
+            if length <= room - 16 and law.full_hit(length) > law.predict(length, self.start):
+                return length
+        return None
 
     def _ask(self, text: str, arm: str) -> tuple[int | None, int | None, str]:
         """Return a request's prompt tokens and cached tokens, or why they are not known."""
