@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from IPython.display import Image
 
+    from kvlab.report.shown import Shown
+
 P = TypeVar("P", bound=Params)
 
 _LONGEST_PAUSE_S = 30.0
@@ -299,18 +301,19 @@ class Session(Generic[P]):
             self._found = now, conclude(self.experiment, data, self.params)
         return self._found[1]
 
-    def table(self, name: str) -> "pd.DataFrame":
+    def table(self, name: str) -> "Shown":
         """Return a table of the findings, with the headers of the report."""
         from kvlab.report.headers import readable
 
         return readable(self.findings().table(name))
 
-    def checks(self) -> "pd.DataFrame":
+    def checks(self) -> "Shown":
         """Return the checks of the verdict: name, asks, seen, holds, role."""
-        import pandas as pd
+        from kvlab.report.shown import Shown
 
         columns = ["name", "asks", "seen", "holds", "role"]
-        return pd.DataFrame([{c: getattr(check, c) for c in columns} for check in self.findings().checks])
+        rows = [[getattr(check, c) for c in columns] for check in self.findings().checks]
+        return Shown(rows, columns=columns, dtype=object)
 
     def picture(self, name: str) -> "Image":
         """Return one of the report's figures, for display in the notebook."""
@@ -329,7 +332,9 @@ class Session(Generic[P]):
             KvlabError: Not a single trial could be measured. The report says so too.
         """
         if self.closed:
-            return build.rebuild(self.folder, self.experiment).written_in(self.folder)
+            summary = build.rebuild(self.folder, self.experiment).written_in(self.folder)
+            self.announce(summary)
+            return summary
         data = self.data()
         summary = build.write(data, self.experiment)
         measured = data.done
@@ -338,8 +343,12 @@ class Session(Generic[P]):
             raise KvlabError("no trial could be measured; the failures are in requests.csv")
         self.on_finish()
         day.write_index(self.folder.parent)
-        print(f"{summary.verdict}: {summary.headline}")
+        self.announce(summary)
         return summary.written_in(self.folder)
+
+    def announce(self, summary: Summary) -> None:
+        """Say the verdict."""
+        print(f"{summary.verdict}: {summary.headline}")
 
     def on_finish(self) -> None:
         """Say that the run is complete; the runner does so itself, so this does nothing (`kvlab.api`)."""
