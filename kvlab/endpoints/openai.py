@@ -71,8 +71,8 @@ class OpenAICompat:
         path = "/chat/completions" if "messages" in call.prompt else "/completions"
         dialect = self.connection.dialect
         body = dialect.body(self.connection.model, call.prompt, call.decoding)
-        if call.salt is not None and self.identity.can("salt"):
-            body["cache_salt"] = call.salt
+        salt = {"cache_salt": call.salt} if call.salt is not None and self.identity.can("salt") else {}
+        body |= salt
         metrics = self.connection.metrics if self.identity.can("metrics") else None
         before = metrics.scrape() if metrics else None
         sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -91,7 +91,7 @@ class OpenAICompat:
             arm=call.arm,
             attempt=call.attempt,
             prompt=call.prompt,
-            decoding=dialect.decoding(call.decoding),
+            decoding={**dialect.decoding(call.decoding), **salt},
             target_tokens=call.target_tokens,
             sent_utc=sent_utc,
             measurement=measurement,
