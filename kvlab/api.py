@@ -1,4 +1,4 @@
-"""The front door: `connect`, `open`, `load`, `score`; ``import kvlab as kv`` brings them, and nothing heavy.
+"""The front door: `connect`, `open`, `load`, `compare`, `score`; ``import kvlab as kv`` brings them, and nothing heavy.
 
 Each function imports what it needs when it is called, so that ``import kvlab`` takes a moment.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kvlab.errors import InputError
 
 if TYPE_CHECKING:
+    from kvlab.comparison.comparison import Comparison
     from kvlab.endpoints.server import Server
     from kvlab.loaded import LoadedRun
     from kvlab.notebook import NotebookSession
@@ -56,6 +57,54 @@ def load(folder: str | Path) -> "LoadedRun":
     from kvlab.loaded import LoadedRun
 
     return LoadedRun.of(folder)
+
+
+def compare(
+    first: str | Path,
+    second: str | Path,
+    *,
+    metric: str | None = None,
+    margin: float | None = None,
+    across: Sequence[str] = (),
+) -> "Comparison":
+    """Compare two sides of stored runs: the second against the first.
+
+    Args:
+        first: A run folder, an id as ``kvlab ls`` prints it, or a date (all runs of that day together).
+        second: The same.
+        metric: In place of the one that was named before the run, ``<arm>.<column>``.
+        margin: In place of the one that was named before the run.
+        across: Fields whose difference is what is compared, and which then forbid nothing.
+
+    Returns:
+        The verdict, the ratio with its interval, what differs, and how often equal sides would be called different.
+
+    Raises:
+        InputError: There is no such run, or both are the same.
+    """
+    from kvlab.comparison import sides
+    from kvlab.comparison.comparison import compare as compared
+
+    return compared(
+        sides.find(first),
+        sides.find(second),
+        read_params=stored_params,
+        metric=metric,
+        margin=margin,
+        across=across,
+    )
+
+
+def stored_params(stored: Mapping[str, Any]) -> "Params":
+    """Return the checked parameters of what a run has stored of itself.
+
+    Raises:
+        InputError: There is no such experiment, or they are none of its.
+    """
+    from kvlab import experiments
+
+    found: Params = experiments.get(str(stored["name"])).Params.check(stored["params"])
+    return found
 
 
 def score(

@@ -11,6 +11,7 @@
     serial       how alike neighbours are, and how many values they count for
     resample     the seeded draws of all of these
     steady       the steady state of a trial
+    ratios       by what factor two sides differ: paired, by point, over engine starts
     extrapolate  the time of N requests, and whether a series has a trend
 
 Which method stands where is decided by measured coverage: `benchmarks/coverage.py`.
