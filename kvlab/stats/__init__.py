@@ -13,6 +13,7 @@
     steady       the steady state of a trial
     ratios       by what factor two sides differ: paired, by point, over engine starts
     extrapolate  the time of N requests, and whether a series has a trend
+    growth       whether what was level stays so, and for how much longer that can be said
 
 Which method stands where is decided by measured coverage: `benchmarks/coverage.py`.
 """
