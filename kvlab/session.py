@@ -27,6 +27,8 @@ from kvlab.runs.files import write_atomic
 from kvlab.runs.folder import Run
 from kvlab.runs.lock import Lock
 from kvlab.runs.progress import Steps
+from kvlab.starts import NAME as ENGINE_START
+from kvlab.starts import Starts
 from kvlab.store.database import Database
 from kvlab.taxonomy import RETRYABLE, ErrorType
 from kvlab.timing.request import Failure
@@ -88,6 +90,7 @@ class Session(Generic[P]):
         self._steps: Steps | None = None
         self._found: tuple[tuple[int, int], Findings] | None = None
         self._after: RunData | None = None
+        self.starts: Starts | None = None  # whoever opens the session knows how to open the engine again
         begin(run.database, plan)
         run.database.plan(run.run_id, plan.trials)
         self._stack = ExitStack()
@@ -178,6 +181,7 @@ class Session(Generic[P]):
             KvlabError: The server refuses the request itself: nothing else would succeed either.
         """
         self._refuse_closed()
+        self._note_start(trial)
         began = time.monotonic()
         for tries in range(1, 1000):
             self.attempt = self.database.claim_attempt(trial.trial_id)
@@ -199,6 +203,19 @@ class Session(Generic[P]):
                 self.note(f"{trial.trial_id}: {_words(made)}; again in {pause:.0f} s")
             time.sleep(pause)
         raise KvlabError(f"{trial.trial_id} failed a thousand times")
+
+    def _note_start(self, trial: Trial) -> None:
+        """Start the engine anew where the trial is of another stretch; store which start measures it."""
+        if self.starts is None:
+            return
+        if self.starts.is_next(trial):
+            self.note("starting the engine anew")
+            self._stack.close()  # what an experiment keeps may hold the engine
+            self.engine = self.starts.restarted(self.engine)
+            self.__dict__.pop("_server_pids", None)
+            self.state = self._stack.enter_context(self.experiment.session(self))
+        if (label := self.starts.label(self.engine)) is not None:
+            self.database.observe(trial.trial_id, ENGINE_START, None, text=label)
 
     def _take(self, trial: Trial) -> _Attempt:
         """Measure a trial once, and what else the machine did meanwhile."""

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from kvlab import __version__, errors
-from kvlab.command import comparing
+from kvlab.command import comparing, interleaving
 from kvlab.command.show import say
 from kvlab.command.stages import app as stages
 from kvlab.errors import InputError, KvlabError
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(stages, name="kv")  # the name that its first experiment gave it
 app.add_typer(stages, name="stage")
 comparing.add_to(app)
+interleaving.add_to(app)
 
 Outputs = Annotated[
     Path | None, typer.Option(help="Where run folders go (default: outputs/, or KVLAB_OUTPUTS).")
