@@ -17,6 +17,7 @@ from kvlab.errors import InputError, KvlabError
 
 if TYPE_CHECKING:
     from kvlab.records import Trial
+    from kvlab.session import Session
 
 #: The observation that holds which start of the engine measured a trial.
 NAME = "engine_start"
@@ -66,6 +67,14 @@ class Starts:
         stretch = self._stretch.get(trial.trial_id)
         before, self._current = self._current, stretch
         return before is not None and stretch != before
+
+    def before(self, trial: "Trial", session: "Session[Any]") -> None:
+        """Start a session's engine anew where the trial is of another stretch; store which start measures it."""
+        if self.is_next(trial):
+            session.note("starting the engine anew")
+            session.replace_engine(self.restarted)
+        if (label := self.label(session.engine)) is not None:
+            session.database.observe(trial.trial_id, NAME, None, text=label)
 
     def restarted(self, engine: Any) -> Any:  # noqa: ANN401 - an Engine
         """Return the engine, ended and started anew.
