@@ -26,7 +26,7 @@ def code_cells(path):
 
 
 def test_every_experiment_has_its_notebook():
-    assert sorted(name[3:] for name in NAMES) == sorted(experiments.registry())
+    assert sorted(name[3:] for name in NAMES if name[3:] != "compare") == sorted(experiments.registry())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)

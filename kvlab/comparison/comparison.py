@@ -13,6 +13,7 @@ from kvlab.comparison.differences import Difference, differences
 from kvlab.comparison.refusals import Objection
 from kvlab.comparison.sides import Side
 from kvlab.errors import InputError
+from kvlab.stats.intervals import Interval
 from kvlab.stats.ratios import Effect, Outcome, holm_levels, outcome
 
 CONFIDENCE = 0.95
@@ -52,6 +53,7 @@ class MetricResult:
         confidence: Of the interval that the verdict is from; of the others above the primary one's (Holm).
         first, second: Geometric means of either side, in the column's unit.
         reason: Why there is no interval; ``None``: there is one.
+        given: The interval that the verdict is from, where it is not the effect's own.
     """
 
     metric: str
@@ -61,16 +63,22 @@ class MetricResult:
     first: float | None
     second: float | None
     reason: str | None = None
+    given: Interval | None = None
+
+    @property
+    def interval(self) -> Interval:
+        """The ratio with the interval that the verdict is from."""
+        return self.given or self.effect.interval(self.confidence)
 
     @property
     def low(self) -> float | None:
         """The lower end of the ratio's interval."""
-        return self.effect.interval(self.confidence).low
+        return self.interval.low
 
     @property
     def high(self) -> float | None:
         """The upper end."""
-        return self.effect.interval(self.confidence).high
+        return self.interval.high
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,8 @@ class Comparison:
         """How many more pairs would decide it; 0: it is decided; ``None``: unknown."""
         if self.primary is None:
             return None
+        if self.primary.given is not None:
+            return 0 if self.verdict != "undecided" else _more_blocks(self.primary, self.named.margin)
         more = self.primary.effect.more_units(self.named.margin, self.primary.confidence)
         if more is None or not _over_starts(self.primary.effect):
             return more
@@ -138,7 +148,8 @@ class Comparison:
         if self.primary is None:
             return f"not comparable: {self.refused[0]}"
         result, metric = self.primary, self.named.metric
-        interval = "" if result.low is None else f" [{result.low:.3f}, {result.high:.3f}]"
+        shown = ends(result.low, result.high)
+        interval = f" {shown}" if shown else ""
         ratio = "no ratio" if result.effect.ratio is None else f"ratio {result.effect.ratio:.3f}{interval}"
         words = {
             "faster": f"{names} is faster: {metric} {ratio}",
@@ -188,6 +199,23 @@ class Comparison:
 def _round(value: float | None) -> float | None:
     """Return a number as it is written: six significant digits, the same on every machine."""
     return None if value is None else float(f"{value:.{_DIGITS}g}")
+
+
+def ends(low: float | None, high: float | None) -> str:
+    """Return an interval as it is shown, an open end as dots; empty: there is none."""
+    if low is None and high is None:
+        return ""
+    return f"[{'…' if low is None else f'{low:.3f}'}, {'…' if high is None else f'{high:.3f}'}]"
+
+
+def _more_blocks(result: MetricResult, margin: float) -> int | None:
+    """Return about how many more blocks an interval that may be looked at needs: its width falls as their root grows."""
+    found = result.interval
+    if found.low is None or found.high is None or found.estimate is None or found.low <= 0:
+        return None
+    half, size = math.log(found.high / found.low) / 2, abs(math.log(found.estimate))
+    enough = max(size, math.log1p(margin) - size)
+    return max(1, math.ceil(found.n * (half / enough) ** 2) - found.n)
 
 
 def _over_starts(effect: Effect) -> bool:

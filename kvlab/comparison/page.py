@@ -12,7 +12,7 @@ import pandas as pd
 
 from kvlab import escape as escapes
 from kvlab.comparison import pictures
-from kvlab.comparison.comparison import Comparison, MetricResult
+from kvlab.comparison.comparison import Comparison, MetricResult, ends
 from kvlab.report import render
 
 MOST_PAIRS = 10
@@ -79,9 +79,8 @@ def _content(found: Comparison, folder: Path) -> dict[str, Any]:
 
 def _row(item: MetricResult) -> tuple[Any, ...]:
     low, high, ratio = item.low, item.high, item.effect.ratio
-    interval = (
-        item.reason if low is None or high is None else f"{low:.3f} to {high:.3f} ({item.confidence:.1%})"
-    )
+    shown_ends = ends(low, high)
+    interval = f"{shown_ends} ({item.confidence:.1%})" if shown_ends else item.reason
     kind = pictures.unit(item.metric)
     times = [None if value is None else f"{value:,.3g} {kind}" for value in (item.first, item.second)]
     shown = None if ratio is None else f"{ratio:.3f}"

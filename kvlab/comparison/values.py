@@ -35,7 +35,11 @@ def table(side: Side) -> pd.DataFrame:
 
     A value is the mean logarithm over a trial's requests of one arm: requests of a trial depend on each other.
     """
-    frame = side.requests
+    return table_of(side.requests)
+
+
+def table_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return `table` of requests that have columns ``run`` and ``start``."""
     frame = frame[frame["used"] & (frame["status"] == "ok")]
     if frame.empty:
         return pd.DataFrame(columns=["metric", "run", "start", "trial_id", "point", "log", "order"])

@@ -53,6 +53,11 @@ def write(comparisons: Sequence[Comparison], folder: Path) -> None:
     write_atomic(folder / PAGE, render.html(title, text, pictures_made))
 
 
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as CSV."""
+    write_atomic(path, requests_csv.text(pd.DataFrame(list(rows))))
+
+
 def _metrics(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     rows = []
     for found in comparisons:

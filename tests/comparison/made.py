@@ -70,7 +70,7 @@ def _times(
     db.execute("DELETE FROM observations WHERE name = 'engine_start'")
     session = db.execute("SELECT max(session_id) FROM sessions").fetchone()[0]
     for request, sent, arm, tokens, trial, ordinal in rows:
-        start = ordinal % len(starts) if starts else 0
+        start = ordinal % 100 * len(starts) // 16 if starts else 0
         scale = (starts[start] if starts else 1.0) * (factor if arm == "hit" else 1.0)
         usual = (20 if arm == "hit" else 100) * (1 + tokens / 1000)
         first = sent + int(1e6 * usual * scale * math.exp(noise * rng.standard_normal()))
