@@ -14,7 +14,7 @@ from rich.table import Table
 from kvlab import errors, experiments, paths
 from kvlab.command import show
 from kvlab.endpoints import connect as endpoint
-from kvlab.endpoints import probe, proof
+from kvlab.endpoints import learned, probe, proof
 from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.identify import identify
 from kvlab.endpoints.proof import lacking
@@ -119,7 +119,14 @@ def _asked(settings: Settings) -> Identity:
     """Ask the endpoint what it is and can prove, each request bounded more tightly than a measured one."""
     quick = settings.model_copy(update={"request_timeout_s": min(settings.request_timeout_s, REQUEST_S)})
     with endpoint.connect(quick) as connection:
-        return probe.probe(connection, identify(connection))
+        identity = probe.probe(connection, identify(connection))
+        if any(learned.recall(identity)):
+            from kvlab.endpoints.openai import OpenAICompat  # only where something is asked
+
+            found = OpenAICompat(connection, identity, probe.counter(connection, identity))
+            learned.check(found)
+            identity = found.identity
+        return identity
 
 
 def _within(seconds: float, ask: Callable[[], Identity], where: str) -> Identity:

@@ -134,7 +134,9 @@ def connect(settings: Settings) -> Connection:
         from kvlab.serving import embedded, launch  # only where it is needed: it looks for an engine
 
         launch.require_linux()
-        lease = embedded.acquire(settings.kvlab_model, cache_dir=paths.cache_dir())
+        lease = embedded.acquire(
+            settings.kvlab_model, cache_dir=paths.cache_dir(), extra_flags=settings.extra_flags
+        )
         headers["Authorization"] = f"Bearer {lease.api_key}"
         url, model = lease.base_url, lease.model.served_name
     target = Target(
