@@ -118,7 +118,7 @@ def safe():
         for words in found
         if SAFE.count(words[0])
         and not {"ID", "NAME", "SHELL", "|"} & {*words}
-        and not (words[0], len(words)) == ("plan", 1)
+        and (words[0], len(words)) != ("plan", 1)
     ]
 
 
