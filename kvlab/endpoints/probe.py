@@ -29,6 +29,8 @@ _WORDS = "A prefix cache keeps the keys and values of tokens that it has seen be
 _TOKENS_A_LINE = 16
 #: Hosted APIs reuse nothing of a shorter prompt than 1,024 tokens.
 _HOSTED_MINIMUM_TOKENS = 1200
+#: Servers of one's own reuse short prompts, too.
+_NO_MINIMUM = ("vLLM", "llama.cpp")
 #: A repeat may reach another replica or engine than the first request, so 0 is believed only after so many.
 _REPEATS = 4
 
@@ -264,8 +266,9 @@ def _with_offset(found: ServerCounter, off: int) -> ServerCounter:
 
 def _lines(identity: Identity) -> int:
     # Several blocks. Servers that do not say use up to 1,024 tokens a step, or reuse nothing below so many.
-    least = 0 if identity.kind == "vLLM" else _HOSTED_MINIMUM_TOKENS
-    wanted = -(-max(4 * min(identity.block_size or 300, 4096), least) // _TOKENS_A_LINE)
+    least = 0 if identity.kind in _NO_MINIMUM else _HOSTED_MINIMUM_TOKENS
+    unknown = 64 if identity.kind == "llama.cpp" else 300  # it reuses by the token, and may compute slowly
+    wanted = -(-max(4 * min(identity.block_size or unknown, 4096), least) // _TOKENS_A_LINE)
     if identity.max_model_len is None:
         return wanted
     return max(1, min(wanted, (identity.max_model_len // 2) // (2 * _TOKENS_A_LINE)))
