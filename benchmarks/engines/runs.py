@@ -21,7 +21,7 @@ from kvlab.laws.law import CacheLaw
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "doctor": (),
     "token_sweep": ("--profile", "smoke", "--set", "token_targets=[300,640]", "--set", "repeats=6", "--set", "max_tokens=4"),
-    "cache_laws": ("--profile", "endpoint", "--set", "parts=[law]"),
+    "cache_laws": ("--profile", "endpoint", "--set", "parts=[law]", "--set", "max_prompt_tokens=2048"),
     "context_limit_probe": (
         "--profile", "smoke", "--set", "exchanges=[2,10,40]", "--set", "cold_tokens=[512]", "--set", "quality_steps=1",
         "--set", "cut_steps=2", "--set", "replay_exchanges=6",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -95,10 +96,16 @@ def litellm(behind: Place, folder: Path) -> Iterator[Place]:
     command: list[str | Path] = [
         places.litellm(), "--config", config, "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False",
     ]  # fmt: skip
-    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "NO_PROXY": "127.0.0.1"}
+    key = f"sk-{secrets.token_hex(16)}"
+    quiet = {
+        "LITELLM_MASTER_KEY": key,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_TELEMETRY": "False",
+        "NO_PROXY": "127.0.0.1",
+    }
     name = "LiteLLM before " + behind.name
     with child(command, folder / "litellm.log", f"http://127.0.0.1:{port}/health/liveliness", env=quiet):
-        yield replace(behind, name=name, base_url=f"http://127.0.0.1:{port}/v1", key="EMPTY")
+        yield replace(behind, name=name, base_url=f"http://127.0.0.1:{port}/v1", key=key)
 
 
 @contextmanager
