@@ -1,4 +1,4 @@
-"""The front door: `connect`, `open`, `load`, `score`; ``import kvlab as kv`` brings them, and nothing heavy.
+"""The front door: `connect`, `open`, `load`, `ab`, `compare`, `score`; ``import kvlab as kv`` brings them, and nothing heavy.
 
 Each function imports what it needs when it is called, so that ``import kvlab`` takes a moment.
 """
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvlab.errors import InputError
-
 if TYPE_CHECKING:
+    from kvlab.comparison.ab import Configuration
+    from kvlab.comparison.comparison import Comparison
     from kvlab.endpoints.server import Server
     from kvlab.loaded import LoadedRun
     from kvlab.notebook import NotebookSession
@@ -58,6 +58,125 @@ def load(folder: str | Path) -> "LoadedRun":
     return LoadedRun.of(folder)
 
 
+def compare(
+    first: str | Path,
+    second: str | Path,
+    *,
+    metric: str | None = None,
+    margin: float | None = None,
+    across: Sequence[str] = (),
+) -> "Comparison":
+    """Compare two sides of stored runs: the second against the first.
+
+    Args:
+        first: A run folder, an id as ``kvlab ls`` prints it, or a date (all runs of that day together).
+        second: The same.
+        metric: In place of the one that was named before the run, ``<arm>.<column>``.
+        margin: In place of the one that was named before the run.
+        across: Fields whose difference is what is compared, and which then forbid nothing.
+
+    Returns:
+        The verdict, the ratio with its interval, what differs, and how often equal sides would be called different.
+
+    Raises:
+        InputError: There is no such run, or both are the same.
+    """
+    from kvlab.comparison import sides
+    from kvlab.comparison.comparison import compare as compared
+
+    return compared(
+        sides.find(first),
+        sides.find(second),
+        read_params=stored_params,
+        metric=metric,
+        margin=margin,
+        across=across,
+    )
+
+
+def ab(
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    *,
+    block: int = 1,
+    seed: int = 1337,
+    outputs: str | Path | None = None,
+) -> "Comparison":
+    """Measure two configurations in turns, block by block in random order, until it can be said which is faster.
+
+    Args:
+        first: ``experiment``, and perhaps ``profile``, ``set`` (parameters), ``endpoint`` or ``engine_args``, and
+            ``across`` (the fields whose difference is what is compared), as a file of ``kvlab ab`` holds them.
+        second: The same, with what is to be compared.
+        block: Trials a block.
+        seed: Of the order within the blocks.
+        outputs: Where the folder goes; ``None``: where run folders go.
+
+    Returns:
+        The comparison; its runs and its page are in ``outputs/<date>/<time>_ab_<experiment>/``.
+
+    Raises:
+        InputError: A configuration cannot work; nothing is left behind.
+        ServerError: An embedded server did not start.
+    """
+    from kvlab.comparison import ab as interleaved
+
+    sides = [
+        interleaved.Configuration.of(item, name) for item, name in ((first, "first"), (second, "second"))
+    ]
+    return interleaved.into_new_folder(
+        sides[0],
+        sides[1],
+        open_configuration,
+        outputs=None if outputs is None else Path(outputs),
+        block=block,
+        seed=seed,
+    ).comparison
+
+
+def open_configuration(configuration: "Configuration", folder: Path) -> "Session[Any]":
+    """Open one side of `ab` in a new folder, as ``kvlab run`` would, without a notebook.
+
+    Raises:
+        InputError: Something in it cannot work.
+    """
+    from kvlab import experiments
+    from kvlab.opening import open_run
+    from kvlab.params import resolve
+    from kvlab.settings import load_settings
+
+    settings = load_settings(**configuration.settings)
+    experiment = experiments.get(configuration.experiment)
+    resolved = resolve(
+        experiment.Params,
+        experiment.name,
+        profile=configuration.profile,
+        overrides=configuration.overrides,
+        settings=settings,
+    )
+    folder.mkdir(parents=True)
+    return open_run(
+        experiment,
+        resolved.params,
+        settings=settings,
+        folder=folder,
+        profile=configuration.profile,
+        sources=resolved.sources,
+    )
+
+
+def stored_params(stored: Mapping[str, Any]) -> "Params":
+    """Return the checked parameters of what a run has stored of itself.
+
+    Raises:
+        InputError: There is no such experiment, or they are none of its.
+    """
+    from kvlab import experiments
+
+    found: Params = experiments.get(str(stored["name"])).Params.check(stored["params"])
+    return found
+
+
 def score(
     answer: str, gold: Sequence[str], *, language: str = "en", answer_mode: "AnswerMode" = "any"
 ) -> "Score":
@@ -84,6 +203,7 @@ def open(
     *,
     profile: str | None = None,
     run_dir: str | Path = "",
+    yes: bool = False,
     **parameters: Any,  # noqa: ANN401 - checked by the experiment
 ) -> "Session[Any]":
     """Open an experiment: check its parameters, connect, make a run folder or go on with one.
@@ -94,6 +214,8 @@ def open(
             ``profile`` and ``run_dir``.
         profile: A file of ``params/<experiment>/`` that the parameters start from.
         run_dir: A run folder to go on with; empty: a new one.
+        yes: Send as much as the plan says to another machine (`kvlab.spending`); a notebook's variable
+            ``yes`` says the same.
         parameters: Parameters by name.
 
     Raises:
@@ -127,6 +249,7 @@ def open(
         sources=sources | context.get("sources", {}),
         force=bool(context.get("force")),
         locked=bool(context.get("locked")),
+        allowed=yes or values.get("yes") is True or bool(context.get("allowed")),
         made=NotebookSession,
     )
     assert isinstance(session, NotebookSession)  # noqa: S101 - `made` says so
@@ -142,11 +265,11 @@ def open(
 def _folder(run_dir: str) -> Path | None:
     if not run_dir:
         return None
-    if not Path(run_dir).is_dir():
-        raise InputError(
-            "run_dir", run_dir, "is not there; name a run folder, or leave it empty for a new one"
-        )
-    return Path(run_dir)
+    if Path(run_dir).is_dir():
+        return Path(run_dir)
+    from kvlab.runs.find import run_folder
+
+    return run_folder(run_dir, field="run_dir")
 
 
 def _let_go(name: str, folder: Path | None, params: "Params") -> None:

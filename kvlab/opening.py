@@ -5,12 +5,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from kvlab import spending
 from kvlab.experiment import EngineFacts, Experiment
 from kvlab.runs import contract
 from kvlab.runs.folder import Run, new_folder
 from kvlab.runs.lock import hold
 from kvlab.session import P, Session
 from kvlab.settings import Settings
+from kvlab.starts import Starts
+from kvlab.starts import check as check_starts
 
 
 def open_run(
@@ -24,12 +27,14 @@ def open_run(
     force: bool = False,
     outputs: Path | None = None,
     locked: bool = False,
+    allowed: bool = False,
     made: "type[Session[Any]]" = Session,
 ) -> Session[P]:
     """Open an experiment with checked parameters, in ``folder`` or in a new run folder.
 
     The folder's lock is taken before the engine is opened, which can take minutes, and before
-    anything is written (``locked``: by the process that started this one).
+    anything is written (``locked``: by the process that started this one). A plan that may send much to
+    another machine needs a yes (``allowed``: it was given).
 
     Raises:
         InputError: A setting, the endpoint or the contract is wrong, or somebody else is writing in
@@ -43,11 +48,18 @@ def open_run(
             undo.callback(lock.release)
         plan = experiment.plan(params, folder)
 
+        if not allowed:
+            spending.require(experiment, params, plan.demand, settings)
+
         def check(max_model_len: int | None) -> None:
             experiment.check(params, plan, EngineFacts(max_model_len))
 
-        engine = experiment.open(params, settings).open(check)
+        def opened() -> Any:  # noqa: ANN401 - an Engine
+            return experiment.open(params, settings).open(check)
+
+        engine = opened()
         undo.callback(engine.close)
+        check_starts(params.starts, engine)
         experiment.check(params, plan, EngineFacts(engine.identity.max_model_len, engine))
         found = contract.contract(
             experiment=experiment.name,
@@ -75,5 +87,6 @@ def open_run(
         )
         undo.callback(run.close)
         session = made(experiment, params, plan, engine, run, lock)
+        session.starts = Starts(plan.trials, params.starts, opened, run.session_id * 1000)
         undo.pop_all()
         return session

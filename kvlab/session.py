@@ -6,7 +6,7 @@ left of it. Measuring stores; reading works before, between and after, also when
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from kvlab.runs.files import write_atomic
 from kvlab.runs.folder import Run
 from kvlab.runs.lock import Lock
 from kvlab.runs.progress import Steps
+from kvlab.starts import Starts
 from kvlab.store.database import Database
 from kvlab.taxonomy import RETRYABLE, ErrorType
 from kvlab.timing.request import Failure
@@ -35,6 +36,8 @@ from kvlab.vram.choose import server_pid
 if TYPE_CHECKING:
     import pandas as pd
     from IPython.display import Image
+
+    from kvlab.report.shown import Shown
 
 P = TypeVar("P", bound=Params)
 
@@ -88,8 +91,11 @@ class Session(Generic[P]):
         self._steps: Steps | None = None
         self._found: tuple[tuple[int, int], Findings] | None = None
         self._after: RunData | None = None
+        self.starts: Starts | None = None  # whoever opens the session knows how to open the engine again
         begin(run.database, plan)
         run.database.plan(run.run_id, plan.trials)
+        if opening := getattr(engine, "opening", None):
+            run.database.record_attempt(run.run_id, None, opening, "done")
         self._stack = ExitStack()
         self.state: Any = self._stack.enter_context(experiment.session(self))
 
@@ -178,6 +184,8 @@ class Session(Generic[P]):
             KvlabError: The server refuses the request itself: nothing else would succeed either.
         """
         self._refuse_closed()
+        if self.starts is not None:
+            self.starts.before(trial, self)
         began = time.monotonic()
         for tries in range(1, 1000):
             self.attempt = self.database.claim_attempt(trial.trial_id)
@@ -199,6 +207,13 @@ class Session(Generic[P]):
                 self.note(f"{trial.trial_id}: {_words(made)}; again in {pause:.0f} s")
             time.sleep(pause)
         raise KvlabError(f"{trial.trial_id} failed a thousand times")
+
+    def replace_engine(self, made: Callable[[Any], Any]) -> None:
+        """Measure with another engine from now on: what ``made`` gives of the present one."""
+        self._stack.close()  # what an experiment keeps may hold the engine
+        self.engine = made(self.engine)
+        self.__dict__.pop("_server_pids", None)
+        self.state = self._stack.enter_context(self.experiment.session(self))
 
     def _take(self, trial: Trial) -> _Attempt:
         """Measure a trial once, and what else the machine did meanwhile."""
@@ -297,18 +312,19 @@ class Session(Generic[P]):
             self._found = now, conclude(self.experiment, data, self.params)
         return self._found[1]
 
-    def table(self, name: str) -> "pd.DataFrame":
+    def table(self, name: str) -> "Shown":
         """Return a table of the findings, with the headers of the report."""
         from kvlab.report.headers import readable
 
         return readable(self.findings().table(name))
 
-    def checks(self) -> "pd.DataFrame":
+    def checks(self) -> "Shown":
         """Return the checks of the verdict: name, asks, seen, holds, role."""
-        import pandas as pd
+        from kvlab.report.shown import Shown
 
         columns = ["name", "asks", "seen", "holds", "role"]
-        return pd.DataFrame([{c: getattr(check, c) for c in columns} for check in self.findings().checks])
+        rows = [[getattr(check, c) for c in columns] for check in self.findings().checks]
+        return Shown(rows, columns=columns, dtype=object)
 
     def picture(self, name: str) -> "Image":
         """Return one of the report's figures, for display in the notebook."""
@@ -327,7 +343,9 @@ class Session(Generic[P]):
             KvlabError: Not a single trial could be measured. The report says so too.
         """
         if self.closed:
-            return build.rebuild(self.folder, self.experiment).written_in(self.folder)
+            summary = build.rebuild(self.folder, self.experiment).written_in(self.folder)
+            self.announce(summary)
+            return summary
         data = self.data()
         summary = build.write(data, self.experiment)
         measured = data.done
@@ -336,8 +354,12 @@ class Session(Generic[P]):
             raise KvlabError("no trial could be measured; the failures are in requests.csv")
         self.on_finish()
         day.write_index(self.folder.parent)
-        print(f"{summary.verdict}: {summary.headline}")
+        self.announce(summary)
         return summary.written_in(self.folder)
+
+    def announce(self, summary: Summary) -> None:
+        """Say the verdict."""
+        print(f"{summary.verdict}: {summary.headline}")
 
     def on_finish(self) -> None:
         """Say that the run is complete; the runner does so itself, so this does nothing (`kvlab.api`)."""

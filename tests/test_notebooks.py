@@ -18,7 +18,7 @@ from tests.conftest import ROOT, in_process
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
 #: Criteria of rates and of memory: whatever else this machine does is in them, and a test must not be.
-OF_THE_MACHINE = {"consistent_across_scales", "memory_is_safe"}
+OF_THE_MACHINE = {"consistent_across_scales", "memory_while_measured"}
 
 
 def code_cells(path):
@@ -26,7 +26,7 @@ def code_cells(path):
 
 
 def test_every_experiment_has_its_notebook():
-    assert sorted(name[3:] for name in NAMES) == sorted(experiments.registry())
+    assert sorted(name[3:] for name in NAMES if name[3:] != "compare") == sorted(experiments.registry())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)

@@ -13,17 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kvlab import __version__, experiments, paths
+from kvlab import __version__, experiments, paths, spending
+from kvlab.command import consent
 from kvlab.errors import InputError
 from kvlab.escape import file_name
 from kvlab.experiment import EngineFacts, Experiment, Plan
 from kvlab.findings import Summary
 from kvlab.opening import open_run
-from kvlab.params import Params, Resolved, resolve
+from kvlab.params import Resolved, resolve
 from kvlab.report import build, day
 from kvlab.runs import lock, stages, status
 from kvlab.runs.contract import differences, draft
 from kvlab.runs.data import RunData
+from kvlab.runs.find import run_folder
 from kvlab.runs.folder import Run, check_outputs, new_folder, stored_experiment
 from kvlab.runs.status import Status
 from kvlab.session import Session, begin
@@ -44,6 +46,7 @@ class Job:
     Attributes:
         folder: The run folder; ``None``: there is none yet.
         force: Do it again, or under another contract.
+        yes: Send to another machine as much as the plan says.
     """
 
     experiment: Experiment[Any]
@@ -53,6 +56,7 @@ class Job:
     outputs: Path
     folder: Path | None = None
     force: bool = False
+    yes: bool = False
 
     @property
     def params(self) -> Any:  # noqa: ANN401 - the experiment's own
@@ -86,6 +90,7 @@ def job(
     outputs: Path | None = None,
     new: bool = False,
     force: bool = False,
+    yes: bool = False,
 ) -> Job:
     """Resolve a configuration and find its run folder.
 
@@ -97,6 +102,7 @@ def job(
         outputs: Where run folders are.
         new: Take no run that is there.
         force: See `Job`.
+        yes: See `Job`.
 
     Raises:
         InputError: The file, a parameter, the experiment or the folder is wrong.
@@ -106,10 +112,11 @@ def job(
     settings = load_settings()
     resolved = resolve(chosen.Params, chosen.name, file=config, overrides=overrides, settings=settings)
     top = (outputs or paths.outputs_dir()).resolve()
-    found = Job(chosen, resolved, settings, config.stem, top, force=force)
+    found = Job(chosen, resolved, settings, config.stem, top, force=force, yes=yes)
     if run is not None:
+        run = run_folder(run, top, field="--run")
         _check_folder(run, found)
-        return replace(found, folder=run.resolve())
+        return replace(found, folder=run)
     return found if new else replace(found, folder=newest(found))
 
 
@@ -117,7 +124,7 @@ def _check_folder(run: Path, job: Job) -> None:
     stored, name = stored_experiment(run), job.experiment.name
     if stored["name"] != name:
         raise InputError("--run", str(run), f"is a run of {stored['name']}; name a run of {name}")
-    changed = differences(_identity(stored["params"], job.params), job.params.run_identity)
+    changed = differences(job.params.identity_of(stored["params"]), job.params.run_identity)
     lasting = [field for field in changed if field not in job.params.how_fields]
     if lasting:
         more = f" ({len(lasting) - 1} more)" if len(lasting) > 1 else ""
@@ -126,11 +133,6 @@ def _check_folder(run: Path, job: Job) -> None:
     if changed and not job.force:
         fix = f"has another {changed[0]} than the config; leave --run out, or --force"
         raise InputError("--run", str(run), fix)
-
-
-def _identity(stored: dict[str, Any], params: Params) -> dict[str, Any]:
-    """Return stored parameters without those of the analysis, as ``params.run_identity`` does."""
-    return {name: value for name, value in stored.items() if name not in params.analysis_fields}
 
 
 def newest(job: Job) -> Path | None:
@@ -143,7 +145,7 @@ def newest(job: Job) -> Path | None:
         with suppress(InputError, sqlite3.Error, ValueError):  # killed before anything was in it, or damaged
             stored = stored_experiment(folder)
             same = (stored["name"], stored["profile"]) == (job.experiment.name, job.profile)
-            if same and not differences(_identity(stored["params"], job.params), job.params.run_identity):
+            if same and not differences(job.params.identity_of(stored["params"]), job.params.run_identity):
                 return folder
     return None
 
@@ -346,6 +348,8 @@ def everything(job: Job, say: Say) -> Path:
 @contextmanager
 def opened(job: Job) -> Iterator[Session[Any]]:
     """Open the run under its contract, as this process's, and give it back."""
+    plan = job.experiment.plan(job.params, job.folder)
+    consent.require(spending.objection(job.experiment, job.params, plan.demand, job.settings), yes=job.yes)
     session = open_run(
         job.experiment,
         job.params,
@@ -355,6 +359,7 @@ def opened(job: Job) -> Iterator[Session[Any]]:
         sources=job.resolved.sources,
         force=job.force,
         outputs=job.outputs,
+        allowed=True,
     )
     status.begin(session.folder, owner=job.command)
     ended, reason = Status.INTERRUPTED, "a stage was stopped; what it printed is in the database"

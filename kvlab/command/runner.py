@@ -8,14 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from kvlab import errors, experiments, paths
+from kvlab import errors, experiments, paths, spending
+from kvlab.command import consent
 from kvlab.command.headless import ERROR, EXIT_NO_SPACE
 from kvlab.command.watch import done_trials, watch
 from kvlab.errors import InputError, KvlabError
@@ -41,6 +42,7 @@ class Request:
     resume: Path | None = None
     force: bool = False
     outputs: Path | None = None
+    yes: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,11 @@ def run(request: Request, say: Callable[[str], None] = print) -> Outcome:
         experiment.check(resolved.params, plan, EngineFacts(max_model_len))
 
     check(None)
+    consent.require(spending.objection(experiment, resolved.params, plan.demand, settings), yes=request.yes)
     check_outputs(request.resume or request.outputs or paths.outputs_dir())
-    hold = experiment.open(resolved.params, settings).hold(check)
+    # Several starts need a server that nobody else holds: the notebook starts it, and ends it, itself.
+    one_start = resolved.params.starts == 1
+    hold = experiment.open(resolved.params, settings).hold(check) if one_start else nullcontext()
     with _stop_on_sigterm(), ExitStack() as stack:
         if request.resume is not None:
             stack.enter_context(lock.held(request.resume))
@@ -90,7 +95,7 @@ def run(request: Request, say: Callable[[str], None] = print) -> Outcome:
                 "profile": profile,
                 "run_dir": str(folder),
             },
-            "context": {"sources": resolved.sources, "force": request.force, "locked": True},
+            "context": {"sources": resolved.sources, "force": request.force, "locked": True, "allowed": True},
         }
         say(f"run folder: {folder}")
         outcome = _supervise(folder, job, trials=len(plan.trials), say=say)
