@@ -124,6 +124,7 @@ class _Probe:
         facts["cached_tokens"] = _cached_tokens(self.connection, first, again, fresh)
         facts["cached_counters"] = _cached_counters(first, again)
         facts["reuse"] = _reuse(again)
+        facts[proof.ONE_CACHE] = _one_cache(again)
         facts["salt"] = self._salt(text)
         facts["token_ids"] = _token_ids(self.asker, tokenizer)
         if (words := self.connection.dialect.words) is not None:
@@ -187,7 +188,7 @@ class _Probe:
             return None
         longer = f"{text} x"
         self.see(longer)
-        other = self.see(longer)
+        other = self._repeat(longer)[-1]  # the next one may reach another replica
         if not _all_but_one(other) or other.prompt_tokens == again.prompt_tokens:
             return None
         return CacheLaw.by_token(_read(fresh) or 0)
@@ -353,6 +354,18 @@ def _reuse(again: list[_Seen]) -> Fact:
     if all(figure is None for figure in figures):
         return Fact(why="nothing says what was read from a cache")
     return Fact(holds=False, why=f"a prompt that was repeated {len(again)} times was 0 tokens in the cache")
+
+
+def _one_cache(again: list[_Seen]) -> Fact:
+    """Whether every repeat found its prompt, or some reached a cache that did not have it."""
+    found = [_read(seen) for seen in again]
+    if not found[-1]:
+        return Fact(why="no repeat was read from a cache")
+    missed = sum(not tokens for tokens in found)
+    if not missed:
+        return Fact(holds=True, why="the first repeat was read from a cache")
+    why = f"{missed} of {len(found)} repeats found nothing: several replicas may answer, each with a cache of its own"
+    return Fact(holds=False, why=why)
 
 
 def _token_ids(asker: Asker, tokenizer: Fact) -> Fact:

@@ -1,5 +1,6 @@
 """What is found out about odd servers, and that a run and `doctor` are told the same."""
 
+import itertools
 import zlib
 
 import pytest
@@ -216,6 +217,18 @@ def test_llama_cpps_own_count_of_a_chat_is_exact(probed):
         assert engine.identity.kind == "llama.cpp"
         assert isinstance(engine.counter, InputTokensCounter)
         assert engine.counter({"messages": [{"role": "user", "content": "one two"}]}) == 6
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_replicas_in_turns_are_seen_by_the_repeats_that_find_nothing(probed, replicas):
+    turns = itertools.cycle([cached(Words(grain=1)) for _ in range(replicas)])
+    with OddServer(lambda body: next(turns)(body)) as server:
+        identity = probed(server).identity
+        assert identity.facts["one_cache"].holds is (replicas == 1)
+        assert identity.law == CacheLaw.by_token(4)
+        verdict = proof.proves(identity)
+        assert verdict.holds, "what is cold and what is a hit is shown all the same"
+        assert ("several replicas" in verdict.why) == (replicas > 1)
 
 
 def llama_cpp(words, off=0):
