@@ -94,6 +94,8 @@ class Session(Generic[P]):
         self.starts: Starts | None = None  # whoever opens the session knows how to open the engine again
         begin(run.database, plan)
         run.database.plan(run.run_id, plan.trials)
+        if opening := getattr(engine, "opening", None):
+            run.database.record_attempt(run.run_id, None, opening, "done")
         self._stack = ExitStack()
         self.state: Any = self._stack.enter_context(experiment.session(self))
 
