@@ -6,7 +6,7 @@ left of it. Measuring stores; reading works before, between and after, also when
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from kvlab.runs.files import write_atomic
 from kvlab.runs.folder import Run
 from kvlab.runs.lock import Lock
 from kvlab.runs.progress import Steps
+from kvlab.starts import Starts
 from kvlab.store.database import Database
 from kvlab.taxonomy import RETRYABLE, ErrorType
 from kvlab.timing.request import Failure
@@ -90,6 +91,7 @@ class Session(Generic[P]):
         self._steps: Steps | None = None
         self._found: tuple[tuple[int, int], Findings] | None = None
         self._after: RunData | None = None
+        self.starts: Starts | None = None  # whoever opens the session knows how to open the engine again
         begin(run.database, plan)
         run.database.plan(run.run_id, plan.trials)
         if opening := getattr(engine, "opening", None):
@@ -182,6 +184,8 @@ class Session(Generic[P]):
             KvlabError: The server refuses the request itself: nothing else would succeed either.
         """
         self._refuse_closed()
+        if self.starts is not None:
+            self.starts.before(trial, self)
         began = time.monotonic()
         for tries in range(1, 1000):
             self.attempt = self.database.claim_attempt(trial.trial_id)
@@ -203,6 +207,13 @@ class Session(Generic[P]):
                 self.note(f"{trial.trial_id}: {_words(made)}; again in {pause:.0f} s")
             time.sleep(pause)
         raise KvlabError(f"{trial.trial_id} failed a thousand times")
+
+    def replace_engine(self, made: Callable[[Any], Any]) -> None:
+        """Measure with another engine from now on: what ``made`` gives of the present one."""
+        self._stack.close()  # what an experiment keeps may hold the engine
+        self.engine = made(self.engine)
+        self.__dict__.pop("_server_pids", None)
+        self.state = self._stack.enter_context(self.experiment.session(self))
 
     def _take(self, trial: Trial) -> _Attempt:
         """Measure a trial once, and what else the machine did meanwhile."""
