@@ -71,8 +71,8 @@ class OpenAICompat:
         path = "/chat/completions" if "messages" in call.prompt else "/completions"
         dialect = self.connection.dialect
         body = dialect.body(self.connection.model, call.prompt, call.decoding)
-        if call.salt is not None and self.identity.can("salt"):
-            body["cache_salt"] = call.salt
+        salt = {"cache_salt": call.salt} if call.salt is not None and self.identity.can("salt") else {}
+        body |= salt
         metrics = self.connection.metrics if self.identity.can("metrics") else None
         before = metrics.scrape() if metrics else None
         sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -91,7 +91,7 @@ class OpenAICompat:
             arm=call.arm,
             attempt=call.attempt,
             prompt=call.prompt,
-            decoding=dialect.decoding(call.decoding),
+            decoding={**dialect.decoding(call.decoding), **salt},
             target_tokens=call.target_tokens,
             sent_utc=sent_utc,
             measurement=measurement,
@@ -105,7 +105,9 @@ class OpenAICompat:
     def _evidence(self, measurement: Measurement, server: ServerView) -> Evidence:
         connection, counters = self.connection, self.identity.facts.get("cached_counters", Fact())
         if counters.holds is False:  # they stood still while a cache was at work: no witness
-            server = replace(server, cached_tokens=None, reason=counters.why)
+            server = replace(
+                server, cached_tokens=None, local_tokens=None, external_tokens=None, reason=counters.why
+            )
         evidence = evidence_of(measurement, asked=connection.model, aliases=connection.aliases, server=server)
         return zero_judged(evidence, proof.nothing_reused(self.identity))
 
