@@ -180,5 +180,5 @@ def _parameters(kind: "type[Params]", values: Mapping[str, Any], settings: Any) 
     for source, layer in env_layers(kind, settings):
         found |= layer
         sources |= dict.fromkeys(layer, source)
-    kind.read_in(found, sources)
+    kind.inline_files(found, sources)
     return kind.check(found, sources), sources

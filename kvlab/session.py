@@ -304,10 +304,10 @@ class Session(Generic[P]):
         return readable(self.findings().table(name))
 
     def checks(self) -> "pd.DataFrame":
-        """Return the checks of the verdict: name, asks, seen, holds, role."""
+        """Return the checks of the verdict: name, asks, seen, passed, role."""
         import pandas as pd
 
-        columns = ["name", "asks", "seen", "holds", "role"]
+        columns = ["name", "asks", "seen", "passed", "role"]
         return pd.DataFrame([{c: getattr(check, c) for c in columns} for check in self.findings().checks])
 
     def picture(self, name: str) -> "Image":

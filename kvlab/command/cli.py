@@ -126,7 +126,7 @@ def report(
             folder = _copied(folder, to.resolve())
         elif not os.access(folder, os.W_OK):
             raise InputError("run folder", str(folder), "cannot be written in; name another place with --to")
-        with lock.held_if_free(folder):
+        with lock.locked_if_free(folder):
             summary = build.rebuild(folder, experiments.get(stored["name"]))
             day.write_index(folder.parent)
     say(f"{summary.verdict}: {summary.headline}\nreport: {folder / 'report.html'}")

@@ -110,7 +110,7 @@ class Batch:
         return stamina.retry(on=_passes, attempts=None, timeout=patience_s, wait_max=30.0)(ask)()
 
 
-def said_of(batch: Mapping[str, Any]) -> str:
+def message_of(batch: Mapping[str, Any]) -> str:
     """Return what a server says of a batch that did not complete, in its own words; empty: nothing."""
     errors = batch.get("errors")
     if isinstance(errors, dict):
@@ -157,10 +157,10 @@ def _well(answer: httpx.Response) -> httpx.Response:
         return answer.raise_for_status()
     except httpx.HTTPStatusError as error:
         try:
-            said = error_message(json_value(answer.content), answer.text)
+            message = error_message(json_value(answer.content), answer.text)
         except ValueError:
-            said = " ".join(answer.text.split())
-        text = f"{answer.request.url.path} answers HTTP {answer.status_code}: {said or 'nothing'}"
+            message = " ".join(answer.text.split())
+        text = f"{answer.request.url.path} answers HTTP {answer.status_code}: {message or 'nothing'}"
         raise httpx.HTTPStatusError(text, request=error.request, response=answer) from None
 
 

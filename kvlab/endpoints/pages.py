@@ -53,7 +53,7 @@ class Page:
         content = self.json() if self.ok else None
         return content if isinstance(content, dict) else {}
 
-    def said(self) -> str:
+    def message(self) -> str:
         """Return what the server said, in one line: its error's message, or the body.
 
         It is not cut: a server may echo a key, and a key that is cut cannot be found any more.

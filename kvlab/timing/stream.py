@@ -90,11 +90,11 @@ def usage_contradiction(generation: Generation) -> str | None:
     An event carries a token or more, so there are at least as many tokens as events. Gateways cut
     texts anew, so a few events more are let pass.
     """
-    said = as_tokens((generation.usage or {}).get("completion_tokens"))
+    reported = as_tokens((generation.usage or {}).get("completion_tokens"))
     events = len(generation.token_ns)
-    if said is None or events <= 1.5 * said + 4:
+    if reported is None or events <= 1.5 * reported + 4:
         return None
-    return f"usage contradicts the stream: {events} events with text, and {said} completion tokens"
+    return f"usage contradicts the stream: {events} events with text, and {reported} completion tokens"
 
 
 def events(pieces: Iterable[Piece], *, complete: bool = True) -> Iterator[Event | Fault]:

@@ -124,9 +124,9 @@ def test_a_run_that_cannot_be_written_in_is_reported_to_another_place(monkeypatc
 
 
 def test_a_report_of_a_run_under_way_is_no_second_writer(monkeypatch, old_run):
-    with lock.held(old_run):
+    with lock.locked(old_run):
         assert run(monkeypatch, "report", old_run) == 0
-        assert lock.is_held(old_run)
+        assert lock.is_locked(old_run)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_going_on_is_proposed_where_it_would_work(monkeypatch, capsys, tmp_path,
             if what == "run":
                 fill(database)
                 database.record_attempt("r", "t0", [recorded("a")], "done")
-    outcome = runner.Outcome(folder, 1, Status.FAILED, "it died")
+    outcome = runner.RunResult(folder, 1, Status.FAILED, "it died")
     monkeypatch.setattr(runner, "run", lambda *_: outcome)
     assert run(monkeypatch, "run", "token_sweep") == 1
     said = capsys.readouterr().err

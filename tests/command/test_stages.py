@@ -23,7 +23,7 @@ def sweep(tmp_path, outputs, point_at):
     config.write_text(yaml.safe_dump(SWEEP))
     with FakeServer(base_ms=1, itl_ms=0, ms_per_uncached_token=0.02) as server:
         point_at(server)
-        yield lambda *overrides, **more: pipeline.job(config, list(overrides), outputs=outputs, **more)
+        yield lambda *overrides, **more: pipeline.staged_run(config, list(overrides), outputs=outputs, **more)
 
 
 def test_a_sweep_in_stages(sweep, outputs):
@@ -97,7 +97,7 @@ def test_whose_configuration_it_is(tmp_path, folder, named, found):
     config = tmp_path / folder / "empty.yaml"
     config.parent.mkdir()
     config.touch()
-    assert pipeline.job(config, [], experiment=named).experiment.name == found
+    assert pipeline.staged_run(config, [], experiment=named).experiment.name == found
 
 
 def test_a_run_of_another_experiment_is_refused(sweep, tmp_path):
@@ -105,7 +105,7 @@ def test_a_run_of_another_experiment_is_refused(sweep, tmp_path):
     config = tmp_path / "mine.yaml"
     config.touch()
     with pytest.raises(InputError, match="is a run of token_sweep; name a run of kv_budget_transition"):
-        pipeline.job(config, [], run=folder)
+        pipeline.staged_run(config, [], run=folder)
 
 
 def test_both_names_of_the_command_and_an_unknown_experiment():

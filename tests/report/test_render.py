@@ -26,7 +26,7 @@ STORED = {
 def page(evil):
     summary = Summary(
         experiment="x", profile=evil, verdict=Verdict.PASS, headline=f"fine {evil}", reasons=[evil], results={},
-        checks=[Check(name=evil, asks=evil, seen=evil, holds=True)], limitations=[evil],
+        checks=[Check(name=evil, asks=evil, seen=evil, passed=True)], limitations=[evil],
         tables=[StoredTable(name="t", title=evil, columns=["a", evil], rows=[[evil, 1.0], [None, evil]], note=evil)],
         figures=[StoredFigure(name="f", title=evil, caption=evil)], sections=[Section(title=evil, paragraphs=[evil])],
     )  # fmt: skip
@@ -36,7 +36,7 @@ def page(evil):
         url=evil,
         model=evil,
         revision=evil,
-        facts={"metrics": Fact(holds=True, why=evil)},
+        facts={"metrics": Fact(passed=True, why=evil)},
     )
     stored = {**STORED, **dict.fromkeys(("profile", "isolation_id", "experiment_id"), evil), "contract": {evil: {"a": evil}},
               "params": {"x": evil}, "sources": {"x": evil}}  # fmt: skip

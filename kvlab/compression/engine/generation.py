@@ -79,8 +79,8 @@ class Generation:
 
 def as_failure(error: Exception) -> Failure:
     """Return what an exception of the engine means: out of memory, or anything else."""
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    full = full or "out of memory" in said.lower() or "can't allocate memory" in said
+    full = full or "out of memory" in message.lower() or "can't allocate memory" in message
     kind = ErrorType.OUT_OF_MEMORY if full else ErrorType.ENGINE_ERROR
-    return Failure(kind, f"{type(error).__name__}: {said or 'no reason given'}"[:500])
+    return Failure(kind, f"{type(error).__name__}: {message or 'no reason given'}"[:500])

@@ -82,7 +82,7 @@ def _checks(
             name="extrapolation_stands",
             asks="the fit from the smaller sizes predicts the largest, and nothing speaks against going on",
             seen="; ".join(_checked(found) for found in forecasts),
-            holds=any(not found["refused"] for found in forecasts),
+            passed=any(not found["refused"] for found in forecasts),
             role="note",
         ),
     ]

@@ -153,7 +153,7 @@ class KVBudgetTransitionParams(Params):
     analysis: AnalysisGroup = AnalysisGroup()
 
     @classmethod
-    def superseded(cls, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    def obsolete_after(cls, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         """Return the dataset's parameters that were meant for the dataset before."""
         old, new = before.get("dataset") or {}, after.get("dataset") or {}
         if not isinstance(old, Mapping) or not isinstance(new, Mapping):

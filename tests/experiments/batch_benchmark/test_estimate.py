@@ -12,7 +12,7 @@ from kvlab.experiments.batch_benchmark.trials import Planned
 
 MS = 1_000_000
 PARAMS = BatchBenchmarkParams(sizes=[20], strategies=["shared_prefix"])
-KNOWN = {"url": "http://there/v1", "model": "m", "facts": {"tokenizer": Fact(holds=True)}}
+KNOWN = {"url": "http://there/v1", "model": "m", "facts": {"tokenizer": Fact(passed=True)}}
 
 
 def row(item, sent_ms, took_ms, *, due_ms=None, error=None, used=True, session=1, **more):
@@ -83,11 +83,11 @@ def test_an_empty_answer_is_served_and_no_error():
     assert (found["errors"], found["attempt_errors"]) == ({}, {})
     assert found["requests_per_s"] == pytest.approx(10)
     assert found["failure_s"] == 0
-    assert criteria.no_errors([found]).holds
+    assert criteria.no_errors([found]).passed
     few = criteria.few_empty([found], PARAMS)
-    assert (few.holds, few.seen) == (False, "2 of 20 answers")
-    assert criteria.few_empty([found], PARAMS.model_copy(update={"max_empty_share": 0.1})).holds
-    assert criteria.few_empty([], PARAMS).holds is None
+    assert (few.passed, few.seen) == (False, "2 of 20 answers")
+    assert criteria.few_empty([found], PARAMS.model_copy(update={"max_empty_share": 0.1})).passed
+    assert criteria.few_empty([], PARAMS).passed is None
 
 
 def predicted(rows, block, state):
@@ -135,9 +135,11 @@ def saved(share, expected, roughly=None, **more):
         ([], None, "neither shared_prefix nor conversation"),
     ],
 )
-def test_a_saving_is_held_against_a_prediction_and_where_there_is_none_the_reason_is_true(found, holds, says):
+def test_a_saving_is_held_against_a_prediction_and_where_there_is_none_the_reason_is_true(
+    found, passed, says
+):
     check = criteria.as_predicted(found, PARAMS)
-    assert check.holds is holds
+    assert check.passed is passed
     assert says in check.seen
 
 
@@ -146,10 +148,10 @@ def test_a_saving_is_held_against_a_prediction_and_where_there_is_none_the_reaso
     [(0.0, 0.0, 0, True), (0.8, 0.0, 0, False), (0.16, 0.16, 0, True), (0.17, 0.16, 0, False),
      (0.05, 0.0, 1, True), (0.05, None, 0, True), (0.3, None, 0, False), (None, 0.0, 0, None)],
 )  # fmt: skip
-def test_the_control_may_find_nothing_but_the_template(share, template, again, holds):
+def test_the_control_may_find_nothing_but_the_template(share, template, again, passed):
     found = saved(share, 0.0, template_share=template, sent_again=again, served=20)
-    assert criteria.control([{**found, "strategy": "isolated"}]).holds is holds
-    assert criteria.control([]).holds is None
+    assert criteria.control([{**found, "strategy": "isolated"}]).passed is passed
+    assert criteria.control([]).passed is None
 
 
 def test_the_templates_share_is_its_whole_blocks():
@@ -180,6 +182,6 @@ def possible(savings, most, **changes):
         (0.80, None, {}, None),
     ],
 )
-def test_a_saving_beyond_what_the_prompts_share_is_a_contradiction(savings, most, changes, holds):
+def test_a_saving_beyond_what_the_prompts_share_is_a_contradiction(savings, most, changes, passed):
     check = possible(savings, most, **changes)
-    assert (check.holds, check.role) == (holds, "proof")
+    assert (check.passed, check.role) == (passed, "proof")
