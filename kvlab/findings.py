@@ -64,14 +64,14 @@ class Check(BaseModel, frozen=True, serialize_by_alias=True):
         if self.reason:
             return self.reason
         word = {"proof": "", "power": "underpowered: "}.get(
-            self.role, "not met: " if self.passed is False else "cannot be said: "
+            self.role, "not met: " if self.passed is False else "unknown: "
         )
         return f"{word}{self.asks}: {self.seen}" + (f"; {self.advice}" if self.advice else "")
 
     @property
     def shown(self) -> str:
         """What a PASS says of it."""
-        unknown = "cannot be said: " if self.passed is None else ""
+        unknown = "unknown: " if self.passed is None else ""
         return f"{unknown}{self.asks}: {self.seen}"
 
 

@@ -34,7 +34,7 @@ _SECRET_NAME = re.compile(
 
 
 class Params(BaseModel):
-    """Base of every experiment's parameters: frozen, strict (``true`` is no number), no unknown keys, finite.
+    """Base of every experiment's parameters: frozen, strict (``true`` is not a number), no unknown keys, finite.
 
     Attributes:
         isolation_id: Goes into every prompt's marker; ``None``: a fresh one for each run.

@@ -31,7 +31,7 @@ class Batch:
     What only asks is asked again while the server is in trouble, for up to ``patience_s`` at a time: a
     job may take a day, and its server may be restarted meanwhile. What makes something is asked once.
 
-    All raise httpx.HTTPError for what stays wrong, and ValueError for an answer that is no JSON.
+    All raise httpx.HTTPError for what stays wrong, and ValueError for an answer that is not JSON.
     """
 
     http: httpx.Client
@@ -41,7 +41,7 @@ class Batch:
     def absent(self) -> str | None:
         """Return by what the server says that it has no batch API; ``None``: it has one.
 
-        A gateway may answer any path with its web page: what is no JSON is no batch API.
+        A gateway may answer any path with its web page: what is not JSON is no batch API.
         """
 
         def ask() -> httpx.Response:
@@ -55,13 +55,13 @@ class Batch:
             content = json_value(answer.content)
         except ValueError:
             return f"{answer.headers.get('content-type', 'something')}, and no JSON"
-        return None if isinstance(content, dict | list) else "JSON that is no list of batches"
+        return None if isinstance(content, dict | list) else "JSON that is not a list of batches"
 
     def create(self, lines: Iterable[str]) -> str:
         """Upload requests, at most `MAX_LINES`, and start them. Returns the batch's id.
 
         Raises:
-            ValueError: The server takes them not, in its own words; or there are too many for one file.
+            ValueError: The server refuses them, in its own words; or there are too many for one file.
         """
         data = "".join(lines).encode()
         if len(data) > MAX_BYTES or data.count(b"\n") > MAX_LINES:
@@ -127,7 +127,7 @@ def _message(error: Any) -> str:  # noqa: ANN401 - JSON
 
 
 def _lines(answer: httpx.Response) -> Iterator[str]:
-    """Yield the lines of a file; one that is longer than any answer comes cut, and so is no JSON."""
+    """Yield the lines of a file; one that is longer than any answer comes cut, and so is not JSON."""
     rest = b""
     for piece in answer.iter_bytes():
         *whole, rest = (rest + piece).split(b"\n")

@@ -57,7 +57,7 @@ class InProcess:
 
     Attributes:
         llm: vLLM's ``LLM``.
-        block_size: Tokens a block of its prefix cache, as it has it.
+        block_size: Tokens per block of its prefix cache, as it has it.
         max_model_len: Its longest context in tokens.
     """
 

@@ -38,7 +38,7 @@ def timings(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 def bin_table(
     frame: pd.DataFrame, *, metric: str, n_bins: int, confidence: float, seed: int, resamples: int
 ) -> pd.DataFrame:
-    """Return one row a policy, budget and bin, the empty bins too: `BIN_COLUMNS`.
+    """Return one row per policy, budget and bin, the empty bins too: `BIN_COLUMNS`.
 
     - ``n``: answers asked for. ``acc_mean``: mean of the metric, a failed answer counting as 0;
       ``acc_std`` is the population's; the interval is over contexts

@@ -42,7 +42,7 @@ class TransitionCall:
         fails_at: The largest planned budget that the sequence has reached.
         holds_at: The smallest planned budget down to which the drop is shown to be below the margin;
             1.0 where it is shown of none.
-        drops: One a planned budget below 1.0, descending.
+        drops: One per planned budget below 1.0, descending.
         also_falls_at: Planned budgets outside the sequence whose drop exceeds the margin by itself (Holm over all
             budgets): the curve comes back below them, or was not shown to stay down.
     """

@@ -120,7 +120,7 @@ def _limitations(table: Sequence[Cell], reasons: Mapping[str, str]) -> list[str]
     lines = [
         "The extrapolation goes on from a steady state: it knows nothing of hours in which the server's load, its "
         "neighbours or the prompts change.",
-        "Tokens a second are generated ones; a prompt's are in the table of tokens.",
+        "Tokens per second are generated ones; a prompt's are in the table of tokens.",
     ]
     lines += [f"Memory: {name}: {why}." for name, why in sorted(reasons.items())]
     return lines + [f"{cell['trial_id']}: {cell['why']}." for cell in table if cell["why"]]

@@ -242,7 +242,7 @@ class Estimate:
         system_tokens: The context of no exchange: fixed part and request.
         maximum: The context that still works; ``None``: none does, or what is used of it is unknown.
         because: What ends it, or why it is unknown.
-        constants: Empty where there is no maximum, or it is too short to trim within.
+        constants: Empty where there is not a maximum, or it is too short to trim within.
     """
 
     probes: list[Probe]

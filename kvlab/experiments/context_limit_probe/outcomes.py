@@ -165,7 +165,7 @@ def stated_maximum(
         message: The server's words.
         held_tokens: What it has accepted: no maximum is smaller.
         asked_tokens: What it has refused, at most: no maximum is larger.
-        repeated: What was asked for: a number that repeats it is no maximum.
+        repeated: What was asked for: a number that repeats it is not a maximum.
 
     >>> stated_maximum("This model's maximum context length is 8192 tokens. However, you requested 9000")
     8192

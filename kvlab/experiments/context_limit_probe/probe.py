@@ -194,7 +194,7 @@ class _OneSize:
         held = bracket(confirmed(self.bench.ledger.probes(ENDPOINT))).low
         tokens = self.row.target_tokens or 0
         asked = tokens + self.max_tokens
-        # A number that repeats what was asked for is no maximum; but a stated one is asked for to the token.
+        # A number that repeats what was asked for is not a maximum; but a stated one is asked for to the token.
         repeated = {asked} if self.why == STATED else {asked, tokens}
         most = round(1.5 * asked) if self.bench.by_characters else asked
         return stated_maximum(message, held_tokens=held, asked_tokens=most, repeated=repeated)

@@ -230,7 +230,7 @@ class Analysis:
     Attributes:
         asked: The parameters.
         frame: The answers of the run's query mode.
-        stats: One row a policy, budget and bin (`kvlab.compression.transition.bins.bin_table`).
+        stats: One row per policy, budget and bin (`kvlab.compression.transition.bins.bin_table`).
         focus: The budget that bins, failures and flips are read at: that of the call, without one the
             budget with the largest mean drop; ``None`` where there is nothing below 1.0.
     """
@@ -271,7 +271,7 @@ def analyse(frame: pd.DataFrame, asked: Asked) -> Analysis:
     """Return all results of the answers.
 
     Args:
-        frame: One row an answer; see `kvlab.compression.transition.scores.collect` for the columns it must have.
+        frame: One row per answer; see `kvlab.compression.transition.scores.collect` for the columns it must have.
         asked: The parameters.
 
     Raises:

@@ -122,7 +122,7 @@ def saved(share, expected, roughly=None, **more):
 
 
 @pytest.mark.parametrize(
-    ("found", "holds", "says"),
+    ("found", "passed", "says"),
     [
         ([saved(0.8, 0.85)], True, "at worst 94.1% of it"),
         ([saved(0.7, 0.85)], False, "at worst 82.4% of it"),
@@ -144,7 +144,7 @@ def test_a_saving_is_held_against_a_prediction_and_where_there_is_none_the_reaso
 
 
 @pytest.mark.parametrize(
-    ("share", "template", "again", "holds"),
+    ("share", "template", "again", "passed"),
     [(0.0, 0.0, 0, True), (0.8, 0.0, 0, False), (0.16, 0.16, 0, True), (0.17, 0.16, 0, False),
      (0.05, 0.0, 1, True), (0.05, None, 0, True), (0.3, None, 0, False), (None, 0.0, 0, None)],
 )  # fmt: skip
@@ -171,7 +171,7 @@ def possible(savings, most, **changes):
 
 
 @pytest.mark.parametrize(
-    ("savings", "most", "changes", "holds"),
+    ("savings", "most", "changes", "passed"),
     [
         (0.943, 0.78, {"predicted_from": "from an estimate of the prefix"}, False),
         (0.80, 0.78, {"predicted_from": "from an estimate of the prefix"}, True),
