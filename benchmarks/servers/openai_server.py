@@ -275,6 +275,7 @@ class FakeServer:
         if keep is not None:
             self.cache.evict_to(0 if keep == "all" else int(keep))
         self._warm([*changes.get("warm_prompts", []), *warm])
+        self._start_waiting()
         connection.respond(200, {"cache_blocks": len(self.cache)})
 
     def _warm(self, prompts: list[Any]) -> None:
