@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import coverage_memory
 from benchmarks.coverage_worlds import MARGIN, SCORES, SIZES, VALUES, Floats, alike, second_is_faster
 from kvlab.compression.transition.drop import p_exceeds, p_holds
 from kvlab.compression.transition.power import minimum_detectable
@@ -96,6 +97,8 @@ def rates() -> Iterator[Rate]:
             yield Rate("trend", f"none; alike, r = {r:g}", n, wanders(n, r), 0.1)
     for rise in (0.02, 0.04, 0.08):
         yield Rate("trend", f"rises by {rise:.0%}, noise of 1 %", 19, rising(rise), None)
+    for claim in coverage_memory.claims():
+        yield Rate(*claim)
 
 
 def called(draw: Any, sizes: Floats, test: Any) -> Callable[[np.random.Generator, int], Floats]:

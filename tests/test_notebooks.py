@@ -18,7 +18,7 @@ from tests.conftest import ROOT, in_process
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
 #: Criteria of rates and of memory: whatever else this machine does is in them, and a test must not be.
-OF_THE_MACHINE = {"consistent_across_scales", "memory_is_safe"}
+OF_THE_MACHINE = {"consistent_across_scales", "memory_while_measured"}
 
 
 def code_cells(path):

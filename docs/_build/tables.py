@@ -220,6 +220,7 @@ def bench(name: str) -> str:
             "scale": _scale,
             "coverage-intervals": _coverage,
             "coverage-rates": _rates,
+            "coverage-memory": _memory,
             "detector": _detector,
         }
         table = makers[name](part["rows"])
@@ -330,6 +331,23 @@ def _rates(rows: dict[str, Any]) -> str:
         for claim, found in claims.items()
     ]
     return grid(["claim, although it is false", "worlds × sizes", "n", "made, %", "allowed, %"], cells)
+
+
+def _memory(rows: dict[str, Any]) -> str:
+    """One line a server: how often its memory is shown to stay, by how far the target lies."""
+    found: dict[tuple[str, str], dict[float, list[float]]] = {}
+    for row in rows["rates"]:
+        claim, _, kind = row["claim"].partition(", of a ")
+        if claim == "memory stays":
+            world, _, times = row["world"].partition("; target ")
+            by_times = found.setdefault((kind.partition(" (")[0], world.replace(" %", "\u00a0%")), {})
+            by_times.setdefault(float(times.removesuffix(" times")), []).append(row["made"]["rate"])
+    times = sorted({each for by_times in found.values() for each in by_times})
+    cells = [
+        (*key, *(f"{100 * max(by_times[each]):.1f}" if each in by_times else "" for each in times))
+        for key, by_times in found.items()
+    ]
+    return grid(["server", "world", *(f"{each:g} ×" for each in times)], cells, left=2)
 
 
 def _detector(rows: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@
     resample     the seeded draws of all of these
     steady       the steady state of a trial
     extrapolate  the time of N requests, and whether a series has a trend
+    growth       whether what was level stays so, and for how much longer that can be said
 
 Which method stands where is decided by measured coverage: `benchmarks/coverage.py`.
 """

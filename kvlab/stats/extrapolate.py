@@ -166,14 +166,61 @@ class Trend(NamedTuple):
         return self.change * times
 
 
+class Line(NamedTuple):
+    """A least-squares line through a series.
+
+    Attributes:
+        change: From the first value to the last, as a share of the median.
+        error: Its standard error, neighbours being alike; the same share.
+        freedom: Degrees of freedom of the error.
+    """
+
+    change: float
+    error: float
+    freedom: float
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of "there is no change"."""
+        if self.error == 0:
+            return 0.0 if self.change else 1.0
+        from scipy import special  # the distribution alone
+
+        return 2 * float(special.stdtr(self.freedom, -abs(self.change) / self.error))
+
+    def at_most(self, confidence: float) -> float:
+        """Return the upper end of the two-sided interval of the change."""
+        return self.change + _quantile(self.freedom, confidence) * self.error
+
+
+def fit_line(values: "Sequence[float] | np.typing.NDArray[np.float64]") -> Line:
+    """Return the least-squares line of at least five evenly spaced values, the error for neighbours that are alike.
+
+    The variance of the slope is raised by (1 + r) / (1 - r) and its degrees of freedom lowered by the same, with the
+    correlation r of neighbouring residuals, corrected for how much too small a few of them show it (Kendall 1954).
+    """
+    known = np.asarray(values, dtype=float)
+    n, level = len(known), float(np.median(known))
+    off = np.arange(n) - (n - 1) / 2
+    fitted = float(off @ known / (off @ off))
+    rest = known - known.mean() - fitted * off
+    squares = float(rest @ rest)
+    change = fitted * (n - 1) / level
+    if squares < 1e-18 * float(known @ known):
+        return Line(change if np.ptp(known) else 0.0, 0.0, n - 2)
+    raw = float(rest[1:] @ rest[:-1]) / squares
+    r = min(0.95, max(0.0, (n * raw + 2) / (n - 4)))
+    less = (1 - r) / (1 + r)
+    error = math.sqrt(squares / (n - 2) / float(off @ off) / less) * (n - 1) / level
+    return Line(change, error, max(1.0, n * less - 2))
+
+
 def fit_trend(values: Sequence[float]) -> Trend | None:
     """Return the trend of a series; ``None``: fewer than `LEAST_VALUES`, or all equal.
 
-    The line is that of Theil & Sen (the median of all pairs' slopes, Sen 1968), the test that of least squares
-    with errors of which neighbours are alike: t of the slope, its variance raised by (1 + r) / (1 - r) and its
-    degrees of freedom lowered by the same, with the correlation r of neighbouring residuals, corrected for how much
-    too small a few of them show it (Kendall 1954). Kendall's own test takes them as independent, and finds a trend in
-    37 to 47 % of series that only wander. Many values are taken together to `MOST_VALUES` means.
+    The line is that of Theil & Sen (the median of all pairs' slopes, Sen 1968), the test that of `fit_line`. Kendall's
+    own test takes neighbours as independent, and finds a trend in 37 to 47 % of series that only wander. Many values
+    are taken together to `MOST_VALUES` means.
 
     Args:
         values: In the order of time, evenly spaced, positive.
@@ -186,20 +233,7 @@ def fit_trend(values: Sequence[float]) -> Trend | None:
     n = len(known)
     later, earlier = np.tril_indices(n, -1)
     slope = float(np.median((known[later] - known[earlier]) / (later - earlier)))
-    off = np.arange(n) - (n - 1) / 2
-    fitted = float(off @ known / (off @ off))
-    rest = known - known.mean() - fitted * off
-    squares = float(rest @ rest)
-    if squares < 1e-18 * float(known @ known):
-        return Trend(slope * (n - 1) / float(np.median(known)), 0.0)
-    raw = float(rest[1:] @ rest[:-1]) / squares
-    r = min(0.95, max(0.0, (n * raw + 2) / (n - 4)))
-    less = (1 - r) / (1 + r)
-    freedom = max(1.0, n * less - 2)
-    from scipy import special  # the distribution alone
-
-    t = abs(fitted) / math.sqrt(squares / (n - 2) / float(off @ off) / less)
-    return Trend(slope * (n - 1) / float(np.median(known)), 2 * float(special.stdtr(freedom, -t)))
+    return Trend(slope * (n - 1) / float(np.median(known)), fit_line(known).p_value)
 
 
 def trend(values: Sequence[float], least_change: float = 0.0, alpha: float = 0.01) -> float | None:

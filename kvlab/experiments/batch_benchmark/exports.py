@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kvlab.experiments.batch_benchmark.leaks import AtTarget
 from kvlab.experiments.batch_benchmark.tables import in_hours, percent, rounded
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ Cell = Mapping[str, Any]
 def performance_benchmarks(
     table: Sequence[Cell],
     forecasts: Sequence[Mapping[str, Any]],
+    memory: AtTarget,
     params: "BatchBenchmarkParams",
     started_utc: str,
 ) -> str:
@@ -37,7 +39,8 @@ def performance_benchmarks(
                 "estimated_hours": in_hours(made.get("seconds")),
                 "estimated_requests_per_s": made.get("requests_per_s"),
                 "estimated_savings_percent": percent(made.get("savings")),
-                "estimated_vram_bytes": None if made["refused"] else peak,
+                "estimated_vram_bytes": None if made["refused"] or memory.reason else peak,
+                "vram_refused": memory.reason,
                 "refused": made["refused"],
             },
         }

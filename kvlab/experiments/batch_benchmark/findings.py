@@ -9,6 +9,7 @@ from kvlab.experiments.batch_benchmark import (
     estimate,
     exports,
     forecast,
+    leaks,
     pictures,
     tables,
 )
@@ -27,23 +28,29 @@ def findings(data: "RunData", params: "BatchBenchmarkParams") -> Findings:
     load, started = read(data), str(data.stored["created_utc"])
     table = estimate.cells(load, params, data.identity)
     forecasts = [forecast.forecast(table, params, strategy) for strategy in params.strategies]
+    memory = leaks.at_target([cell for cell in table if cell["state"] == "complete"], params)
     return Findings(
-        headline=_headline(table, forecasts, params),
-        checks=_checks(table, forecasts, params),
-        results=results(table, forecasts, params),
+        headline=_headline(table, forecasts, memory, params),
+        checks=_checks(table, forecasts, memory, params),
+        results=results(table, forecasts, memory, params),
         tables=tables.tables(table, forecasts, params),
         pictures=pictures.pictures(load, table, forecasts, params),
         remarks=_foretold(forecasts, params),
         limitations=_limitations(table, load.memory_reasons),
         judges_failures=True,
         files={
-            "performance_benchmarks.json": exports.performance_benchmarks(table, forecasts, params, started)
+            "performance_benchmarks.json": exports.performance_benchmarks(
+                table, forecasts, memory, params, started
+            )
         },
     )
 
 
 def results(
-    table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
+    table: Sequence[Cell],
+    forecasts: Sequence[Mapping[str, Any]],
+    memory: leaks.AtTarget,
+    params: "BatchBenchmarkParams",
 ) -> dict[str, Any]:
     """Return ``summary.json``'s figures."""
     return {
@@ -53,17 +60,21 @@ def results(
         "requests_empty": sum(cell["empty"] for cell in table),
         "attempts_sent_again": sum(cell["sent_again"] for cell in table),
         "target_requests": params.target_requests,
+        "memory_at_target": memory.as_json(),
         "trials": [tables.flat(cell) for cell in table],
         "extrapolation": [tables.rounded(found) for found in forecasts],
     }
 
 
 def _checks(
-    table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
+    table: Sequence[Cell],
+    forecasts: Sequence[Mapping[str, Any]],
+    memory: leaks.AtTarget,
+    params: "BatchBenchmarkParams",
 ) -> list[Check]:
     """Return the checks.
 
-    A remote server's memory cannot be seen, a control may not have been asked for, and on a noisy machine a
+    A remote server's memory cannot be seen, nor that of hours in minutes, a control may not have been asked for, and on a noisy machine a
     change of the rate may be too uncertain to tell: that is said, and is no obstacle. That nothing was compared is.
     """
     offered = [cell for cell in table if cell["state"] != "not offered"]
@@ -78,6 +89,7 @@ def _checks(
         criteria.as_predicted(done, params),
         criteria.control(done),
         criteria.memory(done, params),
+        criteria.memory_at_target(memory, params),
         Check(
             name="extrapolation_stands",
             asks="the fit from the smaller sizes predicts the largest, and nothing speaks against going on",
@@ -107,13 +119,21 @@ def _foretold(forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkPar
 
 
 def _headline(
-    table: Sequence[Cell], forecasts: Sequence[Mapping[str, Any]], params: "BatchBenchmarkParams"
+    table: Sequence[Cell],
+    forecasts: Sequence[Mapping[str, Any]],
+    memory: leaks.AtTarget,
+    params: "BatchBenchmarkParams",
 ) -> str:
+    """Return what came out; that memory at the target is not known stands here, for a verdict does not say it."""
     standing = [found for found in forecasts if not found["refused"]]
     if standing:
-        return f"{standing[0]['strategy']}: {tables.sentence(standing[0], params)}"
-    answered = sum(cell["answered"] for cell in table)
-    return f"{answered:,} requests answered; no extrapolation to {params.target_requests:,} stands"
+        said = f"{standing[0]['strategy']}: {tables.sentence(standing[0], params)}"
+    else:
+        answered = sum(cell["answered"] for cell in table)
+        said = f"{answered:,} requests answered; no extrapolation to {params.target_requests:,} stands"
+    if memory.reason:
+        said += f"; memory at {params.target_requests:,} requests is not known: {memory.reason}"
+    return said
 
 
 def _limitations(table: Sequence[Cell], reasons: Mapping[str, str]) -> list[str]:

@@ -112,8 +112,10 @@ def _refusals(
             f"the time per request {'rises' if change > 0 else 'falls'} by {abs(change):.1%} within {largest['size']:,} "
             f"requests: over {params.target_requests:,}, if it goes on, by {abs(change) * times:.0%}"
         )
-    rising = leaks.rising(complete, params)
-    reasons += [f"memory rises: {line}" for line in [*rising.measured, *rising.at_target]]
+    reasons += [f"memory rises: {line}" for line in leaks.measured(complete, params)]
+    memory = leaks.at_target(complete, params)
+    if memory.enough and memory.reason:
+        reasons.append(f"memory at {params.target_requests:,} requests is not known: {memory.reason}")
     if held_out is None:
         reasons.append("no smaller size has a steady state, so the fit cannot be checked on the largest")
     elif held_out["inside"] is False:

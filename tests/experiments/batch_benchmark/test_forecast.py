@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kvlab.experiments.batch_benchmark import leaks
 from kvlab.experiments.batch_benchmark.findings import results
 from kvlab.experiments.batch_benchmark.forecast import forecast
 from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
@@ -72,6 +73,15 @@ def test_a_constant_server_is_predicted_from_sizes_that_hold_few_rounds():
     assert found["seconds"] == pytest.approx(170_000 * 2 / 32, rel=0.01)
 
 
+def test_memory_that_a_long_run_does_not_show_to_stay_refuses_too():
+    near = PARAMS.model_copy(update={"target_requests": 800})
+    creeping = tuple(100 + 0.04 * np.arange(60))
+    assert foretell(near, memory=(100.0,) * 60)["refused"] == []
+    refused = foretell(near, memory=creeping)["refused"]
+    assert any("memory at 800 requests is not known: process_rss rises by" in reason for reason in refused)
+    assert foretell(memory=creeping)["refused"] == [], "too far to say: the headline does"
+
+
 def test_without_a_smaller_size_nothing_checks_it():
     found = forecast([cell(400)], PARAMS, "shared_prefix")
     assert "cannot be checked" in found["refused"][0]
@@ -89,4 +99,4 @@ def test_the_cost_needs_prices_and_cached_tokens_may_have_their_own():
 
 def test_a_strategy_without_a_steady_state_is_refused_from_the_start():
     assert "all requests are sent at once" in forecast([], PARAMS, "concurrent_start")["refused"][0]
-    assert results([], [], PARAMS)["requests_planned"] == 0
+    assert results([], [], leaks.at_target([], PARAMS), PARAMS)["requests_planned"] == 0
