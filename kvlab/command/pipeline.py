@@ -29,6 +29,7 @@ from kvlab.runs.status import Status
 from kvlab.session import Session, begin
 from kvlab.settings import Settings, load_settings
 from kvlab.store.connect import FILE_NAME as DATABASE
+from kvlab.store.connect import is_read_only, refuse_read_only
 from kvlab.store.database import Database
 
 #: Whose configuration a file is that lies in no experiment's folder.
@@ -237,7 +238,7 @@ def score(staged: StagedRun, say: Say) -> None:
     """Score the answers that have no score yet; with ``force``, all of them. Asks no model.
 
     Raises:
-        InputError: There is no answer.
+        InputError: There is no answer, or the run folder is read-only and answers are to be scored.
     """
     folder, name = staged.made, staged.experiment.name
     if staged.experiment.score is None:
@@ -247,7 +248,8 @@ def score(staged: StagedRun, say: Say) -> None:
         if data.sql.execute("SELECT 1 FROM requests WHERE measured = 1 LIMIT 1").fetchone() is None:
             fix = f"are missing: nothing was asked yet; run `{staged.command} run` first"
             raise InputError("responses", None, fix)
-        rows = staged.experiment.score(data, staged.force)
+        if rows := staged.experiment.score(data, staged.force):
+            refuse_read_only(data.database.path)
         with data.database.transaction():
             for row in rows:
                 data.sql.execute("DELETE FROM scores WHERE request_id = ?", (row["request_id"],))
@@ -260,7 +262,7 @@ def analyze(staged: StagedRun, say: Say) -> Summary:
     """Judge and draw. Skipped where nothing that goes into it has changed.
 
     Raises:
-        InputError: Some answer has no score.
+        InputError: Some answer has no score, or the run folder is read-only and its analysis is not up to date.
     """
     folder = staged.made
     with Database(folder / DATABASE) as database:
@@ -275,6 +277,7 @@ def analyze(staged: StagedRun, say: Say) -> Summary:
         if stored is not None and done and not staged.force and not build.missing_plots(folder, stored):
             say(f"analyze: up to date ({stored.verdict}: {stored.headline})")
             return stored
+        refuse_read_only(data.database.path)
         summary = build.write_results(data, staged.experiment)
         stages.mark_done(data.database, "analyze", inputs, forced=staged.force, summary=summary)
     say(f"analyze: {summary.verdict}: {summary.headline}")
@@ -287,7 +290,8 @@ def report(staged: StagedRun, say: Say) -> Path:
     Plots that are gone are drawn once more. Of a run under way the report says so, and leaves its status alone.
 
     Raises:
-        InputError: There is no analysis, or it is older than the answers.
+        InputError: There is no analysis, it is older than the answers, or the run folder is read-only and the report
+            is not up to date.
     """
     folder = staged.made
     path, running = folder / "report.md", lock.is_locked(folder)
@@ -301,13 +305,16 @@ def report(staged: StagedRun, say: Say) -> Path:
         summary = _partial(summary) if running else summary
         inputs = hashlib.sha256(f"{__version__} {summary.model_dump_json()}".encode()).hexdigest()
         fresh = stages.is_done(data.database, "report", inputs) and path.is_file() and not staged.force
-        if gone := build.missing_plots(folder, summary):
+        gone, read_only = build.missing_plots(folder, summary), is_read_only(data.database.path)
+        if gone or not fresh:
+            refuse_read_only(data.database.path)
+        if gone:
             say(f"report: drawn once more, as they were gone: {', '.join(gone)}")
             build.draw_plots(data, staged.experiment)
         if gone or not fresh:
             build.write_reports(data, staged.experiment.title, summary)
             stages.mark_done(data.database, "report", inputs, forced=staged.force)
-    if not running:
+    if not (running or read_only):
         _end(folder)
     day.write_index(folder.parent)
     say(f"report: {'' if gone or not fresh else 'up to date, '}{path}")

@@ -123,6 +123,19 @@ def test_a_run_that_cannot_be_written_in_is_reported_to_another_place(monkeypatc
     assert "is there already" in capsys.readouterr().err
 
 
+def test_a_report_to_another_place_that_fails_leaves_nothing_there(monkeypatch, capsys, old_run, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build, "rebuild", full)
+    assert run(monkeypatch, "report", old_run, "--to", tmp_path / "new" / "place") == 1
+    assert "no space is left" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    assert run(monkeypatch, "report", old_run, "--to", tmp_path / "file" / "place") == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
 def test_a_report_of_a_run_under_way_is_no_second_writer(monkeypatch, old_run):
     with lock.locked(old_run):
         assert run(monkeypatch, "report", old_run) == 0
