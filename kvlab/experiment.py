@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from kvlab.demand import Demand
 from kvlab.endpoints.counter import Prompt
 from kvlab.endpoints.engines import EngineFactory
 from kvlab.findings import Findings
@@ -42,6 +43,7 @@ class Plan:
         costs: What it will take, by name (requests, prompt tokens …); shown before anything is measured.
         contract: Fields of the reproducibility contract that only this experiment knows;
             ``prompt_template_hash`` is one of them.
+        demand: What it sends at most; a plan that does not say needs a yes on a remote endpoint.
         samples: Two prompts that differ in nothing but their marker, to find what all prompts share.
         warm_up: The unmeasured trial that comes first; ``None``: the plan needs none.
         material: What the trials are made of (a dataset), for the experiment's own functions.
@@ -58,6 +60,7 @@ class Plan:
     material: Any = None
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     files: Mapping[str, str | bytes] = field(default_factory=dict)
+    demand: Demand = field(default_factory=Demand)
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,11 @@ class Check(BaseModel, frozen=True, serialize_by_alias=True):
         unknown = "unknown: " if self.passed is None else ""
         return f"{unknown}{self.asks}: {self.seen}"
 
+    def _repr_html_(self) -> str:
+        from kvlab.report import cards  # only where it is shown
+
+        return cards.check(self)
+
 
 def judge(checks: Sequence[Check]) -> tuple[Verdict, list[str]]:
     """Return the verdict and its reasons.
@@ -141,6 +146,11 @@ class Table:
 
         return pd.DataFrame(stored.rows, columns=stored.columns)
 
+    def _repr_html_(self) -> str:
+        from kvlab.report.headers import readable  # only where it is shown
+
+        return readable(self)._repr_html_()
+
     def stored(self) -> "StoredTable":
         """Return it as JSON can hold it: plain numbers, ``None`` where missing, rounded."""
         import pandas as pd  # takes a while, and a command that reports nothing need not wait
@@ -188,6 +198,11 @@ class Picture:
     title: str
     caption: str
     draw: "Callable[[], Figure]"
+
+    def _repr_png_(self) -> bytes:
+        from kvlab.report.figures import png  # with matplotlib, only where it is shown
+
+        return png(self.draw())
 
 
 class Section(BaseModel):
@@ -238,6 +253,7 @@ class Summary(BaseModel):
     limitations: list[str] = []
     sections: list[Section] = []
     _folder: Path | None = PrivateAttr(None)
+    _shown: object = PrivateAttr(None)
 
     @property
     def other_reasons(self) -> list[str]:
@@ -255,6 +271,21 @@ class Summary(BaseModel):
 
         return badge.html(self, self._folder)
 
+    def __repr__(self) -> str:
+        return f"<{self.experiment} {self.verdict}: {self.headline}>"
+
+    def shown_already(self) -> None:
+        """Remember that the cell that is running has shown it: as that cell's value it is not shown again."""
+        self._shown = _running_cell()
+
+    def _ipython_display_(self) -> None:
+        if self._shown is not None and self._shown == _running_cell():
+            return
+        from IPython.display import display
+
+        data = {"text/html": self._repr_html_(), "text/plain": f"{self.verdict}: {self.headline}"}
+        display(data, raw=True)  # type: ignore[no-untyped-call]
+
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``summary.json``."""
         shown = {"checks": {"__all__": {"optional", "advice", "reason"}}}
@@ -262,6 +293,13 @@ class Summary(BaseModel):
             mode="json", exclude={"tables": True, "figures": True, "sections": True, **shown}
         )
         return content
+
+
+def _running_cell() -> object:
+    """Return what tells the cell that is running from others; ``None``: there is none."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "execution_count", None)
 
 
 @dataclass(frozen=True)
@@ -299,6 +337,11 @@ class Findings:
     def verdict(self) -> Verdict:
         """PASS, FAIL or INVALID."""
         return judge(self.checks)[0]
+
+    def _repr_html_(self) -> str:
+        from kvlab.report import badge  # only where it is shown
+
+        return badge.html(self.summary("", ""))
 
     def table(self, name: str) -> Table:
         """Return a table by its name.

@@ -15,12 +15,15 @@ from kvlab.errors import InputError
 from kvlab.findings import Findings, Summary, plain
 from kvlab.report.headers import readable
 from kvlab.runs.data import RunData
+from kvlab.runs.find import run_folder
 from kvlab.store import frames
 from kvlab.store.connect import FILE_NAME as DATABASE
 from kvlab.store.connect import reading
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from kvlab.report.shown import Shown
 
 _IDENTIFIERS = frozenset({"request_id", "trial_id", "sent_utc", "session_id", "attempt"})
 
@@ -74,12 +77,7 @@ class LoadedRun:
         Raises:
             InputError: There is no run, or its database is damaged.
         """
-        path = Path(folder)
-        if not path.is_dir():
-            path = paths.outputs_dir() / path
-        if not path.is_dir():
-            raise InputError("run", str(folder), "is neither a run folder nor an id that `kvlab ls` prints")
-        path = path.resolve()
+        path = run_folder(folder)
         with reading(path / DATABASE):
             return cls(RunData.open(path))
 
@@ -111,7 +109,7 @@ class LoadedRun:
         """The content of ``summary.json``: the verdict with its reasons, checks and results."""
         return self.findings.summary(self.experiment.name, self.data.profile).written_in(self.folder)
 
-    def table(self, name: str) -> "pd.DataFrame":
+    def table(self, name: str) -> "Shown":
         """Return a table of the findings, with the column headers of the report.
 
         Raises:

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from kvlab import spending
 from kvlab.experiment import EngineFacts, Experiment
 from kvlab.runs import contract
 from kvlab.runs.folder import Run, new_folder
@@ -24,12 +25,14 @@ def open_run(
     force: bool = False,
     outputs: Path | None = None,
     locked: bool = False,
+    allowed: bool = False,
     made: "type[Session[Any]]" = Session,
 ) -> Session[P]:
     """Open an experiment with checked parameters, in ``folder`` or in a new run folder.
 
     The folder's lock is taken before the engine is opened, which can take minutes, and before
-    anything is written (``locked``: by the process that started this one).
+    anything is written (``locked``: by the process that started this one). A plan that may send much to
+    another machine needs a yes (``allowed``: it was given).
 
     Raises:
         InputError: A setting, the endpoint or the contract is wrong, or somebody else is writing in
@@ -42,6 +45,9 @@ def open_run(
             lock = acquire(folder)
             undo.callback(lock.release)
         plan = experiment.plan(params, folder)
+
+        if not allowed:
+            spending.require(experiment, params, plan.demand, settings)
 
         def check(max_model_len: int | None) -> None:
             experiment.check(params, plan, EngineFacts(max_model_len))

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from IPython.display import Image
 
+    from kvlab.report.shown import Shown
+
 P = TypeVar("P", bound=Params)
 
 _LONGEST_PAUSE_S = 30.0
@@ -310,7 +312,7 @@ class Session(Generic[P]):
             self._found = now, conclude(self.experiment, data, self.params)
         return self._found[1]
 
-    def table(self, name: str) -> "pd.DataFrame":
+    def table(self, name: str) -> "Shown":
         """Return a table of the findings so far, with the column headers of the report.
 
         Raises:
@@ -320,12 +322,13 @@ class Session(Generic[P]):
 
         return readable(self.findings().table(name))
 
-    def checks(self) -> "pd.DataFrame":
+    def checks(self) -> "Shown":
         """Return the checks behind the verdict, one per row: name, asks, seen, passed, role."""
-        import pandas as pd
+        from kvlab.report.shown import Shown
 
         columns = ["name", "asks", "seen", "passed", "role"]
-        return pd.DataFrame([{c: getattr(check, c) for c in columns} for check in self.findings().checks])
+        rows = [[getattr(check, c) for c in columns] for check in self.findings().checks]
+        return Shown(rows, columns=columns, dtype=object)
 
     def picture(self, name: str) -> "Image":
         """Return one of the report's figures, for display in the notebook.
@@ -348,7 +351,9 @@ class Session(Generic[P]):
             KvlabError: Not one trial could be measured. The report is written all the same, and says so.
         """
         if self.closed:
-            return build.rebuild(self.folder, self.experiment).written_in(self.folder)
+            summary = build.rebuild(self.folder, self.experiment).written_in(self.folder)
+            self.announce(summary)
+            return summary
         data = self.data()
         summary = build.write(data, self.experiment)
         measured = data.done
@@ -357,8 +362,12 @@ class Session(Generic[P]):
             raise KvlabError("no trial could be measured; the failures are in requests.csv")
         self.on_finish()
         day.write_index(self.folder.parent)
-        print(f"{summary.verdict}: {summary.headline}")
+        self.announce(summary)
         return summary.written_in(self.folder)
+
+    def announce(self, summary: Summary) -> None:
+        """Say the verdict."""
+        print(f"{summary.verdict}: {summary.headline}")
 
     def on_finish(self) -> None:
         """Mark the run as completed. Does nothing here: the runner does it (see `kvlab.notebook`)."""

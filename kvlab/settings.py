@@ -39,6 +39,10 @@ class Settings(BaseSettings):
     kv_metric_response_field: str | None = Field(default=None, pattern=r"^[\w-]+(\.[\w-]+)*$")
     kv_block_size_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     kvlab_model: str | None = None
+    kvlab_ask_above_requests: int = Field(default=1_000, ge=0, le=10**12)
+    kvlab_ask_above_tokens: int = Field(default=1_000_000, ge=0, le=10**15)
+    kvlab_price_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    kvlab_price_per_million_completion_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     scenario_token_targets: Annotated[list[int] | None, NoDecode] = None
     scenario_isolation_id: str | None = Field(default=None, pattern=r"^[\w.-]{1,64}$")

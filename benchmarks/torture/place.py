@@ -42,6 +42,7 @@ def place(base_url: str | None = None) -> Iterator[Path]:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
+            "KVLAB_PROGRESS": "lines",  # what a notebook printed is held against what it stored
             "REQUEST_TIMEOUT_S": "20",
         }
         if base_url is not None:

@@ -13,19 +13,24 @@ from typing import Annotated
 import typer
 
 from kvlab import __version__, errors
+from kvlab.command import complete
+from kvlab.command.browse import app as browse
 from kvlab.command.show import say
 from kvlab.command.stages import app as stages
+from kvlab.command.upkeep import app as upkeep
 from kvlab.errors import InputError, KvlabError
 
 app = typer.Typer(
     name="kvlab",
     help="Measure KV-cache behaviour in LLM serving, with the cache state of every number proven.",
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(browse)
+app.add_typer(upkeep)
 app.add_typer(stages, name="kv")  # the name that its first experiment gave it
 app.add_typer(stages, name="stage")
 
@@ -34,26 +39,73 @@ Outputs = Annotated[
 ]
 
 
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Send to another machine as much as the plan says, unasked.")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(__version__)
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def first(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Measure KV-cache behaviour in LLM serving, with the cache state of every number proven."""
+    if context.invoked_subcommand is None:
+        from kvlab.command import welcome
+
+        say(welcome.text())
+
+
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="Its name, for example token_sweep.")],
-    profile: Annotated[str, typer.Option(help="A file of params/<experiment>/, without .yaml.")] = "default",
+    experiment: Annotated[
+        str,
+        typer.Argument(
+            help="Its name, for example token_sweep; all: every one, one after the other.",
+            autocompletion=complete.experiments_or_all,
+        ),
+    ],
+    profile: Annotated[
+        str,
+        typer.Option(help="A file of params/<experiment>/, without .yaml.", autocompletion=complete.profiles),
+    ] = "default",
     params: Annotated[
         Path | None, typer.Option(help="A YAML file of your own, in place of a profile.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, in YAML; may be repeated.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="A run folder: measure what is missing in it.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="An id of `kvlab ls`, or a run folder: measure what is missing in it.",
+            autocompletion=complete.runs,
+        ),
+    ] = None,
     outputs: Outputs = None,
     strict: Annotated[bool, typer.Option(help="Exit 3 if the verdict is not PASS.")] = False,
     force: Annotated[
         bool, typer.Option(help="With --resume: go on under another contract, and record it.")
     ] = False,
+    yes: Yes = False,
 ) -> None:
     """Run an experiment's notebook headless, into a new run folder."""
     from kvlab.command import runner
+    from kvlab.runs.find import run_folder
 
+    if experiment == "all" and not (resume or params or set_):
+        from kvlab.command import run_all
+
+        raise typer.Exit(run_all.run(profile, outputs.resolve() if outputs else None, strict=strict, yes=yes))
     if force and resume is None:
         raise InputError("--force", None, "means something only with --resume; leave it out")
     request = runner.Request(
@@ -61,9 +113,10 @@ def run(
         profile=profile,
         params_file=params,
         overrides=set_ or (),
-        resume=resume.resolve() if resume else None,
+        resume=run_folder(resume, outputs, field="--resume") if resume else None,
         force=force,
         outputs=outputs.resolve() if outputs else None,
+        yes=yes,
     )
     outcome = runner.run(request, say)
     if outcome.reason:
@@ -73,54 +126,41 @@ def run(
     if outcome.exit_code == errors.EXIT_OK and strict and runner.verdict_of(outcome.folder) != "PASS":
         raise typer.Exit(errors.EXIT_NOT_PASSED)
     if outcome.exit_code in (errors.EXIT_FAILED, errors.EXIT_INTERRUPTED):
-        say(_next_step(experiment, outcome.folder), err=True)
+        say(_next_step(experiment, outcome.folder, yes=yes), err=True)
     raise typer.Exit(outcome.exit_code)
 
 
-def _next_step(experiment: str, folder: Path) -> str:
+def _next_step(experiment: str, folder: Path, *, yes: bool) -> str:
     """Return what to do about a run that did not end: a command only where it would work."""
     from kvlab.runs.folder import stored_experiment
 
     with suppress(KvlabError, sqlite3.Error):
         stored_experiment(folder)
-        return f"to go on: kvlab run {shlex.quote(experiment)} --resume {shlex.quote(str(folder))}"
+        return f"to go on: kvlab run {shlex.quote(experiment)} --resume {shlex.quote(str(folder))}{' --yes' * yes}"
     return f"nothing is measured in {folder}: start a new run"
-
-
-@app.command("ls")
-def list_runs(outputs: Outputs = None) -> None:
-    """List the runs, with status and verdict."""
-    from kvlab import paths
-    from kvlab.command import show
-    from kvlab.report import day
-    from kvlab.runs.folder import list_folders
-
-    folder = outputs or paths.outputs_dir()
-    columns = ("status", "verdict", "model", "headline")
-    found = [(f"{path.parent.name}/{path.name}", day.row(path)) for path in list_folders(folder)]
-    if not found:
-        say(f"no runs in {folder}")
-        return
-    rows = ([name, *(row[column] for column in columns)] for name, row in found)
-    show.console(200).print(show.table("run", "status", "verdict", "model", "result", rows=rows))
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(help="An id as `kvlab ls` prints it, or a run folder.", autocompletion=complete.runs),
+    ],
     to: Annotated[
         Path | None,
         typer.Option(help="A new folder for all of it, where the run folder cannot be written in."),
     ] = None,
+    outputs: Outputs = None,
 ) -> None:
     """Write a run's summary, tables, plots and reports anew, from its database alone."""
     from kvlab import experiments
     from kvlab.report import build, day
     from kvlab.runs import lock
+    from kvlab.runs.find import run_folder
     from kvlab.runs.folder import stored_experiment
     from kvlab.store.connect import FILE_NAME, reading
 
-    folder = folder.resolve()
+    folder = run_folder(run, outputs)
     with reading(folder / FILE_NAME):
         stored = stored_experiment(folder)
         if to is None and not os.access(folder, os.W_OK):
@@ -186,6 +226,8 @@ def main() -> None:
     from kvlab.command import show
 
     show.prepare()
+    if complete.VARIABLE in os.environ:
+        complete.prepare()
     command = typer.main.get_command(app)
     try:
         code = command(standalone_mode=False)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kvlab import __version__, experiments, paths
+from kvlab import __version__, experiments, paths, spending
+from kvlab.command import consent
 from kvlab.errors import InputError
 from kvlab.escape import file_name
 from kvlab.experiment import EngineFacts, Experiment, Plan
@@ -24,6 +25,7 @@ from kvlab.report import build, day
 from kvlab.runs import lock, stages, status
 from kvlab.runs.contract import differences, draft
 from kvlab.runs.data import RunData
+from kvlab.runs.find import run_folder
 from kvlab.runs.folder import Run, check_outputs, new_folder, stored_experiment
 from kvlab.runs.status import Status
 from kvlab.session import Session, begin
@@ -45,6 +47,7 @@ class StagedRun:
     Attributes:
         folder: The run folder; ``None``: there is none yet.
         force: Do it again, or under another contract.
+        yes: Send to another machine as much as the plan says.
     """
 
     experiment: Experiment[Any]
@@ -54,6 +57,7 @@ class StagedRun:
     outputs: Path
     folder: Path | None = None
     force: bool = False
+    yes: bool = False
 
     @property
     def params(self) -> Any:  # noqa: ANN401 - the experiment's own
@@ -87,6 +91,7 @@ def staged_run(
     outputs: Path | None = None,
     new: bool = False,
     force: bool = False,
+    yes: bool = False,
 ) -> StagedRun:
     """Resolve a configuration and find its run folder.
 
@@ -98,6 +103,7 @@ def staged_run(
         outputs: Where run folders are.
         new: Take no run that is there.
         force: See `StagedRun`.
+        yes: See `StagedRun`.
 
     Raises:
         InputError: The file, a parameter, the experiment or the folder is wrong.
@@ -107,10 +113,11 @@ def staged_run(
     settings = load_settings()
     resolved = resolve(chosen.Params, chosen.name, file=config, overrides=overrides, settings=settings)
     top = (outputs or paths.outputs_dir()).resolve()
-    found = StagedRun(chosen, resolved, settings, config.stem, top, force=force)
+    found = StagedRun(chosen, resolved, settings, config.stem, top, force=force, yes=yes)
     if run is not None:
+        run = run_folder(run, top, field="--run")
         _check_folder(run, found)
-        return replace(found, folder=run.resolve())
+        return replace(found, folder=run)
     return found if new else replace(found, folder=newest(found))
 
 
@@ -355,6 +362,10 @@ def everything(staged: StagedRun, say: Say) -> Path:
 @contextmanager
 def opened(staged: StagedRun) -> Iterator[Session[Any]]:
     """Open the run under its contract, as this process's, and give it back."""
+    plan = staged.experiment.plan(staged.params, staged.folder)
+    consent.require(
+        spending.objection(staged.experiment, staged.params, plan.demand, staged.settings), yes=staged.yes
+    )
     session = open_run(
         staged.experiment,
         staged.params,
@@ -364,6 +375,7 @@ def opened(staged: StagedRun) -> Iterator[Session[Any]]:
         sources=staged.resolved.sources,
         force=staged.force,
         outputs=staged.outputs,
+        allowed=True,
     )
     status.begin(session.folder, owner=staged.command)
     ended, reason = Status.INTERRUPTED, "a stage was stopped; what it printed is in the database"

@@ -15,7 +15,8 @@ from typing import Any
 
 import psutil
 
-from kvlab import errors, experiments, paths
+from kvlab import errors, experiments, paths, spending
+from kvlab.command import consent
 from kvlab.command.headless import ERROR, EXIT_NO_SPACE
 from kvlab.command.watch import done_trials, watch
 from kvlab.errors import InputError, KvlabError
@@ -41,6 +42,7 @@ class Request:
     resume: Path | None = None
     force: bool = False
     outputs: Path | None = None
+    yes: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def run(request: Request, say: Callable[[str], None] = print) -> RunResult:
         experiment.check(resolved.params, plan, EngineFacts(max_model_len))
 
     check(None)
+    consent.require(spending.objection(experiment, resolved.params, plan.demand, settings), yes=request.yes)
     check_outputs(request.resume or request.outputs or paths.outputs_dir())
     server = experiment.open(resolved.params, settings).keep_running(check)
     with _stop_on_sigterm(), ExitStack() as stack:
@@ -90,7 +93,7 @@ def run(request: Request, say: Callable[[str], None] = print) -> RunResult:
                 "profile": profile,
                 "run_dir": str(folder),
             },
-            "context": {"sources": resolved.sources, "force": request.force, "locked": True},
+            "context": {"sources": resolved.sources, "force": request.force, "locked": True, "allowed": True},
         }
         say(f"run folder: {folder}")
         outcome = _supervise(folder, job, trials=len(plan.trials), say=say)

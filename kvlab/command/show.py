@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import cache
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -57,6 +58,19 @@ def table(*columns: str, rows: Iterable[Iterable[object]]) -> Table:
     for row in rows:
         found.add_row(*(Text("–" if cell is None else line(cell)) for cell in row))
     return found
+
+
+def print_table(*columns: str, rows: Iterable[Iterable[object]]) -> None:
+    """Print a table whose first column, what a person copies, is never cut; a pipe has no width."""
+    shown = table(*columns, rows=rows)
+    shown.columns[0].no_wrap = True
+    longest = max((cell_len(str(cell)) for cell in shown.columns[0].cells), default=0)
+    wide = console(200)
+    if not sys.stdout.isatty():
+        wide.width = max(wide.width, longest + 160)
+    elif wide.width < longest + 60:  # the terminal breaks lines, which loses nothing
+        wide.width = longest + 60
+    wide.print(shown)
 
 
 def console(width: int) -> Console:

@@ -4,6 +4,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from kvlab.endpoints import facts
 from kvlab.endpoints.counter import CalibratedCounter, Prompt, shared_start
 from kvlab.endpoints.engines import Endpoint
 from kvlab.endpoints.openai import Call, OpenAICompat
@@ -14,7 +15,8 @@ from kvlab.records import Recorded
 from kvlab.settings import Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from kvlab.report.shown import Shown
+    from kvlab.report.timeline import Timeline
 
 _SECTION_TOKENS = 30  # of the document, at least; more sections than needed cost nothing
 
@@ -60,6 +62,11 @@ class Answer:
         return self.recorded.measurement.stamps.ttft_ms
 
     @property
+    def ttft_words(self) -> str:
+        """`ttft_ms` for a line of text, or why there is none."""
+        return self.recorded.measurement.stamps.ttft_words
+
+    @property
     def latency_ms(self) -> float | None:
         """Sent to done, in ms."""
         return self.recorded.measurement.stamps.latency_ms
@@ -83,6 +90,39 @@ class Answer:
     def prompt_tokens(self) -> int | None:
         """The prompt's length as the server counted it; ``None``: it does not say."""
         return self.recorded.evidence.prompt_tokens
+
+    def timeline(self, *others: "Answer") -> "Timeline":
+        """Return its raw stamps, and those of other answers, as a figure and a table (`Timeline.table`)."""
+        from kvlab.report.timeline import Timeline
+
+        answers = (self, *others)
+        states = [str(answer.state) for answer in answers]
+        rows = []
+        for n, answer in enumerate(answers):
+            again = f" {states[: n + 1].count(states[n])}" if states.count(states[n]) > 1 else ""
+            rows.append((f"{states[n]}{again}", answer.recorded.measurement.stamps))
+        return Timeline(tuple(rows))
+
+    def evidence(self) -> "Shown":
+        """Return what `state` rests on: who says what, and what the cache's law predicts."""
+        from kvlab.report.shown import Shown  # takes a while
+
+        found, label = self.recorded.evidence, self.recorded.label
+        rows = [
+            ("the answer's usage: prompt tokens", found.prompt_tokens),
+            ("the answer's usage: cached tokens", found.usage_tokens),
+            ("the server's counters, after minus before: cached tokens", found.metrics_tokens),
+            ("the cache's law: cached tokens of a full hit", label.predicted_tokens),
+            ("the label", f"{self.state}: {self.why}"),
+        ]
+        if found.field_tokens is not None:
+            rows.insert(2, ("the answer's KV_METRIC_RESPONSE_FIELD: cached tokens", found.field_tokens))
+        return Shown(rows, columns=["evidence", "says"], dtype=object)
+
+    def _repr_html_(self) -> str:
+        from kvlab.report.cards import answer  # only where it is shown
+
+        return answer(self.state, self.ttft_words, self.why, self.text)
 
     def __repr__(self) -> str:
         ttft = "no TTFT" if self.ttft_ms is None else f"TTFT {self.ttft_ms:.1f} ms"
@@ -135,12 +175,9 @@ class Server:
         """Give the server back."""
         self._engine.close()
 
-    def facts(self) -> "pd.DataFrame":
+    def facts(self) -> "Shown":
         """Return what the server can prove, and how that is known."""
-        import pandas as pd  # takes a while
-
-        rows = {name: (fact.holds, fact.why) for name, fact in self.identity.facts.items()}
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["holds", "how we know"])
+        return facts.as_table(self.identity.facts)
 
     def prompt(self, tokens: int) -> ServerPrompt:
         """Return a new prompt of ``tokens`` tokens, chat template included, that no cache knows.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from kvlab.findings import StoredTable, Table
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from kvlab.report.shown import Shown
 
 _UNITS = {
     "ms": "ms", "s": "s", "pct": "%", "bytes": "bytes", "mib": "MiB", "gib": "GiB", "tokens": "tokens",
@@ -36,10 +36,11 @@ def headers(table: StoredTable) -> list[str]:
     return [table.headers.get(column) or header(column) for column in table.columns]
 
 
-def readable(table: Table) -> "pd.DataFrame":
-    """Return a table for people: readable headers, a dash where a value is missing."""
-    stored = table.stored()
-    import pandas as pd  # takes a while
+def readable(table: Table) -> "Shown":
+    """Return a table for people: readable headers, a dash where a value is missing, nothing cut off."""
+    from kvlab.report.shown import Shown  # takes a while
 
-    rows = [["–" if value is None else value for value in row] for row in stored.rows]
-    return pd.DataFrame(rows, columns=headers(stored))
+    stored = table.stored()
+    # As objects first: whole numbers beside a missing one would become 54129100.0.
+    frame = Shown(stored.rows, columns=headers(stored), dtype=object)
+    return frame if frame.empty else frame.convert_dtypes()

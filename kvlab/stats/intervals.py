@@ -47,6 +47,13 @@ class Interval:
             return f"no interval: {self.reason}"
         return f"{self.label}; {self.method}, n = {self.n} {self.unit}"
 
+    def _repr_html_(self) -> str:
+        from kvlab.escape import html  # only where it is shown
+
+        ends = "" if self.low is None or self.high is None else f" ({self.low:,.4g} to {self.high:,.4g})"
+        value = "no value" if self.estimate is None else f"{self.estimate:,.4g}"
+        return f"<p><b>{value}</b>{ends} · {html(self.made_by)}</p>"
+
 
 def decide(interval: Interval, margin: float) -> Decision:
     """Return whether a figure is shown to be above ``margin``, below it, or neither.

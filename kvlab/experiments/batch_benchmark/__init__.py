@@ -8,6 +8,7 @@ whole batch is extrapolated, and the extrapolation is checked on the largest siz
 
 from pathlib import Path
 
+from kvlab.demand import Demand
 from kvlab.endpoints.counter import Prompt
 from kvlab.endpoints.engines import Endpoint
 from kvlab.errors import InputError
@@ -32,9 +33,26 @@ def plan(params: BatchBenchmarkParams, folder: Path | None = None) -> Plan:
             "target requests": params.target_requests,
         },
         contract={"prompt_template_hash": batch.template_hash()},
+        demand=Demand(requests + 1, _sent(params), (requests + 1) * params.max_tokens),
         samples=(_sample("a"), _sample("b")),
         warm_up=Trial("warmup", "warmup", 0),
     )
+
+
+def _sent(params: BatchBenchmarkParams) -> int:
+    """Return the prompt tokens that are sent at most, each turn of a conversation as long as its longest."""
+    a_strategy = sum(params.sizes) * params.repeats
+    lengths = (
+        _grown(params) if name == "conversation" else params.prompt_tokens for name in params.strategies
+    )
+    return a_strategy * sum(lengths) + params.prompt_tokens
+
+
+def _grown(params: BatchBenchmarkParams) -> int:
+    """Return about how long a conversation's prompt becomes: until it is trimmed, a turn adds a question (about 40 tokens) and an answer."""
+    longest = params.trim_interval + params.keep_messages // 2
+    turns = min(longest, max(params.sizes) // (params.conversations or params.concurrency))
+    return params.prompt_tokens + turns * (40 + params.max_tokens)
 
 
 def _sample(tag: str) -> Prompt:
@@ -55,12 +73,8 @@ def check(params: BatchBenchmarkParams, plan: Plan, facts: EngineFacts) -> None:
 
 
 def _check_length(params: BatchBenchmarkParams, max_model_len: int) -> None:
-    interval, grown = params.trim_interval, params.prompt_tokens
-    if "conversation" in params.strategies:
-        # Until it is trimmed, a conversation grows by a question (about 40 tokens) and an answer a turn.
-        longest = interval + params.keep_messages // 2
-        turns = min(longest, max(params.sizes) // (params.conversations or params.concurrency))
-        grown += turns * (40 + params.max_tokens)
+    interval = params.trim_interval
+    grown = _grown(params) if "conversation" in params.strategies else params.prompt_tokens
     if grown + params.max_tokens > max_model_len:
         fix = (
             f"can grow to about {grown + params.max_tokens:,} tokens within a conversation's {interval} exchanges, "

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvlab.demand import Demand
 from kvlab.endpoints.engines import Endpoint
 from kvlab.errors import InputError
 from kvlab.experiment import EngineFacts, Experiment, Plan, later
@@ -47,7 +48,18 @@ def plan(params: CacheLawsParams, folder: Path | None = None) -> Plan:
         ),
         costs=costs,
         contract={"prompt_template_hash": prompts.template_hash()},
+        demand=_demand(params, prices),
     )
+
+
+def _demand(params: CacheLawsParams, prices: dict[str, tuple[int | None, int, float]]) -> Demand:
+    """Return what all parts send at most. Probes of the capacity are bounded by their tokens, not by their number."""
+    known = [requests for requests, _, _ in prices.values() if requests is not None]
+    tokens = sum(tokens for _, tokens, _ in prices.values())
+    if len(known) < len(prices):
+        return Demand(None, tokens, None, "the capacity is looked for by tokens, not by requests")
+    a_request = params.fidelity_tokens if "fidelity" in params.parts else 1
+    return Demand(sum(known), tokens, sum(known) * a_request)
 
 
 def _prices(params: CacheLawsParams) -> dict[str, tuple[int | None, int, float]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from kvlab.demand import Demand
 from kvlab.endpoints.engines import Endpoint
 from kvlab.errors import InputError
 from kvlab.experiment import EngineFacts, Experiment, Plan, later
@@ -43,9 +44,26 @@ def plan(params: ContextLimitProbeParams, folder: Path | None = None) -> Plan:
             "memory that a child may take, MiB": params.headroom_mib if params.dtypes else 0,
             "replayed turns": params.replay_exchanges * len(params.interval_factors),
         },
+        demand=_demand(params),
         contract={"prompt_template_hash": material.template_hash()},
         samples=({"messages": first}, {"messages": second}),
     )
+
+
+def _demand(params: ContextLimitProbeParams) -> Demand:
+    """Return what is sent at most, if no limit is met below the ceiling; an exchange has about 100 tokens, or 400."""
+    each, ceiling = (100 if params.growth == "conversation" else 400), params.ceiling_tokens
+    asked = 1 + params.needles  # at every point of growth, and after a bisection step that was answered
+    points = [min(n * each, ceiling) for n in params.exchanges]
+    replayed = [min(n * each, ceiling) for n in range(1, params.replay_exchanges + 1)]
+    quality = params.quality_steps * params.needles
+    steps, replays = params.cut_steps, len(params.interval_factors)
+    prompt = (sum(points) + steps * ceiling) * asked + quality * ceiling
+    prompt += sum(params.cold_tokens) + replays * sum(replayed)
+    requests = (len(points) + steps) * asked + quality + len(params.cold_tokens)
+    completion = requests * max(params.decode_tokens, material.ANSWER_TOKENS)
+    turns = replays * params.replay_exchanges
+    return Demand(requests + turns, prompt, completion + turns * params.replay_tokens)
 
 
 def _endpoint_trials(params: ContextLimitProbeParams) -> list[Trial]:

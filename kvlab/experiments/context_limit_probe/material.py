@@ -17,6 +17,8 @@ Message = dict[str, str]
 SYSTEM = "{mark} is the SESSION_PREFIX_HASH. You are the clerk of a works. {facts}Answer in one sentence."
 FACT = "The access code of the {place} is {code}. "
 QUESTION = "What is the access code of the {place}? Answer with the code alone."
+#: Generated for one answer.
+ANSWER_TOKENS = 12
 ANSWER_PREFIX = "The access code of the {place} is"
 PLACES = ("archive", "boathouse", "cellar", "depot", "engine room", "foundry", "gatehouse", "harbour office")
 

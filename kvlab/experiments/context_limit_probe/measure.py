@@ -26,8 +26,6 @@ from kvlab.taxonomy import ErrorType
 if TYPE_CHECKING:
     from kvlab.session import Session
 
-#: The answer to a question after a fact is a handful of tokens.
-ANSWER_TOKENS = 12
 NOT_NEEDED = "not needed"
 
 
@@ -137,7 +135,7 @@ def _ask_for_the_facts(bench: Bench, trial: Trial, count: int) -> Measuring:
             bench.mark, params.needles, params.growth, params.text_seed, count, place
         )
         prompt = bench.prompt(messages, material.ANSWER_PREFIX.format(place=place))
-        row = bench.ask(trial, f"needle-{place.replace(' ', '_')}", prompt, ANSWER_TOKENS)
+        row = bench.ask(trial, f"needle-{place.replace(' ', '_')}", prompt, material.ANSWER_TOKENS)
         failure = row.measurement.failure
         refused = failure is not None and failure.error_type is ErrorType.REFUSED_INPUT
         # The context was just held: a refusal is no reason to end the run.

@@ -6,13 +6,14 @@ but what is dropped before the question is known may be the answer. The same que
 each budget, out of one prefill, and the drop is tested within each question.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvlab.compression.datasets import Example, Manifest
+from kvlab.demand import Demand
 from kvlab.endpoints import engines
 from kvlab.errors import InputError
 from kvlab.experiment import EngineFacts, Experiment, Measuring, Plan, later
@@ -99,10 +100,22 @@ def make_plan(params: KVBudgetTransitionParams, folder: Path | None = None) -> P
             "policy": params.kv.policy,
             "query_mode": params.kv.query_mode,
         },
+        demand=_demand(params, manifest, every),
         material=manifest,
         tables=tables,
         files={"dataset_manifest.json": stored.as_bytes()},
     )
+
+
+def _demand(params: KVBudgetTransitionParams, manifest: Manifest, every: Sequence[Trial]) -> Demand:
+    """Return what an endpoint is sent at most: each answer carries its whole prompt."""
+    requests = sum(trial.requests for trial in every)
+    if params.in_process:
+        return Demand(requests=requests, why="the model is in this process, and nothing is sent")
+    lengths = prepared.prompt_tokens(params, manifest)
+    limits = {x.example_id: prepared.answer_limit(params, x) for _, x in manifest.items()}
+    asked = [(str(trial.planned["example_id"]), trial.requests) for trial in every]
+    return Demand(requests, sum(lengths[x] * n for x, n in asked), sum(limits[x] * n for x, n in asked))
 
 
 def check(params: KVBudgetTransitionParams, plan: Plan, facts: EngineFacts) -> None:

@@ -8,6 +8,7 @@ cache: measured ten times with the same prompt, nine of the misses are hits.
 
 from pathlib import Path
 
+from kvlab.demand import Demand
 from kvlab.endpoints.engines import OfflineVLLM
 from kvlab.errors import InputError
 from kvlab.experiment import EngineFacts, Experiment, Plan, later
@@ -29,6 +30,7 @@ def plan(params: PrefixHitMissParams, folder: Path | None = None) -> Plan:
     verified = [item for item in planned if item.procedure == trials.VERIFIED]
     checks = sum(item.condition == trials.HIT for item in verified)
     warmups = sum(item.condition == trials.WARMUP for item in planned)
+    generations = 2 * (len(planned) - warmups) + warmups + 2 * len(verified) + checks
     return Plan(
         trials=tuple(every),
         costs={
@@ -37,8 +39,9 @@ def plan(params: PrefixHitMissParams, folder: Path | None = None) -> Plan:
                 for name in params.procedures
             },
             "discarded trials among them": sum(item.discarded for item in planned),
-            "generations": 2 * (len(planned) - warmups) + warmups + 2 * len(verified) + checks,
+            "generations": generations,
         },
+        demand=Demand(requests=generations, why="prompts are made inside vLLM, and sent nowhere"),
         contract={"prompt_template_hash": template_hash()},
         samples=({"prompt": "A" + QUESTION}, {"prompt": "B" + QUESTION}),  # bare text, which shares nothing
     )

@@ -9,6 +9,7 @@ tokens twice, cold then hit, and the saving is worked out within the pair.
 import random
 from pathlib import Path
 
+from kvlab.demand import Demand
 from kvlab.endpoints.engines import Endpoint
 from kvlab.errors import InputError
 from kvlab.experiment import EngineFacts, Experiment, Plan, later
@@ -34,7 +35,7 @@ def plan(params: TokenSweepParams, folder: Path | None = None) -> Plan:
     controls = _controls(params)
     sent = sum(t for t, _ in order)
     computed = sent + 2 * sum(trial.planned["target_tokens"] for trial in controls)
-    requests = 2 * (len(trials) + len(controls))
+    requests, warm_up = 2 * (len(trials) + len(controls)), min(params.token_targets)
     return Plan(
         trials=tuple(_spread(trials, controls)),
         costs={
@@ -46,8 +47,9 @@ def plan(params: TokenSweepParams, folder: Path | None = None) -> Plan:
             "generated tokens, at most": requests * params.max_tokens,
         },
         contract={"prompt_template_hash": manual.template_hash()},
+        demand=Demand(requests + 1, sent + computed + warm_up, (requests + 1) * params.max_tokens),
         samples=samples(params),
-        warm_up=Trial("warmup", "warmup", 0, {"target_tokens": min(params.token_targets)}),
+        warm_up=Trial("warmup", "warmup", 0, {"target_tokens": warm_up}),
     )
 
 
