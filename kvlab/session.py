@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from kvlab.conclude import conclude
@@ -63,7 +62,10 @@ class Session(Generic[P]):
         identity: The server, its model, and what it can prove.
         counter: Counts the tokens of a prompt.
         shared_tokens: How many leading tokens all prompts share (chat template), before the marker.
-        run: The run folder, its database and its ids.
+        run: The run with its ids.
+        trials: The planned trials, in the order of measuring.
+        database: The run's database.
+        folder: The run folder.
         state: What the experiment keeps while the run is open (``Experiment.session``).
         attempt: The number of the current attempt, unique within its trial.
         closed: Whether the run is finished or closed.
@@ -80,6 +82,7 @@ class Session(Generic[P]):
     ) -> None:
         self.experiment, self.params, self.plan = experiment, params, plan
         self.engine, self.run = engine, run
+        self.trials, self.database, self.folder = plan.trials, run.database, run.folder
         self.identity: Identity = engine.identity
         self.counter: Counter = engine.counter
         self.shared_tokens = shared_start(self.counter, *plan.samples) if plan.samples else 0
@@ -97,21 +100,6 @@ class Session(Generic[P]):
         self.state: Any = self._stack.enter_context(experiment.session(self))
 
     # What experiments use -------------------------------------------------------------------------------
-
-    @property
-    def database(self) -> Database:
-        """The run's database."""
-        return self.run.database
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.run.folder
-
-    @property
-    def trials(self) -> tuple[Trial, ...]:
-        """The planned trials, in the order of measuring."""
-        return self.plan.trials
 
     def tag(self, trial: Trial) -> str:
         """Return a text that is unique to the current attempt; markers and request ids contain it."""

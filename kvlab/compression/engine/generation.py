@@ -69,13 +69,6 @@ class Generation:
         """Prefill, scoring, pruning and the first token, in milliseconds; None: see `timing_reason`."""
         return None if self.first_token_ns is None else (self.first_token_ns - self.sent_ns) / 1e6
 
-    @property
-    def decode_ms_per_token(self) -> float | None:
-        """Mean time between tokens (TPOT), in milliseconds; None where fewer than two have a time."""
-        if len(self.token_ns) < 2:
-            return None
-        return (self.token_ns[-1] - self.token_ns[0]) / (len(self.token_ns) - 1) / 1e6
-
 
 def as_failure(error: Exception) -> Failure:
     """Return what an exception of the engine means: out of memory, or anything else."""

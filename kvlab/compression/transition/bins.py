@@ -159,12 +159,6 @@ def worst_bin(
     return [float(next(filled)) if here else None for here in there]
 
 
-def means_by_bin(scores: Scores, n_bins: int, treatment: Treatment = "zero") -> Floats:
-    """Return mean scores, NaN where there is none; [bins, budgets]."""
-    filled = scores.filled(treatment)
-    return np.array([_column_means(filled[scores.bins == b]) for b in range(n_bins)])
-
-
 def curve(scores: Scores, treatment: Treatment = "zero") -> dict[float, float]:
     """Return the mean score by budget, what `refine.next_budget` takes; NaN where there is none."""
     means: Sequence[float] = _column_means(scores.filled(treatment)).tolist()
