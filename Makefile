@@ -29,7 +29,7 @@ LLAMA_CPP := 11434.0.0
 LLAMA_FLAGS := -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF $(addprefix -DLLAMA_BUILD_,TESTS=OFF EXAMPLES=OFF APP=OFF)
 LITELLM := 1.108.7
 
-.PHONY: help setup demo test lint lab docs bench bench-peers bench-scale engines torture conformance clean
+.PHONY: help setup demo test test-browser lint lab docs bench bench-peers bench-scale engines torture conformance clean
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -50,11 +50,14 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 test: setup lint ## lint, unit tests, notebooks on the real engine
-	$(BIN)/python -m pytest -m "not engine" --numprocesses 2 --dist worksteal
-	$(if $(filter none,$(EXTRA)),,$(BIN)/python -m pytest -m engine)
+	$(BIN)/python -m pytest -m "not engine and not every" --numprocesses 2 --dist worksteal
+	$(if $(filter none,$(EXTRA)),,$(BIN)/python -m pytest -m "engine and not every")
+
+test-browser: setup ## every notebook in JupyterLab, driven by a headless Chromium, on the real engine
+	$(BIN)/python -m pytest -m $(if $(filter none,$(EXTRA)),"browser and not engine",browser)
 
 lab: setup ## JupyterLab on the project, with notebooks/ open
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+	$(BIN)/jupyter lab --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 docs: setup ## the documentation, into site/ (no network is needed to read it)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

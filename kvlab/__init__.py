@@ -1,7 +1,8 @@
 """kvlab: a workbench for KV-cache behaviour in LLM serving.
 
 ``import kvlab as kv`` gives `connect` (talk to one server), `open` (run an experiment), `load` (read a stored
-run), `score` (score one answer) and ``kv.vram`` (watch memory). The import itself loads neither torch, vllm,
+run), `ab` and `compare` (two engines, two
+runs), `score` (score one answer) and ``kv.vram`` (watch memory). The import itself loads neither torch, vllm,
 pandas nor matplotlib: each function imports what it needs when it is called.
 """
 
@@ -12,13 +13,13 @@ from kvlab import former_names
 
 if TYPE_CHECKING:
     from kvlab import vram
-    from kvlab.api import connect, load, open, score
+    from kvlab.api import ab, compare, connect, load, open, score
 
 __version__ = "0.1.0"
-__all__ = ["connect", "load", "open", "score", "vram"]
+__all__ = ["ab", "compare", "connect", "load", "open", "score", "vram"]
 
 former_names.install()
-_FUNCTIONS = ("connect", "load", "open", "score")
+_FUNCTIONS = ("ab", "compare", "connect", "load", "open", "score")
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function or a module of the front door

@@ -1,4 +1,4 @@
-"""The functions that ``import kvlab as kv`` offers: `connect`, `open`, `load`, `score`.
+"""The functions that ``import kvlab as kv`` offers: `connect`, `open`, `load`, `ab`, `compare`, `score`.
 
 Each imports what it needs when it is called, so that ``import kvlab`` stays below half a second.
 """
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kvlab.comparison.ab import Configuration
+    from kvlab.comparison.comparison import Comparison
     from kvlab.endpoints.server import Server
     from kvlab.loaded import LoadedRun
     from kvlab.notebook import NotebookSession
@@ -56,6 +58,125 @@ def load(folder: str | Path) -> "LoadedRun":
     from kvlab.loaded import LoadedRun
 
     return LoadedRun.of(folder)
+
+
+def compare(
+    first: str | Path,
+    second: str | Path,
+    *,
+    metric: str | None = None,
+    margin: float | None = None,
+    across: Sequence[str] = (),
+) -> "Comparison":
+    """Compare two sides of stored runs: the second against the first.
+
+    Args:
+        first: A run folder, an id as ``kvlab ls`` prints it, or a date (all runs of that day together).
+        second: The same.
+        metric: In place of the one that was named before the run, ``<arm>.<column>``.
+        margin: In place of the one that was named before the run.
+        across: Fields whose difference is what is compared, and which then forbid nothing.
+
+    Returns:
+        The verdict, the ratio with its interval, what differs, and how often equal sides would be called different.
+
+    Raises:
+        InputError: There is no such run, or both are the same.
+    """
+    from kvlab.comparison import sides
+    from kvlab.comparison.comparison import compare as compared
+
+    return compared(
+        sides.find(first),
+        sides.find(second),
+        read_params=stored_params,
+        metric=metric,
+        margin=margin,
+        across=across,
+    )
+
+
+def ab(
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    *,
+    block: int = 1,
+    seed: int = 1337,
+    outputs: str | Path | None = None,
+) -> "Comparison":
+    """Measure two configurations in turns, block by block in random order, until it can be said which is faster.
+
+    Args:
+        first: ``experiment``, and perhaps ``profile``, ``set`` (parameters), ``endpoint`` or ``engine_args``, and
+            ``across`` (the fields whose difference is what is compared), as a file of ``kvlab ab`` holds them.
+        second: The same, with what is to be compared.
+        block: Trials a block.
+        seed: Of the order within the blocks.
+        outputs: Where the folder goes; ``None``: where run folders go.
+
+    Returns:
+        The comparison; its runs and its page are in ``outputs/<date>/<time>_ab_<experiment>/``.
+
+    Raises:
+        InputError: A configuration cannot work; nothing is left behind.
+        ServerError: An embedded server did not start.
+    """
+    from kvlab.comparison import ab as interleaved
+
+    sides = [
+        interleaved.Configuration.of(item, name) for item, name in ((first, "first"), (second, "second"))
+    ]
+    return interleaved.into_new_folder(
+        sides[0],
+        sides[1],
+        open_configuration,
+        outputs=None if outputs is None else Path(outputs),
+        block=block,
+        seed=seed,
+    ).comparison
+
+
+def open_configuration(configuration: "Configuration", folder: Path) -> "Session[Any]":
+    """Open one side of `ab` in a new folder, as ``kvlab run`` would, without a notebook.
+
+    Raises:
+        InputError: Something in it cannot work.
+    """
+    from kvlab import experiments
+    from kvlab.opening import open_run
+    from kvlab.params import resolve
+    from kvlab.settings import load_settings
+
+    settings = load_settings(**configuration.settings)
+    experiment = experiments.get(configuration.experiment)
+    resolved = resolve(
+        experiment.Params,
+        experiment.name,
+        profile=configuration.profile,
+        overrides=configuration.overrides,
+        settings=settings,
+    )
+    folder.mkdir(parents=True)
+    return open_run(
+        experiment,
+        resolved.params,
+        settings=settings,
+        folder=folder,
+        profile=configuration.profile,
+        sources=resolved.sources,
+    )
+
+
+def stored_params(stored: Mapping[str, Any]) -> "Params":
+    """Return the checked parameters of what a run has stored of itself.
+
+    Raises:
+        InputError: There is no such experiment, or they are none of its.
+    """
+    from kvlab import experiments
+
+    found: Params = experiments.get(str(stored["name"])).Params.check(stored["params"])
+    return found
 
 
 def score(

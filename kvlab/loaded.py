@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from kvlab import experiments, paths
+from kvlab import experiments, misses, paths
 from kvlab.conclude import conclude
 from kvlab.errors import InputError
 from kvlab.findings import Findings, Summary, plain
+from kvlab.laws.causes import Cause
 from kvlab.report.headers import readable
 from kvlab.runs.data import RunData
 from kvlab.runs.find import run_folder
@@ -123,6 +124,15 @@ class LoadedRun:
 
     def _repr_html_(self) -> str:
         return self.summary._repr_html_()
+
+    def why(self, request_a: str, request_b: str) -> Cause:
+        """Return why ``request_b`` read no more from the cache, though ``request_a`` was sent before it.
+
+        Raises:
+            InputError: The run has no such requests, or not in this order.
+        """
+        with reading(self.data.database.path):
+            return misses.why(self.data, request_a, request_b, self.findings)
 
     def where(self, name: str) -> Origin:
         """Return where a number comes from: the function that makes it, and the stored columns that it depends on.

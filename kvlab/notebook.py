@@ -3,6 +3,7 @@
 import atexit
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kvlab.endpoints import facts
@@ -129,7 +130,7 @@ class NotebookSession(Session[P]):
                 ("server", html(f"{it.kind} {it.version or ''}, {it.model}")),
                 ("measured", f"{done} of {total} trials"),
                 ("next", html(self._next())),
-                ("folder", badge.link(self.folder, self.folder.name)),
+                ("folder", badge.place(self.folder)),
             ],
         )
 
@@ -150,9 +151,9 @@ class NotebookSession(Session[P]):
     def abandon(self) -> None:
         """Close a run that is not finished, and say so in its status."""
         if self._owns_status:
-            status.end(
-                self.folder, status.Status.INTERRUPTED, reason="the notebook ended before its last cell"
-            )
+            reason = "the notebook ended before its last cell"
+            with suppress(OSError):  # the folder is gone: at the end of a process there is nobody to tell
+                status.end(self.folder, status.Status.INTERRUPTED, reason=reason)
             self._owns_status = False
         atexit.unregister(self.abandon)
         self.close()

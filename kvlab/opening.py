@@ -12,6 +12,8 @@ from kvlab.runs.folder import Run, new_folder
 from kvlab.runs.lock import acquire
 from kvlab.session import P, Session
 from kvlab.settings import Settings
+from kvlab.starts import Starts
+from kvlab.starts import check as check_starts
 
 
 def open_run(
@@ -52,8 +54,12 @@ def open_run(
         def check(max_model_len: int | None) -> None:
             experiment.check(params, plan, EngineFacts(max_model_len))
 
-        engine = experiment.open(params, settings).open(check)
+        def opened() -> Any:  # noqa: ANN401 - an Engine
+            return experiment.open(params, settings).open(check)
+
+        engine = opened()
         undo.callback(engine.close)
+        check_starts(params.starts, engine)
         experiment.check(params, plan, EngineFacts(engine.identity.max_model_len, engine))
         found = contract.contract(
             experiment=experiment.name,
@@ -81,5 +87,6 @@ def open_run(
         )
         undo.callback(run.close)
         session = made(experiment, params, plan, engine, run, lock)
+        session.starts = Starts(plan.trials, params.starts, opened, run.session_id * 1000)
         undo.pop_all()
         return session

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,12 +25,17 @@ from kvlab.settings import SECRET_KEYS, Settings
 
 #: A shorter secret may stand in a parameter by chance.
 _SHORT = 6
+#: What only a comparison of finished runs reads; stored with each run all the same, since it is named beforehand.
+_COMPARED = ("compare_metric", "compare_margin")
 _MOST_PARTS = 8
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 #: Names of variables that hold something secret, by the habit of those who name them.
 _SECRET_NAME = re.compile(
     r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|USER_ID)$", re.IGNORECASE
 )
+
+#: The name of a metric that runs are compared by: an arm, as ``requests.csv`` has it but for its number, and a column.
+CompareMetric = Annotated[str, Field(pattern=r"^[^\s|]{1,80}\.(ttft_ms|latency_ms|tpot_ms|s_per_request)$")]
 
 
 class Params(BaseModel):
@@ -42,6 +47,10 @@ class Params(BaseModel):
         max_failed_fraction: A run in which more of the requests failed for good gives no answer.
         outage_s: How long a server may be away, or say "later", before that costs attempts.
         seed: Of the order of trials and of all resampling.
+        starts: How often the embedded engine is started anew; the trials are spread over the starts. An endpoint of
+            one's own is one start.
+        compare_metric: What `kvlab compare` decides by, named before the run: ``<arm>.<column>``.
+        compare_margin: Two runs whose ratio lies within 1 / (1 + margin) and 1 + margin count as equivalent.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -51,6 +60,9 @@ class Params(BaseModel):
     outage_s: float = Field(default=60.0, ge=0, le=86_400)
     max_failed_fraction: float = Field(default=0.05, ge=0, le=1)
     seed: int = Field(default=1337, ge=0, lt=2**32)
+    starts: int = Field(default=1, ge=1, le=100)
+    compare_metric: CompareMetric = "hit.ttft_ms"
+    compare_margin: float = Field(default=0.05, gt=0, lt=1)
 
     #: Environment key → field, for the tuning keys that this experiment obeys.
     env_keys: ClassVar[dict[str, str]] = {}
@@ -82,8 +94,15 @@ class Params(BaseModel):
 
     @property
     def run_identity(self) -> dict[str, Any]:
-        """What makes a run what it is, as JSON: all but `analysis_fields`."""
-        return self.model_dump(mode="json", exclude=set(self.analysis_fields))
+        """What makes a run what it is, as JSON: all but `analysis_fields` and what a later comparison reads."""
+        return self.identity_of(self.model_dump(mode="json"))
+
+    @classmethod
+    def identity_of(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what of stored parameters makes a run what it is; see `run_identity`."""
+        left_out = {*cls.analysis_fields, *_COMPARED}
+        # A run from before there were starts is one start.
+        return {key: v for key, v in values.items() if key not in left_out and (key, v) != ("starts", 1)}
 
     def places(self, settings: Settings) -> dict[str, Path]:
         """Return where a run of these parameters keeps what it is made of, by name, for people; nothing is made."""

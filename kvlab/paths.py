@@ -39,6 +39,12 @@ def cache_dir() -> Path:
     return Path(named) if named else platformdirs.user_cache_path("kvlab")
 
 
+def laws_dir() -> Path:
+    """Return the folder of the laws that were learned of servers (``KVLAB_LAWS``, else in the user's cache)."""
+    named = os.environ.get("KVLAB_LAWS")
+    return Path(named) if named else cache_dir() / "laws"
+
+
 def env_file() -> Path | None:
     """Return the ``.env`` to read: ``KVLAB_ENV_FILE``, else the nearest from here up to the home.
 

@@ -6,7 +6,7 @@ that are left. Measuring stores what it measures. Reading works at any time, als
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -26,6 +26,7 @@ from kvlab.runs.files import write_atomic
 from kvlab.runs.folder import Run
 from kvlab.runs.lock import Lock
 from kvlab.runs.progress import Steps
+from kvlab.starts import Starts
 from kvlab.store.database import Database
 from kvlab.taxonomy import RETRYABLE, ErrorType
 from kvlab.timing.request import Failure
@@ -94,8 +95,11 @@ class Session(Generic[P]):
         self._steps: Steps | None = None
         self._found: tuple[tuple[int, int], Findings] | None = None
         self._after: RunData | None = None
+        self.starts: Starts | None = None  # whoever opens the session knows how to open the engine again
         begin(run.database, plan)
         run.database.plan(run.run_id, plan.trials)
+        if opening := getattr(engine, "opening", None):
+            run.database.record_attempt(run.run_id, None, opening, "done")
         self._stack = ExitStack()
         self.state: Any = self._stack.enter_context(experiment.session(self))
 
@@ -125,13 +129,9 @@ class Session(Generic[P]):
     # Measuring ------------------------------------------------------------------------------------------
 
     def warm_up(self) -> list[Recorded]:
-        """Send the warm-up requests of the plan. They are stored, but no table or figure uses them.
-
-        Returns:
-            The requests; empty where the plan has no warm-up.
+        """Send the warm-up requests of the plan, if it has any. They are stored, but no table or figure uses them.
 
         Raises:
-            InputError: The run is closed.
             KvlabError: They failed for good: no trial could succeed either.
         """
         self._refuse_closed()
@@ -173,14 +173,15 @@ class Session(Generic[P]):
         starts again after a pause, with new prompts that no cache has seen. While the server is unreachable or
         asks to wait, up to ``outage_s`` seconds, no attempt is used up.
 
-        Returns:
-            The requests of the successful attempt; empty where the trial failed for good.
+        Returns its requests; none where it failed for good.
 
         Raises:
             InputError: The run is closed.
             KvlabError: The server rejects the request as invalid, so no other trial would succeed either.
         """
         self._refuse_closed()
+        if self.starts is not None:
+            self.starts.before(trial, self)
         began = time.monotonic()
         for tries in range(1, 1000):
             self.attempt = self.database.claim_attempt(trial.trial_id)
@@ -202,6 +203,13 @@ class Session(Generic[P]):
                 self.note(f"{trial.trial_id}: {_words(made)}; again in {pause:.0f} s")
             time.sleep(pause)
         raise KvlabError(f"{trial.trial_id} failed a thousand times")
+
+    def replace_engine(self, made: Callable[[Any], Any]) -> None:
+        """Measure with another engine from now on: what ``made`` gives of the present one."""
+        self._stack.close()  # what an experiment keeps may hold the engine
+        self.engine = made(self.engine)
+        self.__dict__.pop("_server_pids", None)
+        self.state = self._stack.enter_context(self.experiment.session(self))
 
     def _take(self, trial: Trial) -> _Attempt:
         """Measure a trial once, and record the load of other processes on this machine meanwhile."""
@@ -257,10 +265,7 @@ class Session(Generic[P]):
     def pause_s(self, failure: Failure, tries: int, began: float) -> float | None:
         """Return how long to wait before the next attempt, in seconds; ``None``: do not try again.
 
-        Args:
-            failure: The failure of the last attempt.
-            tries: How many attempts were made.
-            began: When the first one began, in seconds of ``time.monotonic``.
+        ``tries`` attempts were made; the first one began at ``began`` (``time.monotonic``).
         """
         if failure.error_type not in RETRYABLE:
             return None

@@ -1,6 +1,7 @@
 """`.env` and environment, as typed settings. The environment wins over the file; empty means unset."""
 
 import re
+import shlex
 from functools import cached_property
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
@@ -39,6 +40,7 @@ class Settings(BaseSettings):
     kv_metric_response_field: str | None = Field(default=None, pattern=r"^[\w-]+(\.[\w-]+)*$")
     kv_block_size_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     kvlab_model: str | None = None
+    kvlab_engine_args: str | None = Field(default=None, max_length=2000)
     kvlab_ask_above_requests: int = Field(default=1_000, ge=0, le=10**12)
     kvlab_ask_above_tokens: int = Field(default=1_000_000, ge=0, le=10**15)
     kvlab_price_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
@@ -66,6 +68,13 @@ class Settings(BaseSettings):
             raise ValueError("has a line end, a control character or half a character in it; copy it again")
         return name
 
+    @field_validator("kvlab_engine_args")
+    @classmethod
+    def _check_engine_args(cls, text: str | None) -> str | None:
+        if text is not None:
+            engine_args(text)
+        return text
+
     @field_validator("openai_api_key", "tensormesh_user_id")
     @classmethod
     def _check_secret(cls, secret: SecretStr | None) -> SecretStr | None:
@@ -85,6 +94,11 @@ class Settings(BaseSettings):
         if not all(part.isdigit() for part in parts):
             raise ValueError("must be whole numbers separated by commas, such as 4000,8000")
         return [int(part) for part in parts]
+
+    @property
+    def extra_flags(self) -> tuple[str, ...]:
+        """Further flags for the embedded vLLM."""
+        return engine_args(self.kvlab_engine_args or "")
 
     @property
     def is_remote(self) -> bool:
@@ -107,8 +121,44 @@ class Settings(BaseSettings):
 
     def public(self) -> dict[str, object]:
         """Return the settings that a manifest may hold: an allow-list, in which no secret is."""
-        names = ("request_timeout_s", "kv_metric_response_field", "kv_block_size_tokens", "kvlab_model")
+        names = (
+            "request_timeout_s", "kv_metric_response_field", "kv_block_size_tokens", "kvlab_model",
+            *(("kvlab_engine_args",) if self.kvlab_engine_args else ()),  # as in the contracts of runs from before
+        )  # fmt: skip
         return {name: getattr(self, name) for name in names}
+
+
+#: Flags of vLLM that kvlab sets itself: with another value it would talk to something else, or to nothing.
+_OWN_FLAGS = (
+    "--model", "--served-model-name", "--host", "--port", "--uds", "--api-key", "--tokenizer", "--config", "--ssl-",
+    "--root-path", "--middleware", "--tool-parser-plugin", "--trust-remote-code", "--disable-uvicorn", "--download-dir",
+)  # fmt: skip
+
+
+def engine_args(text: str) -> tuple[str, ...]:
+    """Return the flags in ``KVLAB_ENGINE_ARGS``, split as a shell would.
+
+    Raises:
+        ValueError: It is none that may be passed on.
+    """
+    if line(text) != text:
+        raise ValueError("has a line end or a control character in it; write it on one line")
+    try:
+        found = tuple(shlex.split(text))
+    except ValueError:
+        raise ValueError("has a quote without its other half; close it") from None
+    if found and not found[0].startswith("--"):
+        raise ValueError("must be flags of vLLM, such as --block-size 128")
+    for word in found:
+        # argparse takes any beginning of a flag that is one flag's alone.
+        name = word.split("=")[0].replace("_", "-")
+        if (
+            len(name) > 3
+            and name.startswith("--")
+            and any(f.startswith(name) or name.startswith(f) for f in _OWN_FLAGS)
+        ):
+            raise ValueError(f"holds {name}, which kvlab sets itself; leave it out")
+    return found
 
 
 def load_settings(**given: Any) -> Settings:  # noqa: ANN401 - fields of `Settings`, checked like the others

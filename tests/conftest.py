@@ -25,6 +25,7 @@ def _own_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("KVLAB_ENV_FILE", str(empty))
     monkeypatch.setenv("KVLAB_HOME", str(ROOT))
     monkeypatch.setenv("KVLAB_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("KVLAB_LAWS", str(tmp_path / "laws"))
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_links_lead_from_the_notebook_to_the_run(tmp_path, monkeypatch):
     assert 'href="outputs/2026-01-01/' in badge.link(folder / "report.html", "report")
     monkeypatch.setenv("KVLAB_HEADLESS", "{}")  # the executed notebook is kept in the run folder
     assert 'href="report.html"' in badge.link(folder / "report.html", "report")
-    assert 'href="."' in badge.link(folder, "folder")
+    assert badge.place(folder) == "<code>.</code>"
 
 
 def test_a_badge_holds_every_reason_in_full_and_what_to_do_next():

@@ -17,6 +17,8 @@ from tests.conftest import ROOT, in_process
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
+#: They are no experiments: one asks a server, one compares runs.
+OTHERS = {"00_start_here", "08_compare"}
 #: Criteria of rates and of memory: whatever else this machine does is in them, and a test must not be.
 OF_THE_MACHINE = {"consistent_across_scales", "memory_while_measured"}
 
@@ -26,7 +28,7 @@ def code_cells(path):
 
 
 def test_every_experiment_has_its_notebook():
-    assert sorted(name[3:] for name in NAMES) == sorted(experiments.registry())
+    assert sorted(name[3:] for name in NAMES if name not in OTHERS) == sorted(experiments.registry())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
@@ -131,6 +133,8 @@ def test_nbval_on_the_real_engine(path, outputs, request):
     ]
     result = run(*command, str(path), cwd=Path(os.environ["KVLAB_HOME"]))
     assert result.returncode == 0, result.stdout[-4000:]
+    if path.stem in OTHERS:
+        return
     summary = by_hand(outputs)
     held = {check["name"]: check["holds"] for check in summary["checks"] if check["role"] == "proof"}
     assert set(held.values()) <= {True, None}, summary["reasons"]

@@ -167,3 +167,19 @@ def test_a_model_name_is_one_line_of_text(monkeypatch, name):
 def test_short_and_long_keys_are_redacted(monkeypatch, key):
     set_all(monkeypatch, OPENAI_API_KEY=key)
     assert key not in load_settings().redact(f"Incorrect API key provided: Bearer {key}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["--port 9", "--api-key=x", "--mod other", "block-size 9", "--a 'b", "--served_model_name x", "--x\n--y"],
+)
+def test_engine_args_that_kvlab_sets_itself_are_refused(text):
+    with pytest.raises(InputError, match="KVLAB_ENGINE_ARGS"):
+        load_settings(kvlab_engine_args=text)
+
+
+def test_engine_args_are_split_as_a_shell_would_and_in_the_contract():
+    settings = load_settings(kvlab_engine_args="--block-size 128 --no-enable-prefix-caching --x 'a b'")
+    assert settings.extra_flags == ("--block-size", "128", "--no-enable-prefix-caching", "--x", "a b")
+    assert settings.public()["kvlab_engine_args"].startswith("--block-size")
+    assert load_settings().extra_flags == ()

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from benchmarks.torture import __main__ as torture
-from benchmarks.torture import faults, fuzz, fuzz_files, fuzz_runs, fuzz_server, notebooks
-from benchmarks.torture.counts import HARMS, Counts
+from benchmarks.torture import budget, faults, fuzz, fuzz_files, fuzz_runs, fuzz_server, notebooks
+from benchmarks.torture.counts import HARMS, Counts, read_lines, total
 from benchmarks.torture.ledger import Ledger
 from benchmarks.torture.place import place
 from benchmarks.torture.scenes import scenes
@@ -48,6 +48,24 @@ def test_a_notebook_is_interrupted_and_gone_on_with():
     harmless(counts)
     assert counts.seen["interrupts"] >= 1
     assert counts.seen["cold_requests"] > 0
+
+
+def test_a_part_whose_time_runs_out_says_what_it_did_not_try(monkeypatch):
+    shares = torture.Shares(["kills", "kills", "fuzz"], 700)
+    first = shares.take("kills")
+    assert 590 < first <= 600, "both lanes' time, by three sevenths"
+    assert 600 < shares.take("kills") <= 700, "two thirds of what is left, which both lanes have"
+    assert shares.take("fuzz") <= 700
+    assert shares.take("fuzz") >= 20, "never nothing"
+    counts = Counts("x", tried=3)
+    counts.ran_out("3 of 20 kills")
+    assert counts.is_bad
+    assert "3 of 20 kills" in counts.notes[0]
+    assert total([Counts("y", tried=1), counts]).short
+    assert next(iter(read_lines(counts.to_line()))).short
+    assert not budget.is_spent()
+    monkeypatch.setattr(budget, "_seconds", -1.0)
+    assert budget.is_spent()
 
 
 def test_each_harm_is_seen(tmp_path):

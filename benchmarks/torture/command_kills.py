@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.servers.process import FakeServer
+from benchmarks.torture import budget
 from benchmarks.torture.counts import Counts
 from benchmarks.torture.ledger import Ledger, runs_of
 from benchmarks.torture.place import count_canary, count_left, family, place
@@ -104,6 +105,9 @@ class Commands:
         victims = list(VICTIMS)
         for _ in range(_MOST_RUNS):
             if self.counts.tried >= kills * len(victims):
+                break
+            if budget.is_spent():
+                self.counts.ran_out(f"{self.counts.tried} of {kills * len(victims)} kills")
                 break
             # The kernel is not there in the first moments.
             self.once(

@@ -36,6 +36,8 @@ class Counts:
     notes: list[str] = field(default_factory=list)
     #: What was looked at, by name: so many lines, requests, pairs. A check that saw nothing shows here.
     seen: dict[str, int] = field(default_factory=dict)
+    #: Whether time ran out before all was tried.
+    short: bool = False
 
     def harm(self, kind: str, what: str, times: int = 1) -> None:
         """Count something that must not happen."""
@@ -44,6 +46,11 @@ class Counts:
         setattr(self, kind, getattr(self, kind) + times)
         if len(self.notes) < _NOTES:
             self.notes.append(f"{kind} ({self.name}): {what}"[:1500])
+
+    def ran_out(self, what: str) -> None:
+        """Note that not all was tried: what was not is not shown to be well."""
+        self.short = True
+        self.notes.append(f"time ran out ({self.name}): {what}")
 
     def see(self, **what: int) -> None:
         """Add to what was looked at."""
@@ -57,13 +64,14 @@ class Counts:
 
     @property
     def is_bad(self) -> bool:
-        """Whether anything happened that must not, or nothing was tried at all."""
-        return self.tried == 0 or any(self.harms.values())
+        """Whether anything happened that must not, or not all was tried."""
+        return self.tried == 0 or self.short or any(self.harms.values())
 
     def add(self, other: Counts) -> None:
         """Take another's counts in."""
         self.tried += other.tried
         self.seconds += other.seconds
+        self.short |= other.short
         for kind in HARMS:
             setattr(self, kind, getattr(self, kind) + getattr(other, kind))
         self.notes = [*self.notes, *other.notes]

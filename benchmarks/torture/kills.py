@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.servers.process import FakeServer
+from benchmarks.torture import budget
 from benchmarks.torture.counts import Counts
 from benchmarks.torture.ledger import Ledger, runs_of
 from benchmarks.torture.lives import Boundary, Ended, live
@@ -83,6 +84,9 @@ class Chain:
         for number in range(_MOST_LIVES):
             if most is not None and number >= most:
                 break
+            if budget.is_spent(0.5):
+                self.counts.ran_out(f"{self.counts.tried} boundaries, and the run was not complete")
+                break
             if self.live(next(turns)).code == 0:
                 return
         self.to_the_end()
@@ -92,6 +96,9 @@ class Chain:
         target = self.counts.tried + kills
         for number in range(1, _MOST_LIVES):
             if self.counts.tried >= target:
+                break
+            if budget.is_spent():
+                self.counts.ran_out(f"{kills - target + self.counts.tried} of {kills} kills")
                 break
             self.live(draw.uniform(0.0, self.calm_s))
             if number % _DEATHS_OF_A_RUN == 0:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.servers.process import FakeServer
+from benchmarks.torture import budget
 from benchmarks.torture.counts import Counts
 from benchmarks.torture.place import count_canary, count_left, place
 from kvlab.store import frames
@@ -111,6 +112,9 @@ class Sessions:
         self.once(None, _ENDS_WITHIN_S)
         for _ in range(_MOST_SESSIONS):
             if self.counts.tried >= kills:
+                break
+            if budget.is_spent():
+                self.counts.ran_out(f"{self.counts.tried} of {kills} kills")
                 break
             victim = VICTIMS[self.counts.tried % len(VICTIMS)]
             self.once(victim, draw.uniform(0.1 * self.calm_s, self.calm_s))

@@ -9,6 +9,7 @@ import argparse
 import importlib
 from collections.abc import Iterable
 
+from benchmarks.torture import budget
 from benchmarks.torture.counts import Counts
 
 
@@ -60,7 +61,9 @@ def main() -> None:
     parser.add_argument("argument")
     parser.add_argument("seed", type=int)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="how long to go on trying")
     given = parser.parse_args()
+    budget.give(given.seconds)
     for row in rows(given.part, given.argument, given.seed, quick=given.quick):
         print(row.to_line(), flush=True)
 

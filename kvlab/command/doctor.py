@@ -10,7 +10,7 @@ from rich.table import Table
 from kvlab import errors, experiments, paths
 from kvlab.command import show
 from kvlab.endpoints import connect as endpoint
-from kvlab.endpoints import probe, proof
+from kvlab.endpoints import learned, probe, proof
 from kvlab.endpoints.connect import Identity
 from kvlab.endpoints.identify import identify
 from kvlab.endpoints.proof import lacking
@@ -96,6 +96,12 @@ def _endpoint(settings: Settings) -> tuple[Finding, Identity | None]:
         ), None
     with endpoint.connect(settings) as connection:
         identity = probe.probe(connection, identify(connection))
+        if any(learned.recall(identity)):
+            from kvlab.endpoints.openai import OpenAICompat  # only where something is asked
+
+            found = OpenAICompat(connection, identity, probe.counter(connection, identity))
+            learned.check(found)
+            identity = found.identity
     version = f"{identity.kind} {identity.version or ''}".strip()
     return Finding("endpoint", True, f"{version} at {identity.url}, model {identity.model}"), identity
 

@@ -20,7 +20,7 @@ from kvlab.escape import file_name
 from kvlab.experiment import EngineFacts, Experiment, Plan
 from kvlab.findings import Summary
 from kvlab.opening import open_run
-from kvlab.params import Params, Resolved, resolve
+from kvlab.params import Resolved, resolve
 from kvlab.report import build, day
 from kvlab.runs import lock, stages, status
 from kvlab.runs.contract import differences, draft
@@ -125,7 +125,7 @@ def _check_folder(run: Path, staged: StagedRun) -> None:
     stored, name = stored_experiment(run), staged.experiment.name
     if stored["name"] != name:
         raise InputError("--run", str(run), f"is a run of {stored['name']}; name a run of {name}")
-    changed = differences(_identity(stored["params"], staged.params), staged.params.run_identity)
+    changed = differences(staged.params.identity_of(stored["params"]), staged.params.run_identity)
     lasting = [field for field in changed if field not in staged.params.how_fields]
     if lasting:
         more = f" ({len(lasting) - 1} more)" if len(lasting) > 1 else ""
@@ -134,11 +134,6 @@ def _check_folder(run: Path, staged: StagedRun) -> None:
     if changed and not staged.force:
         fix = f"has another {changed[0]} than the config; leave --run out, or --force"
         raise InputError("--run", str(run), fix)
-
-
-def _identity(stored: dict[str, Any], params: Params) -> dict[str, Any]:
-    """Return stored parameters without those of the analysis, as ``params.run_identity`` does."""
-    return {name: value for name, value in stored.items() if name not in params.analysis_fields}
 
 
 def newest(staged: StagedRun) -> Path | None:
@@ -152,7 +147,7 @@ def newest(staged: StagedRun) -> Path | None:
             stored = stored_experiment(folder)
             same = (stored["name"], stored["profile"]) == (staged.experiment.name, staged.profile)
             if same and not differences(
-                _identity(stored["params"], staged.params), staged.params.run_identity
+                staged.params.identity_of(stored["params"]), staged.params.run_identity
             ):
                 return folder
     return None

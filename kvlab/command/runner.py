@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,9 @@ def run(request: Request, say: Callable[[str], None] = print) -> RunResult:
     check(None)
     consent.require(spending.objection(experiment, resolved.params, plan.demand, settings), yes=request.yes)
     check_outputs(request.resume or request.outputs or paths.outputs_dir())
-    server = experiment.open(resolved.params, settings).keep_running(check)
+    # Several starts need a server that nobody else uses: the notebook starts it, and ends it, itself.
+    one_start = resolved.params.starts == 1
+    server = experiment.open(resolved.params, settings).keep_running(check) if one_start else nullcontext()
     with _stop_on_sigterm(), ExitStack() as stack:
         if request.resume is not None:
             stack.enter_context(lock.locked(request.resume))

@@ -1,7 +1,7 @@
 """The calls of OpenAI's batch API: ``/v1/files`` and ``/v1/batches``."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import httpx
@@ -9,6 +9,7 @@ import stamina
 
 from kvlab.bounded import json_value
 from kvlab.endpoints.pages import error_message
+from kvlab.redact import Redactor
 from kvlab.taxonomy import RETRYABLE, from_http_status
 from kvlab.timing.stream import parse
 
@@ -31,12 +32,17 @@ class Batch:
     What only asks is asked again while the server is in trouble, for up to ``patience_s`` at a time: a
     job may take a day, and its server may be restarted meanwhile. What makes something is asked once.
 
-    All raise httpx.HTTPError for what stays wrong, and ValueError for an answer that is not JSON.
+    All raise httpx.HTTPError for what stays wrong, and ValueError for an answer that is not JSON. What
+    the server says, here or in an error, comes without secrets: a status, a header or a line may echo the key.
+
+    Attributes:
+        redact: Takes secrets out, before anything is cut, stored or shown.
     """
 
     http: httpx.Client
     base_url: str
     patience_s: float
+    redact: Redactor = field(default_factory=lambda: Redactor(()), repr=False)
 
     def absent(self) -> str | None:
         """Return by what the server says that it has no batch API; ``None``: it has one.
@@ -46,7 +52,7 @@ class Batch:
 
         def ask() -> httpx.Response:
             answer = self.http.get(f"{self.base_url}/batches", params={"limit": 1})
-            return answer if answer.status_code in _ABSENT else _well(answer)
+            return answer if answer.status_code in _ABSENT else self._well(answer)
 
         answer = self._patiently(ask, min(self.patience_s, ABSENT_PATIENCE_S))
         if answer.status_code in _ABSENT:
@@ -54,7 +60,7 @@ class Batch:
         try:
             content = json_value(answer.content)
         except ValueError:
-            return f"{answer.headers.get('content-type', 'something')}, and no JSON"
+            return f"{self.redact(answer.headers.get('content-type', 'something'))[:200]}, and no JSON"
         return None if isinstance(content, dict | list) else "JSON that is not a list of batches"
 
     def create(self, lines: Iterable[str]) -> str:
@@ -73,12 +79,17 @@ class Batch:
         made = self.http.post(
             f"{self.base_url}/batches",
             json={
-                "input_file_id": _field(uploaded, "id"),
+                "input_file_id": self._field(uploaded, "id"),
                 "endpoint": "/v1/chat/completions",
                 "completion_window": "24h",
             },
         )
-        return str(_field(made, "id"))
+        name = str(self._field(made, "id"))
+        if self.redact(name) != name:
+            raise ValueError(
+                f"{self._path(made)} gives the batch an id that repeats a secret; it is not stored"
+            )
+        return name
 
     def look(self, batch_id: str) -> dict[str, Any]:
         """Return how it stands; its ``status`` is always there, in small letters.
@@ -88,9 +99,11 @@ class Batch:
 
         def ask() -> dict[str, Any]:
             answer = self.http.get(f"{self.base_url}/batches/{batch_id}")
-            status = _field(answer, "status")
+            status = self._field(answer, "status")
             found: dict[str, Any] = json_value(answer.content)
-            return found | {"status": str(status).strip().lower()}
+            ids = {name: found[name] for name in ("output_file_id", "error_file_id") if name in found}
+            shown: dict[str, Any] = self.redact.value(found)
+            return shown | ids | {"status": self.redact(str(status).strip()).lower()}
 
         return self._patiently(ask, self.patience_s)
 
@@ -99,12 +112,42 @@ class Batch:
         if file_id is None:
             return
         with self.http.stream("GET", f"{self.base_url}/files/{file_id}/content", timeout=600) as answer:
-            answer.raise_for_status()
+            if answer.is_error:
+                answer.read()
+            self._well(answer)
             for line in _lines(answer):
                 try:
-                    yield parse(line)
+                    yield self.redact.value(parse(line))
                 except (ValueError, RecursionError):
                     yield None
+
+    def _field(self, answer: httpx.Response, name: str) -> Any:  # noqa: ANN401 - JSON
+        content = json_value(self._well(answer).content)
+        if isinstance(content, dict) and content.get("error") and name not in content:
+            raise ValueError(f"{self._path(answer)} answers: {self.redact(_message(content['error']))}")
+        if not isinstance(content, dict) or name not in content:
+            raise ValueError(f"{self._path(answer)} answers without {name!r}")
+        return content[name]
+
+    def _well(self, answer: httpx.Response) -> httpx.Response:
+        """Return a good answer.
+
+        Raises:
+            httpx.HTTPStatusError: It is none; what the server said stands in the message.
+        """
+        try:
+            return answer.raise_for_status()
+        except httpx.HTTPStatusError as error:
+            try:
+                message = error_message(json_value(answer.content), answer.text)
+            except ValueError:
+                message = " ".join(answer.text.split())
+            message = self.redact(message) or "nothing"
+            text = f"{self._path(answer)} answers HTTP {answer.status_code}: {message}"
+            raise httpx.HTTPStatusError(text, request=error.request, response=answer) from None
+
+    def _path(self, answer: httpx.Response) -> str:
+        return self.redact(answer.request.url.path)
 
     def _patiently(self, ask: Callable[[], T], patience_s: float) -> T:
         return stamina.retry(on=_passes, attempts=None, timeout=patience_s, wait_max=30.0)(ask)()
@@ -136,32 +179,6 @@ def _lines(answer: httpx.Response) -> Iterator[str]:
             rest = rest[:80]
     if text := rest.decode("utf-8", "replace").strip():
         yield text
-
-
-def _field(answer: httpx.Response, name: str) -> Any:  # noqa: ANN401 - JSON
-    content = json_value(_well(answer).content)
-    if isinstance(content, dict) and content.get("error") and name not in content:
-        raise ValueError(f"{answer.request.url.path} answers: {_message(content['error'])}")
-    if not isinstance(content, dict) or name not in content:
-        raise ValueError(f"{answer.request.url.path} answers without {name!r}")
-    return content[name]
-
-
-def _well(answer: httpx.Response) -> httpx.Response:
-    """Return a good answer.
-
-    Raises:
-        httpx.HTTPStatusError: It is none; what the server said stands in the message.
-    """
-    try:
-        return answer.raise_for_status()
-    except httpx.HTTPStatusError as error:
-        try:
-            message = error_message(json_value(answer.content), answer.text)
-        except ValueError:
-            message = " ".join(answer.text.split())
-        text = f"{answer.request.url.path} answers HTTP {answer.status_code}: {message or 'nothing'}"
-        raise httpx.HTTPStatusError(text, request=error.request, response=answer) from None
 
 
 def _passes(error: Exception) -> bool:

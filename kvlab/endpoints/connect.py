@@ -133,7 +133,9 @@ def connect(settings: Settings) -> Connection:
     else:
         from kvlab.serving import embedded  # only where it is needed: it looks for an engine
 
-        lease = embedded.acquire(settings.kvlab_model, cache_dir=paths.cache_dir())
+        lease = embedded.acquire(
+            settings.kvlab_model, cache_dir=paths.cache_dir(), extra_flags=settings.extra_flags
+        )
         headers["Authorization"] = f"Bearer {lease.api_key}"
         url, model = lease.base_url, lease.model.served_name
     target = Target(

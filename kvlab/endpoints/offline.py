@@ -273,7 +273,7 @@ def open_engine(settings: Settings, check: Callable[[int | None], None]) -> Offl
     """
     model = _prepare(settings)
     check(model.max_model_len)
-    spec = server_spec(model)
+    spec = server_spec(model, settings.extra_flags)
     print(
         f"loading {model.served_name} into {spec.engine_version} in this process; half a minute", flush=True
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from kvlab import paths
 from kvlab.endpoints import connect as endpoint
-from kvlab.endpoints import probe, proof
+from kvlab.endpoints import learned, probe, proof
 from kvlab.endpoints.answer import evidence_of
 from kvlab.endpoints.connect import Connection, Identity
 from kvlab.endpoints.counter import CalibratedCounter, Counter
@@ -55,10 +55,12 @@ class OpenAICompat:
     Attributes:
         identity: What answers, and what it can prove.
         counter: Counts the tokens of a prompt.
+        opening: Requests that were made before the first of a run, to hold a learned law against; not measured.
     """
 
     def __init__(self, connection: Connection, identity: Identity, counter: Counter) -> None:
         self.connection, self.identity, self.counter = connection, identity, counter
+        self.opening: list[Recorded] = []
 
     def close(self) -> None:
         """Give the endpoint back."""
@@ -69,8 +71,8 @@ class OpenAICompat:
         path = "/chat/completions" if "messages" in call.prompt else "/completions"
         dialect = self.connection.dialect
         body = dialect.body(self.connection.model, call.prompt, call.decoding)
-        if call.salt is not None and self.identity.can("salt"):
-            body["cache_salt"] = call.salt
+        salt = {"cache_salt": call.salt} if call.salt is not None and self.identity.can("salt") else {}
+        body |= salt
         metrics = self.connection.metrics if self.identity.can("metrics") else None
         before = metrics.scrape() if metrics else None
         sent_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -89,7 +91,7 @@ class OpenAICompat:
             arm=call.arm,
             attempt=call.attempt,
             prompt=call.prompt,
-            decoding=dialect.decoding(call.decoding),
+            decoding={**dialect.decoding(call.decoding), **salt},
             target_tokens=call.target_tokens,
             sent_utc=sent_utc,
             measurement=measurement,
@@ -130,7 +132,9 @@ def open_engine(settings: Settings, check: Callable[[int | None], None]) -> Open
         )
         # What a server says of itself goes into the manifest and the report: without a key that it echoes.
         identity = Identity.model_validate(settings.redactor.value(identity.model_dump()))
-        return OpenAICompat(connection, identity, counter)
+        engine = OpenAICompat(connection, identity, counter)
+        learned.check(engine)
+        return engine
     except BaseException:
         connection.close()
         raise

@@ -50,7 +50,15 @@ def _place(path: Path) -> Path:
 
 
 def _links(folder: Path) -> str:
-    files = (("report.html", "report"), ("requests.csv", "every request"), ("", "run folder"))
-    shown = " · ".join(link(folder / name, words) for name, words in files)
+    # A folder is named and not linked: JupyterLab opens files only.
+    shown = " · ".join(
+        link(folder / name, words)
+        for name, words in (("report.html", "report"), ("requests.csv", "every request"))
+    )
     again = f"kvlab.load({str(Path(folder.parent.name) / folder.name)!r})"
-    return f"<p>{shown} · read it again: <code>{escape(again)}</code></p>"
+    return f"<p>{shown} · {place(folder)} · read it again: <code>{escape(again)}</code></p>"
+
+
+def place(folder: Path) -> str:
+    """Return where a run folder is, as seen from the notebook."""
+    return f"<code>{escape(Path(os.path.relpath(folder, _place(folder))).as_posix())}</code>"

@@ -21,6 +21,10 @@ MOMENTS = (
     ("done_ns", "response complete"),
 )
 
+_HEIGHT = 0.42  # of a bar
+#: A first byte that comes so close before the first token has no mark of its own.
+_TOGETHER = 0.05
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -68,7 +72,7 @@ class Timeline:
 
 
 def _since(stamps: Stamps, at_ns: int | None) -> float | None:
-    return None if at_ns is None else round((at_ns - stamps.sent_ns) / 1e6, 3)
+    return None if at_ns is None else round((at_ns - stamps.sent_ns) / 1e6, 1)
 
 
 def _in_words(stamps: Stamps) -> str:
@@ -86,14 +90,22 @@ def _colour(name: str) -> str:
 
 def _draw_row(axes: "Axes", place: int, stamps: Stamps, colour: str) -> None:
     """Draw the wait for the first token as a bar, the generation as a line with a tick for each token."""
-    ttft, last = _since(stamps, stamps.first_token_ns), _since(stamps, stamps.last_token_ns)
+    byte, ttft, last = (
+        _since(stamps, at) for at in (stamps.first_byte_ns, stamps.first_token_ns, stamps.last_token_ns)
+    )
     if ttft is None:
         axes.text(0, place, f" {stamps.ttft_words}", va="center")
         return
-    axes.barh(place, ttft, height=0.42, color=colour)
+    axes.barh(place, ttft, height=_HEIGHT, color=colour)
     ticks = [(at - stamps.sent_ns) / 1e6 for at in stamps.token_ns]
     axes.hlines(place, ttft, last or ttft, color=colour, linewidth=1)
-    axes.vlines(ticks, place - 0.21, place + 0.21, color=colour, linewidth=1)
-    axes.text(ttft, place - 0.27, f"first token {ttft:,.0f} ms", va="bottom", ha="left", fontsize=9)
+    axes.vlines(ticks, place - _HEIGHT / 2, place + _HEIGHT / 2, color=colour, linewidth=1)
+    first = f"first token {ttft:,.0f} ms"
+    if byte is not None and ttft - byte < _TOGETHER * ttft:
+        first = f"first byte and {first}"
+    elif byte is not None:
+        axes.vlines(byte, place - _HEIGHT / 2, place + _HEIGHT / 2, color="white", linewidth=2)
+        axes.text(byte, place + _HEIGHT * 0.6, f"first byte {byte:,.0f} ms", va="top", ha="left", fontsize=9)
+    axes.text(ttft, place - _HEIGHT * 0.6, first, va="bottom", ha="left", fontsize=9)
     if last is not None and last > ttft:
-        axes.text(last, place + 0.27, f"last token {last:,.0f} ms", va="top", ha="right", fontsize=9)
+        axes.text(last, place + _HEIGHT * 0.6, f"last token {last:,.0f} ms", va="top", ha="right", fontsize=9)

@@ -33,6 +33,8 @@ def engine_arguments(flags: Sequence[str]) -> dict[str, Any]:
 
     >>> engine_arguments(["--enforce-eager", "--block-size", "32", "--gpu-memory-utilization", "0.5"])
     {'enforce_eager': True, 'block_size': 32, 'gpu_memory_utilization': 0.5}
+    >>> engine_arguments(["--enable-prefix-caching", "--no-enable-prefix-caching"])
+    {'enable_prefix_caching': False}
     """
     found: dict[str, Any] = {}
     for position, flag in enumerate(flags):
@@ -41,7 +43,10 @@ def engine_arguments(flags: Sequence[str]) -> dict[str, Any]:
         name, equals, value = flag[2:].partition("=")
         after = flags[position + 1] if position + 1 < len(flags) else "--"
         text = value if equals else None if after.startswith("--") else after
-        found[name.replace("-", "_")] = True if text is None else _number(text)
+        if text is None and name.startswith("no-"):
+            found[name.removeprefix("no-").replace("-", "_")] = False
+        else:
+            found[name.replace("-", "_")] = True if text is None else _number(text)
     return found
 
 

@@ -11,6 +11,8 @@
     serial       how alike neighbours are, and how many values they count for
     resample     the seeded draws of all of these
     steady       the steady state of a trial
+    ratios       by what factor two sides differ: paired, by point, over engine starts
+    anytime      a ratio that may be looked at after every block
     extrapolate  the time of N requests, and whether a series has a trend
     growth       whether what was level stays so, and for how much longer that can be said
 

@@ -6,10 +6,10 @@ upper bounds of the line through the half and of the one through its last quarte
 does not slow down enough to stop: each further quarter adds a share of the one before, as the last did (Aitken 1926).
 
 `FARTHEST` is measured (``benchmarks/coverage_memory.py``). A leak that comes in steps shows in a stretch that holds a
-step. What rises three times within the target is missed in no run at 2.5 times the stretch, in 15 % at 3.5, in 27 %
-at 4 and in half at 6; leaks with any period between are missed in 0.7 % at 2.5. `ROOM` is for what rises ever faster,
-which a line runs behind: without it, a square is called level in 5 % of noisy runs at twice the stretch, in 90 % of
-quiet ones at four times. What first rises after everything that was watched, nothing can show.
+step. What rises three times within the target is missed in no run at 2.5 times the stretch, in 13 % at 3.5, in 25 %
+at 4 and in half at 6; leaks in steps of any period are missed in 0.3 % at 2.5, in 31 % at 34. `ROOM` is for what rises
+ever faster, which a line runs behind: without it, a square is called level in 5 % of noisy runs at twice the stretch,
+in 90 % of quiet ones at four times. What first rises after everything that was watched, nothing can show.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kvlab.timing.stamps import BUNDLED
+from kvlab.timing.stamps import BUNDLED, STOOD_STILL
 
 #: The columns of ``requests.csv``, the same for every experiment; empty where unknown.
 REQUEST_COLUMNS = (
@@ -18,6 +18,7 @@ REQUEST_COLUMNS = (
     "cache_reason", "tpot_ms", "server_queue_ms", "server_prefill_ms", "server_decode_ms", "server_ttft_ms",
     "finish_reason", "first_byte_ns", "first_content_ns", "last_token_ns", "events", "sent_utc", "session_id",
     "error_message", "cache_reset", "completion_token_ids", "item", "send_lag_ms", "machine_busy_share",
+    "untimed",
 )  # fmt: skip
 
 _QUERY = """
@@ -32,7 +33,7 @@ SELECT r.request_id, r.trial_id, r.arm, t.point, t.repeat, r.attempt, r.target_t
        json_array_length(m.token_ns_json) AS events,
        json_extract(p.evidence_json, '$.reset') AS cache_reset,
        json_extract(p.usage_json, '$.completion_token_ids') AS completion_token_ids,
-       busy.share AS machine_busy_share
+       busy.share AS machine_busy_share, late.text AS untimed
 FROM requests r
 JOIN telemetry m USING (request_id)
 JOIN sessions s USING (session_id)
@@ -42,6 +43,8 @@ LEFT JOIN failures f USING (request_id)
 LEFT JOIN (SELECT trial_id, session_id, max(value) AS share FROM observations
            WHERE name = 'foreign_cpu_share' GROUP BY trial_id, session_id) AS busy
        ON busy.trial_id = r.trial_id AND busy.session_id = r.session_id
+LEFT JOIN (SELECT request_id, max(text) AS text FROM observations WHERE name = 'untimed' GROUP BY request_id) AS late
+       ON late.request_id = r.request_id
 WHERE r.measured = 1
 ORDER BY m.sent_ns + s.anchor_unix_ns - s.anchor_perf_ns
 """
@@ -49,7 +52,7 @@ ORDER BY m.sent_ns + s.anchor_unix_ns - s.anchor_perf_ns
 #: How a column that the database does not hold is made of those that it does.
 _DERIVED = {
     "ttft_ms": "(telemetry.first_token_ns - telemetry.sent_ns) / 1e6",
-    "latency_ms": "(telemetry.done_ns - telemetry.sent_ns) / 1e6",
+    "latency_ms": "(telemetry.done_ns - telemetry.sent_ns) / 1e6, unless the client stood still",
     "tpot_ms": "(telemetry.last_token_ns - telemetry.first_token_ns) / 1e6 / (events - 1), where events carry one token each",
     "send_lag_ms": "(telemetry.sent_ns - telemetry.due_ns) / 1e6",
     "used": "trials.status is done and trials.attempts = requests.attempt; of many items: requests.final",
@@ -57,6 +60,7 @@ _DERIVED = {
     "error_message": "failures.message",
     "events": "length of telemetry.token_ns_json",
     "machine_busy_share": "observations, foreign_cpu_share of the trial in its session",
+    "untimed": "observations, untimed",
     "cache_reset": "responses.evidence_json, reset",
     "completion_token_ids": "responses.usage_json, completion_token_ids",
 }
@@ -87,7 +91,8 @@ def requests(sql: sqlite3.Connection) -> pd.DataFrame:
 
     ``used`` says whether a row is of the attempt that its trial's result comes from; in a trial of many
     items, whether it is its item's final one. ``machine_busy_share`` is what other processes
-    took of the processors while the request's trial was measured. ``ttft_ms`` is sent to first token, ``latency_ms`` sent to
+    took of the processors while the request's trial was measured. ``untimed`` says why there is no
+    time to first token; where it is that this client stood still, ``done_ns`` is late, and there is no latency. ``ttft_ms`` is sent to first token, ``latency_ms`` sent to
     done, ``tpot_ms`` the mean gap between arrivals of tokens, where each carried one: (last - first) /
     (events - 1), ``send_lag_ms`` due to sent. ``cache_reset`` is what the engine answered when told
     to empty its cache just before; ``completion_token_ids`` is a JSON list, where the engine gives token ids.
@@ -108,6 +113,8 @@ def requests(sql: sqlite3.Connection) -> pd.DataFrame:
     frame["cache_reset"] = frame["cache_reset"].astype("boolean")
     frame["ttft_ms"] = _ms(frame, "sent_ns", "first_token_ns")
     frame["latency_ms"] = _ms(frame, "sent_ns", "done_ns")
+    late = [str(why or "").startswith(STOOD_STILL) for why in frame["untimed"]]
+    frame["latency_ms"] = frame["latency_ms"].mask(pd.Series(late, frame.index, dtype=bool))
     frame["send_lag_ms"] = _ms(frame, "due_ns", "sent_ns")
     frame["tpot_ms"] = _tpot_ms(frame)
     frame = frame[[*REQUEST_COLUMNS]]

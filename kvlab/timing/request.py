@@ -20,7 +20,7 @@ from kvlab.redact import Redactor
 from kvlab.taxonomy import ErrorType, from_http_status
 from kvlab.timing.refusals import MOST_OF_A_MESSAGE, error_message
 from kvlab.timing.response import MAX_BYTES, ResponseReader, retry_after_s
-from kvlab.timing.stamps import Stamps, came_together
+from kvlab.timing.stamps import STOOD_STILL, Stamps, came_together
 from kvlab.timing.stream import (
     Generation,
     events,
@@ -261,7 +261,7 @@ def _measurement(
     stalled = transfer.client_stall_ms >= max(STALL_MS, STALL_SHARE * whole_ms)
     untimed = came_together(transfer.sent_ns, tokens)
     if stalled:
-        untimed = f"this client stood still for {transfer.client_stall_ms:.0f} ms during the request"
+        untimed = f"{STOOD_STILL} for {transfer.client_stall_ms:.0f} ms during the request"
     elif not generation.streamed and failure is None:
         untimed = "the server answered with one document, though a stream was asked for"
     if untimed:
@@ -272,9 +272,10 @@ def _measurement(
         first_token_ns=tokens[0] if tokens else None,
         first_content_ns=None if untimed else generation.first_content_ns,
         last_token_ns=tokens[-1] if tokens else None,
-        done_ns=reader.done_ns,  # late at most, and a rate over many requests needs it
+        done_ns=reader.done_ns,  # late at most, which a rate over many requests bears
         token_ns=tokens,
         untimed=untimed,
+        late=stalled,
     )
     return Measurement(
         stamps,

@@ -6,6 +6,8 @@ Only the stamps are stored. Each derived figure is ``None`` where a stamp that i
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+#: How the reason begins where this client was not there to see an answer arrive.
+STOOD_STILL = "this client stood still"
 #: Tokens come one after the other: no engine makes three within this time of each other, a token.
 _TOGETHER_NS = 100_000
 #: ... and what was streamed takes more than this share of the time to its first token.
@@ -83,6 +85,8 @@ class Stamps:
         token_ns: The arrival of every event that carried generated text, in order.
         untimed: Why the reads do not say when the tokens arrived, where they do not: the stream was
             buffered on its way, or this client stood still. Then there is no stamp of any token.
+        late: ``first_byte_ns`` and ``done_ns`` say when this client came back: they are late by nobody knows how
+            much. They are kept, as the latest moments that are possible; no time of a request is made of them.
     """
 
     sent_ns: int
@@ -93,6 +97,7 @@ class Stamps:
     done_ns: int | None = None
     token_ns: tuple[int, ...] = ()
     untimed: str | None = None
+    late: bool = False
 
     @property
     def ttft_ms(self) -> float | None:
@@ -108,5 +113,5 @@ class Stamps:
 
     @property
     def latency_ms(self) -> float | None:
-        """End-to-end latency: sent to response complete, in milliseconds."""
-        return _ms(self.sent_ns, self.done_ns)
+        """End-to-end latency: sent to response complete, in milliseconds; ``None`` where the end is `late`, too."""
+        return None if self.late else _ms(self.sent_ns, self.done_ns)

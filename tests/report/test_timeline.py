@@ -23,7 +23,7 @@ def test_a_stamp_that_never_came_is_a_dash_and_the_figure_says_why():
     assert "first token –" in repr(timeline)
     (axes,) = timeline.draw().axes
     words = " ".join(text.get_text() for text in axes.texts)
-    assert "first token 801 ms" in words
+    assert "first byte and first token 801 ms" in words
     assert "last token 901 ms" in words
     assert "buffered on its way" in words
     assert len(axes.patches) == 1, "no bar for a wait that is not known"
@@ -34,3 +34,10 @@ def test_each_row_has_its_name(states):
     figure = Timeline([(f"{state} {n}", COLD) for n, state in enumerate(states)])
     assert figure._repr_png_().startswith(b"\x89PNG")
     assert len(figure.table().columns) == 5
+
+
+def test_a_first_byte_long_before_the_first_token_has_a_mark_of_its_own():
+    early = Stamps(0, 10 * MS, 800 * MS, 800 * MS, 900 * MS, 901 * MS, (800 * MS, 900 * MS))
+    (axes,) = Timeline([("cold", early)]).draw().axes
+    words = [text.get_text() for text in axes.texts]
+    assert words == ["first byte 10 ms", "first token 800 ms", "last token 900 ms"]

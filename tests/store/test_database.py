@@ -17,7 +17,7 @@ from kvlab.store.connect import VERSION, open_database
 from kvlab.store.database import Database
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Failure, Measurement
-from kvlab.timing.stamps import Stamps, tpot_ms
+from kvlab.timing.stamps import STOOD_STILL, Stamps, tpot_ms
 from kvlab.timing.stream import Generation
 
 TRIALS = [Trial(f"t{i}", i, "300", i + 1, {"target_tokens": 300}) for i in range(3)]
@@ -139,6 +139,21 @@ def test_what_else_was_seen_of_a_request_is_observed(database):
         ("t0", "a", "reconnects", 1.0, None),
         ("t0", "a", "untimed", None, "all at once"),
     ]
+
+
+def test_an_end_that_was_seen_late_gives_no_latency_and_a_buffered_one_does(database):
+    late = replace(recorded("a").measurement.stamps, untimed=f"{STOOD_STILL} for 900 ms", late=True)
+    held = replace(recorded("b").measurement.stamps, untimed="the stream is buffered", token_ns=())
+    assert (late.latency_ms, held.latency_ms) == (None, 7.0)
+    rows = [
+        replace(recorded(name, arm), measurement=replace(recorded(name).measurement, stamps=stamps))
+        for name, arm, stamps in (("a", "cold", late), ("b", "hit", held), ("c", "again", recorded("c").measurement.stamps))
+    ]  # fmt: skip
+    record(database, "t0", rows, "done")
+    frame = frames.requests(database.sql).set_index("request_id")
+    assert frame["latency_ms"].isna().to_dict() == {"a": True, "b": False, "c": False}
+    assert frame["untimed"].dropna().to_dict() == {"a": late.untimed, "b": held.untimed}
+    assert frame["done_ns"].notna().all()
 
 
 def test_a_request_never_has_both_an_answer_and_a_failure(database):

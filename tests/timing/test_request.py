@@ -69,7 +69,8 @@ def test_a_stall_of_this_client_takes_the_times_and_asks_for_another_attempt(sta
     assert found.failure is None
     assert (found.unusable is None) == counts
     assert (found.stamps.ttft_ms is not None) == counts
-    assert found.stamps.latency_ms is not None, "late at most; a rate over many requests needs it"
+    assert (found.stamps.latency_ms is not None) == counts
+    assert found.stamps.done_ns is not None, "late at most, which a rate over many requests bears"
     if not counts:
         assert found.unusable.error_type is ErrorType.CLIENT_STALLED
         assert f"stood still for {stall_ms} ms" in found.unusable.message

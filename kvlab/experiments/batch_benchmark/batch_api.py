@@ -50,8 +50,8 @@ def send(session: "Session[BatchBenchmarkParams]", trial: Trial) -> str:
     asked = jobs.workload(session, trial)
     known = jobs.prefix_state(session.counter, asked, item.size)
     connection = session.engine.connection
-    redact = connection.settings.redact
-    batch = Batch(connection.http, connection.target.base_url, session.params.outage_limit_s)
+    redact = connection.settings.redactor
+    batch = Batch(connection.http, connection.target.base_url, session.params.outage_limit_s, redact)
     state = {**known, **stretch.last_state(database, trial.trial_id)}
     before = stretch.counters(connection, session.identity)
     number = stretch.begin(database, trial.trial_id, session.run.session_id, before, state)
@@ -67,16 +67,17 @@ def send(session: "Session[BatchBenchmarkParams]", trial: Trial) -> str:
         last = [_wait(session, trial, batch, name) for name in state["batch_ids"]]
         done = _store(session, job, batch, last, state)
     except (httpx.HTTPError, ValueError) as error:
-        why = redact(f"{type(error).__name__}: {error}")[:500]
+        why = redact(f"{type(error).__name__}: {error}")[:500]  # httpx has words of its own
         stretch.end(database, number, why)
         raise UnfinishedError(f"the batch API failed: {why}") from None
     except BaseException as error:
-        stretch.end(database, number, "stopped" if isinstance(error, KeyboardInterrupt) else str(error))
+        why = "stopped" if isinstance(error, KeyboardInterrupt) else redact(str(error))[:500]
+        stretch.end(database, number, why)
         raise
     after = stretch.counters_after(connection, session.identity, before, done)
     stretch.end(database, number, "done", after)
     ends = ", ".join(
-        f"{name} ({end['status']}{': ' + message if (message := redact(message_of(end))[:500]) else ''})"
+        f"{name} ({end['status']}{': ' + message if (message := message_of(end)[:500]) else ''})"
         for name, end in zip(state["batch_ids"], last, strict=True)
     )
     return f"{done:,} requests stored of batch {ends}"
@@ -119,7 +120,7 @@ def _wait(
             counts = last.get("request_counts")
             counts = counts if isinstance(counts, dict) else {}
             session.note(
-                f"{trial.trial_id}: {last['status']}, {counts.get('completed', 0)} of {counts.get('total', 0)}"
+                f"{trial.trial_id}: {last['status'][:80]}, {counts.get('completed', 0)} of {counts.get('total', 0)}"
             )
         time.sleep(session.params.batch_poll_s)
     return {**last, "seen_ns": now_ns()}

@@ -13,6 +13,7 @@ from kvlab.experiments.batch_benchmark.data import Load
 from kvlab.experiments.batch_benchmark.trials import Planned, trials
 from kvlab.stats import steady
 from kvlab.taxonomy import ErrorType
+from kvlab.timing.request import STALL_SHARE
 
 if TYPE_CHECKING:
     from kvlab.experiments.batch_benchmark.params import BatchBenchmarkParams
@@ -71,7 +72,7 @@ def _cell(
     served = final[(final["status"] == "ok") | (final["error_type"] == ErrorType.EMPTY_OUTPUT)]
     found: dict[str, Any] = {"trial_id": trial_id, **asdict(item), **_state(item, final, stretches)}
     found |= _counts(rows, final)
-    found |= _rates(ok, served, _concurrency(item, params))
+    found |= _rates(ok, served, _concurrency(item, params), _stood_still_s(stretches))
     for name in ("ttft_ms", "latency_ms", "send_lag_ms"):
         found[name] = {q: quantile(ok[name], q) for q in QUANTILES}
     found |= _from_due(rows, ok)
@@ -133,14 +134,26 @@ def _counts(rows: pd.DataFrame, final: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _rates(ok: pd.DataFrame, served: pd.DataFrame, concurrency: int) -> dict[str, Any]:
+def _stood_still_s(stretches: pd.DataFrame) -> float:
+    """Return for how long the load generator did not run while requests were on their way."""
+    said = [each for each in stretches["generator"] if isinstance(each, Mapping)]
+    return sum(float(each.get("stalled_ms") or 0.0) for each in said) / 1e3
+
+
+def _rates(
+    ok: pd.DataFrame, served: pd.DataFrame, concurrency: int, stood_still_s: float = 0.0
+) -> dict[str, Any]:
     state = steady.find(served, concurrency)
-    total = state.total_s if state.total_s > 0 else None
+    took_s = state.total_s if state.total_s > 0 else None
+    total = took_s
+    if took_s and stood_still_s >= STALL_SHARE * took_s:
+        why = f"this client stood still for {stood_still_s:.1f} of {took_s:.1f} s: the rate is its own"
+        state, total = steady.Steady(None, None, took_s, state.windows.iloc[:0], why), None
     prompt, made = ok["prompt_tokens"].dropna().sum(), ok["completion_tokens"].dropna().sum()
     tau = float(state.windows["s_per_request"].mean()) if len(state.windows) else None
     return {
         "steady": state,
-        "total_s": total,
+        "total_s": took_s,
         "requests_per_s": len(served) / total if total else None,
         "prompt_tokens": int(prompt) if ok["prompt_tokens"].notna().all() and len(ok) else None,
         "completion_tokens": int(made) if ok["completion_tokens"].notna().all() and len(ok) else None,
@@ -197,6 +210,7 @@ def _from_due(rows: pd.DataFrame, ok: pd.DataFrame) -> dict[str, Any]:
     first_ns = due_ns.groupby([rows["item"], rows["session_id"]]).transform("min").reindex(ok.index)
     ends = {"due_to_first_token_ms": "first_token_ns", "due_to_done_ms": "done_ns"}
     waits = {name: (ok[end].astype("Float64") - first_ns) / 1e6 for name, end in ends.items()}
+    waits["due_to_done_ms"] = waits["due_to_done_ms"].where(ok["latency_ms"].notna())  # an end that is late
     return {name: {q: quantile(wait, q) for q in QUANTILES} for name, wait in waits.items()}
 
 
@@ -212,8 +226,9 @@ def _time_split(rows: pd.DataFrame, served: pd.DataFrame) -> dict[str, Any]:
     waited_s = float((groups.max() - groups.min()).sum()) / 1e9
     last = ordered.drop_duplicates(["item", "session_id"], keep="last")
     lost = last[~last.index.isin(served.index)]
+    known = served["latency_ms"].notna().all()  # not where this client stood still: a part is not the whole
     return {
-        "server_s": float(served["latency_ms"].dropna().astype(float).sum()) / 1e3,
+        "server_s": float(served["latency_ms"].astype(float).sum()) / 1e3 if known else None,
         "failure_s": waited_s + float(lost["latency_ms"].dropna().astype(float).sum()) / 1e3,
     }
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from kvlab.experiments.batch_benchmark.trimming import trimming_of
-from kvlab.params import Params
+from kvlab.params import CompareMetric, Params
 
 Strategy = Literal["shared_prefix", "isolated", "conversation", "concurrent_start", "batch_api"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -45,6 +45,8 @@ class BatchBenchmarkParams(Params):
         max_memory_rise: The most that memory may go on rising within a trial, and over the trials of the largest
             size, as a share.
     """
+
+    compare_metric: CompareMetric = "shared_prefix.s_per_request"
 
     env_keys: ClassVar[dict[str, str]] = {
         "MAX_TOKENS": "max_tokens",

@@ -143,7 +143,7 @@ def _quantiles(table: Sequence[Cell], times: Sequence[str]) -> tuple[list[dict[s
 def _failures(table: Sequence[Cell]) -> Table:
     rows = []
     for cell in (found for found in table if found["state"] != "not offered"):
-        whole = cell["server_s"] + cell["failure_s"]
+        whole = None if cell["server_s"] is None else cell["server_s"] + cell["failure_s"]
         kinds = ", ".join(f"{name} {count}" for name, count in cell["attempt_errors"].items())
         rows.append({
             "trial": cell["trial_id"],

@@ -1,10 +1,11 @@
 """A trial is a part: its learner asks, one request at a time, and each is stored before the next."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kvlab.endpoints import learned
 from kvlab.endpoints.openai import Call
 from kvlab.endpoints.proof import nothing_reused
 from kvlab.errors import KvlabError
@@ -14,6 +15,7 @@ from kvlab.experiments.cache_laws import parts
 from kvlab.experiments.cache_laws.log import Log, NewLifeError, stored_outcome
 from kvlab.experiments.cache_laws.parts import Got, LimitError, Part, Wanted
 from kvlab.experiments.cache_laws.turns import in_turns
+from kvlab.laws.law import CacheLaw
 from kvlab.laws.probe import Answer
 from kvlab.prompts import manual
 from kvlab.records import Recorded, Trial
@@ -48,10 +50,20 @@ def measure(session: "Session[CacheLawsParams]", trial: Trial) -> Measuring:
             outcome = {"reason": str(error)}
         outcome |= asking.costs
         log.ended(outcome)
+        if trial.trial_id == "law" and outcome.get("law") is not None:
+            _remember(session, outcome)
         return parts.line(trial.trial_id, outcome)
     outcome = {"reason": f"requests were lost in each of {_LIVES} beginnings", **asking.costs}
     log.ended(outcome)
     return str(outcome["reason"])
+
+
+def _remember(session: "Session[CacheLawsParams]", outcome: Mapping[str, Any]) -> None:
+    """Keep the law for later runs on this server, whichever experiment they are of."""
+    names = ("predicted", "held_out", "held_to_tokens")
+    grounds = {name: outcome[name] for name in names} | {"run": session.run.experiment_id}
+    if (path := learned.remember(session.identity, CacheLaw(**outcome["law"]), grounds)) is not None:
+        session.note(f"law: kept in {path}; later runs on this server hold their labels against it")
 
 
 @dataclass

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from kvlab.params import Params
+from kvlab.params import CompareMetric, Params
 
 Part = Literal["law", "capacity", "lifetime", "sharing", "fidelity"]
 #: In the order of measuring: whatever follows needs the law.
@@ -26,6 +26,8 @@ class CacheLawsParams(Params):
         fidelity_prompts: Prompts whose answers are compared.
         fidelity_tokens: Generated tokens of each of these answers.
     """
+
+    compare_metric: CompareMetric = "probe.ttft_ms"
 
     env_keys: ClassVar[dict[str, str]] = {"SCENARIO_ISOLATION_ID": "isolation_id"}
 

@@ -102,19 +102,16 @@ def use(found: "Outcomes") -> list[str]:
     law = found.law
     if law is None:
         return ["There is no law to use."]
-    block = block_size(law)
-    if block is not None:
-        known = found.declared is not None and found.declared.grain_tokens == block
-        why = "The server declares it already, so nothing needs to be set" if known else "Put it into `.env`"
-        return [
-            f"{why}: `KV_BLOCK_SIZE_TOKENS={block}` (`{ENV_FILE}`). All experiments then hold `cold`, `hit` and `partial` "
-            f"against this law. `{LAW_FILE}` has the law for other programs."
-        ]
-    return [
-        f"No key of `.env` can say this law: `KV_BLOCK_SIZE_TOKENS` stands for whole blocks alone. `{LAW_FILE}` has it, "
-        "in the fields of `kvlab.laws.law.CacheLaw`; `Identity.learned_law` takes it from Python. Until then, labels of "
-        "other experiments on this server follow what its pages state, or are not proven."
+    lines = [
+        "The law is kept for this server, model and version. Every later run on it holds `cold`, `hit` and `partial` "
+        "against this law, once two requests at its start are as the law predicts; else it says so and goes on without. "
+        f"`{LAW_FILE}` has the law for other programs, in the fields of `kvlab.laws.law.CacheLaw`."
     ]
+    if (block := block_size(law)) is not None and found.declared is None:
+        lines.append(
+            f"On another machine, `KV_BLOCK_SIZE_TOKENS={block}` in `.env` says the same (`{ENV_FILE}`)."
+        )
+    return lines
 
 
 def block_size(law: CacheLaw) -> int | None:

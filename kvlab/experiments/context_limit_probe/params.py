@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kvlab.params import Params
+from kvlab.params import CompareMetric, Params
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -46,6 +46,8 @@ class ContextLimitProbeParams(Params):
         recover_s: How long a server that stopped answering is waited for.
         text_seed: Of the texts.
     """
+
+    compare_metric: CompareMetric = "cold.ttft_ms"
 
     growth: Literal["conversation", "documents"] = "conversation"
     exchanges: list[int] = Field(default=[10, 25, 50, 100, 200, 300, 400, 500], min_length=1, max_length=50)

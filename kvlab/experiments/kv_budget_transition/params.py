@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from kvlab.compression import policies
 from kvlab.compression.datasets.spec import DatasetSpec
 from kvlab.errors import InputError
-from kvlab.params import Params
+from kvlab.params import CompareMetric, Params
 from kvlab.settings import Settings
 
 #: A fraction of the context's entries in (0, 1], or a number of entries (2 or more).
@@ -136,6 +136,8 @@ class KVBudgetTransitionParams(Params):
         tokenizer: What lengths are counted with: a folder or a hub's name; ``None``: the model's own,
             and for an endpoint the packaged model's.
     """
+
+    compare_metric: CompareMetric = "timed:snapkv-w64-k5-avg@1.ttft_ms"
 
     analysis_fields: ClassVar[tuple[str, ...]] = ("analysis", "max_failed_fraction")
     how_fields: ClassVar[tuple[str, ...]] = (

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from kvlab.params import Params
+from kvlab.params import CompareMetric, Params
 
 #: The shortest context: the marker that makes it new must find room in it.
 SHORTEST = 32
@@ -30,6 +30,8 @@ class PrefixHitMissParams(Params):
         confidence: Of all intervals.
         text_seed: Of the contexts' text.
     """
+
+    compare_metric: CompareMetric = "hit/ttft.ttft_ms"
 
     sizes: list[Annotated[list[Size], Field(min_length=2, max_length=2)]] = Field(
         default=[[512, 256]], min_length=1, max_length=50

@@ -8,8 +8,9 @@ import stamina
 
 from benchmarks.servers.process import FakeServer
 from kvlab import api
-from kvlab.endpoints.batch_api import Batch
+from kvlab.endpoints.batch_api import Batch, message_of
 from kvlab.experiments.batch_benchmark import batch_api
+from kvlab.redact import Redactor
 from kvlab.timing.request import Failure
 from kvlab.timing.stream import Generation
 from tests.experiments.batch_benchmark.test_run import SMALL
@@ -160,3 +161,52 @@ def test_the_configured_field_is_read_from_a_line():
     answer = {**line(choices=[{"message": {"content": "A"}}]), "custom_id": "000001"}
     answer["response"]["body"]["usage"] = {"prompt_cache_hit_tokens": 64}
     assert batch_api._read(answer, "usage.prompt_cache_hit_tokens").field_value == 64
+
+
+KEY = "sk-CANARY-0123456789abcdef"
+
+
+def safe(*answers, **headers):
+    """The same, of a server that echoes the key, and a client that takes it out."""
+    turns = iter(answers)
+
+    def handle(_):
+        status, body = next(turns)
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return httpx.Response(status, content=content, headers=headers)
+
+    client = httpx.Client(transport=httpx.MockTransport(handle))
+    return Batch(client, f"http://x/{KEY}/v1", 10.0, Redactor([KEY]))
+
+
+def test_whatever_the_server_says_of_a_key_comes_without_it():
+    """Each place in which its words are read: a header, an error, a status, a count, a line."""
+    long = "x" * 480 + KEY
+    assert "CANARY" not in safe((200, b"<html>"), **{"content-type": f"text/{KEY}"}).absent()
+    job = {"status": KEY, "request_counts": {"completed": KEY}, "errors": {"data": [{"message": long}]}}
+    found = safe((200, job)).look("b")
+    assert "canary" not in json.dumps(found).lower()
+    assert "CANARY" not in message_of(found)
+    assert "CANARY" not in str(
+        list(safe((200, json.dumps({"custom_id": KEY, KEY: long}).encode())).lines("f"))
+    )
+    for answer in (
+        (400, {"error": {"message": long}}),
+        (200, {"error": long}),
+        (200, {}),
+        (400, KEY.encode()),
+    ):
+        with pytest.raises((ValueError, httpx.HTTPError)) as failed:
+            safe(answer).create(["{}\n"])
+        assert "CANARY" not in str(failed.value)
+        with pytest.raises((ValueError, httpx.HTTPError)) as failed:
+            list(safe((400, answer[1])).lines("f"))
+        assert "CANARY" not in str(failed.value)
+    with pytest.raises(ValueError, match="repeats a secret"):
+        safe((200, {"id": "file"}), (200, {"id": f"batch-{KEY}"})).create(["{}\n"])
+
+
+def test_ids_of_files_are_what_they_are():
+    """They are asked for, and neither shown nor stored."""
+    found = safe((200, {"status": "Completed", "output_file_id": KEY, "error_file_id": None})).look("b")
+    assert (found["status"], found["output_file_id"], found["error_file_id"]) == ("completed", KEY, None)

@@ -185,3 +185,34 @@ def possible(savings, most, **changes):
 def test_a_saving_beyond_what_the_prompts_share_is_a_contradiction(savings, most, changes, passed):
     check = possible(savings, most, **changes)
     assert (check.passed, check.role) == (passed, "proof")
+
+
+def stood_still(rows, stalled_ms):
+    found = load(frame(rows))
+    stretch = {"trial_id": "shared_prefix.000020.r01", "session_id": 1, "ended": "done", "before": None, "after": None,
+               "generator": {"stalled_ms": stalled_ms, "outages_ns": []}, "state": None}  # fmt: skip
+    found.stretches.loc[0] = stretch
+    (cell,) = estimate.cells(found, PARAMS, None)
+    return cell
+
+
+def test_no_time_is_made_of_an_end_that_this_client_saw_late():
+    rows = [row(i, 100 * i, 100) for i in range(20)]
+    rows[7] |= {"latency_ms": None, "ttft_ms": None, "first_token_ns": None, "done_ns": 5000 * MS}
+    found = stood_still(rows, 40.0)
+    assert found["due_to_done_ms"][0.5] == found["latency_ms"][0.5] == 100, "of the nineteen others"
+    assert found["server_s"] is None, "nineteen are not the whole"
+    assert found["requests_per_s"] == pytest.approx(20 / 5)
+    assert found["completion_tokens_per_s"] is not None
+
+
+def test_a_trial_in_which_this_client_stood_still_has_no_rate():
+    rows = [row(i, 100 * i, 100) for i in range(20)]
+    assert stood_still(rows, 99.0)["requests_per_s"] == pytest.approx(10)
+    found = stood_still(rows, 100.0)
+    assert found["total_s"] == 2.0
+    assert (
+        found["requests_per_s"] is found["completion_tokens_per_s"] is found["steady_requests_per_s"] is None
+    )
+    assert found["steady"].reason == "this client stood still for 0.1 of 2.0 s: the rate is its own"
+    assert found["steady"].windows.empty

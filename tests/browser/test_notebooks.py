@@ -1,0 +1,66 @@
+"""Notebooks in JupyterLab in a browser: opened, run, changed, interrupted, gone on with, finished."""
+
+import json
+
+import pytest
+
+from kvlab import experiments
+from tests.command.tool import folders, read, status
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+MEASURE, FINISH = "run.measure(trial)", "run.finish()"
+
+
+def test_a_run_is_changed_interrupted_gone_on_with_finished_and_its_report_opened(opened, page):
+    book, project = opened("01_token_sweep")
+    book.replace("token_targets", "repeats = 5", "repeats = 6")
+    book.replace("token_targets", "position_controls", "position_controls = 0")
+    book.menu("Run", "Run All Cells")
+    book.waits(MEASURE, "2 of 24 trials")
+    book.menu("Kernel", "Interrupt Kernel")
+    book.waits(MEASURE, "Interrupted in", errors=1)
+    assert "Traceback" not in book.text(MEASURE)
+    assert "run this cell again to go on" in book.text(MEASURE)
+
+    book.replace("token_targets", "repeats = 6", "repeats = 7")
+    book.run("token_targets")
+    book.run(MEASURE)
+    book.waits(MEASURE, "repeats: 7 was 6 when this run was opened", errors=1)
+    book.replace("token_targets", "repeats = 7", "repeats = 6")
+    book.run("token_targets")
+    book.select(MEASURE)
+    book.menu("Run", "Run Selected Cell and All Below")
+    book.waits(FINISH, "read it again")
+    assert book.errors() == []
+
+    (folder,) = folders(project / "outputs")
+    assert status(folder) == "completed"
+    assert "report" in book.text(FINISH)
+    cold = read(folder, "SELECT cache_state, cached_tokens FROM requests JOIN responses USING (request_id) "
+                        "WHERE arm = 'cold' AND measured = 1")  # fmt: skip
+    assert len(cold) >= 24
+    assert {tuple(row) for row in cold} == {("cold", 0)}, "also after the interrupt"
+
+    book.cell(FINISH).locator("a", has_text="report").first.click()
+    frame = page.frame_locator(".jp-HTMLViewer iframe")
+    frame.locator("h1").wait_for(timeout=30_000)
+    verdict = json.loads((folder / "summary.json").read_text())["verdict"]
+    assert verdict in frame.locator("body").inner_text()
+
+
+@pytest.mark.every
+@pytest.mark.engine
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_notebook_runs_on_the_real_engine(opened, name):
+    book, project = opened(name, "on_the_engine")
+    book.menu("Run", "Run All Cells")
+    book.finished(seconds=800)
+    assert book.errors() == []
+    if name[3:] in experiments.registry():
+        (folder,) = folders(project / "outputs")
+        assert status(folder) == "completed"
+        assert "read it again" in book.text(FINISH)
