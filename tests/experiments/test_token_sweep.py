@@ -178,7 +178,7 @@ def test_nothing_measured_is_no_answer_and_no_crash():
 
 
 def test_what_is_not_proven_is_a_limitation():
-    identity = Identity(url="u", model="m", facts={"salt": Fact(passed=False, why="ignored")})
+    identity = Identity(url="u", model="m", facts={"salt": Fact(holds=False, why="ignored")})
     assert any("salt (ignored)" in line for line in judge(identity=identity).limitations)
 
 

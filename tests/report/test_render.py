@@ -36,7 +36,7 @@ def page(evil):
         url=evil,
         model=evil,
         revision=evil,
-        facts={"metrics": Fact(passed=True, why=evil)},
+        facts={"metrics": Fact(holds=True, why=evil)},
     )
     stored = {**STORED, **dict.fromkeys(("profile", "isolation_id", "experiment_id"), evil), "contract": {evil: {"a": evil}},
               "params": {"x": evil}, "sources": {"x": evil}}  # fmt: skip

@@ -12,7 +12,7 @@ from kvlab.experiments.batch_benchmark.trials import Planned
 
 MS = 1_000_000
 PARAMS = BatchBenchmarkParams(sizes=[20], strategies=["shared_prefix"])
-KNOWN = {"url": "http://there/v1", "model": "m", "facts": {"tokenizer": Fact(passed=True)}}
+KNOWN = {"url": "http://there/v1", "model": "m", "facts": {"tokenizer": Fact(holds=True)}}
 
 
 def row(item, sent_ms, took_ms, *, due_ms=None, error=None, used=True, session=1, **more):
