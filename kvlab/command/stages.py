@@ -8,7 +8,7 @@ import typer
 from kvlab.command.show import say
 
 if TYPE_CHECKING:
-    from kvlab.command.pipeline import Job
+    from kvlab.command.pipeline import StagedRun
 
 app = typer.Typer(
     help="A run in stages: prepare, run, score, analyze, report; or all of them. "
@@ -41,7 +41,7 @@ Force = Annotated[
 ]
 
 
-def _job(
+def _staged_run(
     config: Path,
     set_: list[str] | None,
     experiment: str | None,
@@ -49,10 +49,10 @@ def _job(
     outputs: Path | None = None,
     force: bool = False,
     new: bool = False,
-) -> "Job":
+) -> "StagedRun":
     from kvlab.command import pipeline
 
-    return pipeline.job(
+    return pipeline.staged_run(
         config, set_ or [], experiment=experiment, run=run, outputs=outputs, new=new, force=force
     )
 
@@ -60,7 +60,7 @@ def _job(
 @app.command()
 def validate(config: Config, set_: Set = None, experiment: Whose = None) -> None:
     """Check a configuration: exit code 0, or 2 and one line."""
-    found = _job(config, set_, experiment, new=True)
+    found = _staged_run(config, set_, experiment, new=True)
     say(f"valid: {config} ({found.experiment.name})")
 
 
@@ -71,7 +71,7 @@ def resolve(
     """Print the merged configuration, where each value comes from, and the paths."""
     import yaml
 
-    found = _job(config, set_, experiment, run, outputs)
+    found = _staged_run(config, set_, experiment, run, outputs)
     sources = found.resolved.sources
     say(yaml.safe_dump(found.params.model_dump(mode="json"), sort_keys=False).rstrip())
     say("# from: " + ", ".join(f"{name} {source}" for name, source in sorted(sources.items())))
@@ -96,7 +96,7 @@ def _beginning(name: str, function: str, about: str) -> None:
     ) -> None:
         from kvlab.command import pipeline
 
-        getattr(pipeline, function)(_job(config, set_, experiment, run, outputs, force, new), say)
+        getattr(pipeline, function)(_staged_run(config, set_, experiment, run, outputs, force, new), say)
 
     app.command(name, help=about)(begin)
 
@@ -114,7 +114,7 @@ def _stage(name: str, about: str) -> None:
     ) -> None:
         from kvlab.command import pipeline
 
-        getattr(pipeline, name)(_job(config, set_, experiment, run, outputs, force), say)
+        getattr(pipeline, name)(_staged_run(config, set_, experiment, run, outputs, force), say)
 
     app.command(name, help=about)(stage)
 

@@ -61,8 +61,8 @@ class ServerCounter:
         )
         tokens = page.object().get("tokens")
         if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
-            said = "its answer has no list of token ids" if page.ok else self.redact(page.said())[:200]
-            raise ServerError(f"{self.url} did not count a prompt: HTTP {page.status}: {said}")
+            detail = "its answer has no list of token ids" if page.ok else self.redact(page.message())[:200]
+            raise ServerError(f"{self.url} did not count a prompt: HTTP {page.status}: {detail}")
         return tokens
 
 
@@ -89,8 +89,8 @@ class InputTokensCounter:
         page = fetch(self.http, self.url, body={"model": self.model, **prompt}, timeout_s=60.0)
         tokens = as_tokens(page.object().get("input_tokens"))
         if not tokens:
-            said = self.redact(page.said())[:200]
-            raise ServerError(f"{self.url} did not count a prompt: HTTP {page.status}: {said}")
+            detail = self.redact(page.message())[:200]
+            raise ServerError(f"{self.url} did not count a prompt: HTTP {page.status}: {detail}")
         return tokens
 
     def tokens(self, prompt: Prompt) -> list[int] | None:
@@ -177,9 +177,9 @@ class CalibratedCounter:
             )
         slope = (long - short) / (sizes[1] - sizes[0])
         if slope <= 0:
-            said = f"{short}, then {long} for a prompt four times as long"
+            detail = f"{short}, then {long} for a prompt four times as long"
             raise ServerError(
-                f"usage.prompt_tokens does not grow with the prompt ({said}): no prompt can be sized"
+                f"usage.prompt_tokens does not grow with the prompt ({detail}): no prompt can be sized"
             )
         return cls(slope, short - slope * sizes[0], ask)
 

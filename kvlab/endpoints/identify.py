@@ -53,10 +53,10 @@ def _models(connection: Connection) -> list[dict[str, Any]] | None:
     if page.status is None or page.why is not None:
         reason = connection.settings.redact(page.why or "no answer")
         raise InputError("OPENAI_BASE_URL", url, f"does not answer ({reason}); start it or correct it")
-    said = _line(connection.settings.redact(page.said()), 200)
+    message = _line(connection.settings.redact(page.message()), 200)
     if page.status in (401, 403):
         raise InputError(
-            "OPENAI_API_KEY", None, f"is refused by {url} (HTTP {page.status}: {said}); correct it"
+            "OPENAI_API_KEY", None, f"is refused by {url} (HTTP {page.status}: {message}); correct it"
         )
     if 300 <= page.status < 400:
         raise InputError(
@@ -64,7 +64,7 @@ def _models(connection: Connection) -> list[dict[str, Any]] | None:
         )
     if page.status >= 500 or page.status == 429:
         fix = "try again when the server is well"
-        raise KvlabError(f"{url}/models answers HTTP {page.status} ({said}); {fix}")
+        raise KvlabError(f"{url}/models answers HTTP {page.status} ({message}); {fix}")
     return _listed(page, connection) if page.status == 200 else None
 
 
@@ -75,7 +75,7 @@ def _listed(page: Page, connection: Connection) -> list[dict[str, Any]]:
         fix = "is not served there: the server lists no model (its data is null); load or pull one"
         raise InputError("OPENAI_MODEL", connection.model, fix)
     if not isinstance(data, list):
-        fix = f"answers, but not as an OpenAI-compatible API (it says {_line(connection.settings.redact(page.said()))!r}); correct it"
+        fix = f"answers, but not as an OpenAI-compatible API (it says {_line(connection.settings.redact(page.message()))!r}); correct it"
         raise InputError("OPENAI_BASE_URL", connection.target.base_url, fix)
     return [item for item in data if isinstance(item, dict)]
 

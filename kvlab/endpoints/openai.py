@@ -150,7 +150,7 @@ def _lengths(counter: Counter) -> Fact:
 
 
 @contextmanager
-def hold(settings: Settings, check: Callable[[int | None], None]) -> Iterator[None]:
+def keep_running(settings: Settings, check: Callable[[int | None], None]) -> Iterator[None]:
     """Keep the endpoint up for a notebook in another process, after refusing what cannot work on it."""
     if not settings.is_remote:
         from kvlab.serving.model import resolve_model  # only where it is needed: it looks for an engine

@@ -99,15 +99,15 @@ class _Probe:
         if failure is None or answered(measured):
             return
         url, model = self.connection.target.base_url, self.connection.model
-        said = " ".join(failure.message.split())[:300]
+        reason = " ".join(failure.message.split())[:300]
         if failure.http_status in (401, 403):
-            fix = f"is refused by {url} (HTTP {failure.http_status}: {said}); correct it"
+            fix = f"is refused by {url} (HTTP {failure.http_status}: {reason}); correct it"
             raise InputError("OPENAI_API_KEY", None, fix)
         if failure.error_type is not ErrorType.REFUSED_INPUT:
             raise KvlabError(
-                f"{url} answers no chat request for model {model!r}: {failure.error_type}: {said}"
+                f"{url} answers no chat request for model {model!r}: {failure.error_type}: {reason}"
             )
-        what = f"refuses a chat request for model {model!r} (HTTP {failure.http_status}: {said})"
+        what = f"refuses a chat request for model {model!r} (HTTP {failure.http_status}: {reason})"
         fix = "correct the URL or OPENAI_MODEL" if failure.http_status == 404 else "the server says why"
         raise InputError("OPENAI_BASE_URL", url, f"{what}; {fix}")
 
@@ -236,8 +236,8 @@ def counter(connection: Connection, identity: Identity) -> Counter:
     sample = _chat(_text(4))
     if identity.can("tokenizer"):
         found = _tokenize(connection)
-        said = asker.usage(sample)[0]
-        off = 0 if said is None else said - found(sample)
+        reported = asker.usage(sample)[0]
+        off = 0 if reported is None else reported - found(sample)
         return found if abs(off) > _TEMPLATE_TOKENS else _with_offset(found, off)
     url = f"{connection.target.base_url}/chat/completions/input_tokens"
     counts = InputTokensCounter(connection.http, url, connection.model, redact=connection.settings.redact)

@@ -33,7 +33,7 @@ class Lock:
         os.close(self.handle)
 
 
-def hold(folder: Path) -> Lock:
+def acquire(folder: Path) -> Lock:
     """Return the lock of a run folder, taken; it is given back by ``release``, or by the process's end.
 
     What a killed owner has left half written is taken away.
@@ -65,13 +65,13 @@ def hold(folder: Path) -> Lock:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder.
 
     Raises:
         InputError: Another one holds it.
     """
-    lock = hold(folder)
+    lock = acquire(folder)
     try:
         yield
     finally:
@@ -79,7 +79,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held_if_free(folder: Path) -> Iterator[bool]:
+def locked_if_free(folder: Path) -> Iterator[bool]:
     """Hold the lock of a run folder, unless somebody else does. Yields whether it is held by this one.
 
     For what may be done beside a run under way: each file is replaced as a whole.
@@ -87,14 +87,14 @@ def held_if_free(folder: Path) -> Iterator[bool]:
     Raises:
         InputError: Nothing can be written there.
     """
-    if is_held(folder):
+    if is_locked(folder):
         yield False
         return
-    with held(folder):
+    with locked(folder):
         yield True
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether somebody is writing in a run folder."""
     try:
         handle = os.open(folder / FILE_NAME, os.O_RDONLY)
