@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kvlab import misses
+from kvlab import misses, tiers
 from kvlab.experiment import Experiment
 from kvlab.findings import Check, Findings
 from kvlab.machine_load import BUSY_SHARE
@@ -21,7 +21,7 @@ _ONE_START = (
 
 def conclude(experiment: Experiment[Any], data: "RunData", params: Params) -> Findings:
     """Return the findings of an experiment, with what is said of every run."""
-    found = misses.said(data, experiment.findings(data, params))
+    found = tiers.said(data, misses.said(data, experiment.findings(data, params)))
     return replace(
         found,
         checks=[*found.checks, *([] if found.judges_failures else _few_failures(data, params))],
@@ -44,7 +44,7 @@ def _few_failures(data: "RunData", params: Params) -> list[Check]:
             name="few_failures",
             asks=f"at most {bound:.0%} of the requests failed for good",
             seen=f"{failed:,} of {ended:,}",
-            holds=failed <= bound * ended,
+            passed=failed <= bound * ended,
             role="proof",
         )
     ]

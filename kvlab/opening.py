@@ -10,7 +10,7 @@ from kvlab.endpoints import proof
 from kvlab.experiment import EngineFacts, Experiment
 from kvlab.runs import contract
 from kvlab.runs.folder import Run, new_folder
-from kvlab.runs.lock import hold
+from kvlab.runs.lock import acquire
 from kvlab.session import P, Session
 from kvlab.settings import Settings
 from kvlab.starts import Starts
@@ -45,7 +45,7 @@ def open_run(
     with ExitStack() as undo:
         lock = None
         if folder is not None and not locked:
-            lock = hold(folder)
+            lock = acquire(folder)
             undo.callback(lock.release)
         plan = experiment.plan(params, folder)
 
@@ -76,7 +76,7 @@ def open_run(
             from kvlab import paths
 
             folder = new_folder(outputs or paths.outputs_dir(), experiment.name, profile)
-            lock = hold(folder)
+            lock = acquire(folder)
             undo.callback(lock.release)
         run = Run.start(
             folder,

@@ -39,7 +39,7 @@ CompareMetric = Annotated[str, Field(pattern=r"^[^\s|]{1,80}\.(ttft_ms|latency_m
 
 
 class Params(BaseModel):
-    """Base of every experiment's parameters: frozen, strict (``true`` is no number), no unknown keys, finite.
+    """Base of every experiment's parameters: frozen, strict (``true`` is not a number), no unknown keys, finite.
 
     Attributes:
         isolation_id: Goes into every prompt's marker; ``None``: a fresh one for each run.
@@ -77,7 +77,7 @@ class Params(BaseModel):
         return {name: namespace[name] for name in cls.model_fields if name in namespace}
 
     @classmethod
-    def read_in(cls, values: dict[str, Any], sources: dict[str, str]) -> None:
+    def inline_files(cls, values: dict[str, Any], sources: dict[str, str]) -> None:
         """Replace what ``values`` names outside themselves by what is there, once, when a run is started.
 
         A run holds the values then, and needs no file of another place that may move or go. Does
@@ -109,7 +109,7 @@ class Params(BaseModel):
         return {}
 
     @classmethod
-    def superseded(cls, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    def obsolete_after(cls, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         """Return the dotted names of what means nothing any more, once ``--set`` has made ``before`` into ``after``.
 
         Those that ``--set`` does not name itself are left out.
@@ -168,13 +168,13 @@ def resolve(
     inherited, sources = _layered(kind, layers, {})
     values, chosen = _layered(kind, [("--set", _parse_override(text)) for text in overrides], inherited)
     sources |= chosen
-    for name in kind.superseded(inherited, values):
+    for name in kind.obsolete_after(inherited, values):
         if name in sources and name not in chosen:
             values = _without(values, name.split("."))
             sources[name] = "left out: it means nothing beside --set"
     if settings is not None:
         _check_public(values, settings)
-    kind.read_in(values, sources)
+    kind.inline_files(values, sources)
     return Resolved(kind.check(values, sources), sources)
 
 

@@ -8,7 +8,7 @@ import typer
 from kvlab.command.show import say
 
 if TYPE_CHECKING:
-    from kvlab.command.pipeline import Job
+    from kvlab.command.pipeline import StagedRun
 
 app = typer.Typer(
     help="A run in stages: prepare, run, score, analyze, report; or all of them. "
@@ -46,7 +46,7 @@ Yes = Annotated[
 ]
 
 
-def _job(
+def _staged_run(
     config: Path,
     set_: list[str] | None,
     experiment: str | None,
@@ -55,10 +55,10 @@ def _job(
     force: bool = False,
     new: bool = False,
     yes: bool = False,
-) -> "Job":
+) -> "StagedRun":
     from kvlab.command import pipeline
 
-    return pipeline.job(
+    return pipeline.staged_run(
         config, set_ or [], experiment=experiment, run=run, outputs=outputs, new=new, force=force, yes=yes
     )
 
@@ -66,7 +66,7 @@ def _job(
 @app.command()
 def validate(config: Config, set_: Set = None, experiment: Whose = None) -> None:
     """Check a configuration: exit code 0, or 2 and one line."""
-    found = _job(config, set_, experiment, new=True)
+    found = _staged_run(config, set_, experiment, new=True)
     say(f"valid: {config} ({found.experiment.name})")
 
 
@@ -77,7 +77,7 @@ def resolve(
     """Print the merged configuration, where each value comes from, and the paths."""
     import yaml
 
-    found = _job(config, set_, experiment, run, outputs)
+    found = _staged_run(config, set_, experiment, run, outputs)
     sources = found.resolved.sources
     say(yaml.safe_dump(found.params.model_dump(mode="json"), sort_keys=False).rstrip())
     say("# from: " + ", ".join(f"{name} {source}" for name, source in sorted(sources.items())))
@@ -103,7 +103,7 @@ def _beginning(name: str, function: str, about: str) -> None:
     ) -> None:
         from kvlab.command import pipeline
 
-        getattr(pipeline, function)(_job(config, set_, experiment, run, outputs, force, new, yes), say)
+        getattr(pipeline, function)(_staged_run(config, set_, experiment, run, outputs, force, new, yes), say)
 
     app.command(name, help=about)(begin)
 
@@ -121,7 +121,7 @@ def _stage(name: str, about: str) -> None:
     ) -> None:
         from kvlab.command import pipeline
 
-        getattr(pipeline, name)(_job(config, set_, experiment, run, outputs, force), say)
+        getattr(pipeline, name)(_staged_run(config, set_, experiment, run, outputs, force), say)
 
     app.command(name, help=about)(stage)
 
@@ -139,7 +139,7 @@ def measure(
     """Measure every trial that is not measured yet."""
     from kvlab.command import pipeline
 
-    pipeline.run(_job(config, set_, experiment, run, outputs, force, yes=yes), say)
+    pipeline.run(_staged_run(config, set_, experiment, run, outputs, force, yes=yes), say)
 
 
 _beginning(

@@ -30,7 +30,7 @@ class Identity(BaseModel):
         url: Where; ``embedded`` for kvlab's own server, whose port means nothing.
         model: The name that requests carry.
         revision: What the weights are, where that is known (a file hash, a commit).
-        block_size: Tokens a block of the prefix cache.
+        block_size: Tokens per block of the prefix cache.
         learned_law: What its cache reuses, where that was found out by asking.
         max_model_len: Longest context in tokens.
         facts: What it can prove: cached_tokens, metrics, salt, tokenizer, token_ids…, and, from these,

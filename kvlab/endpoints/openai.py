@@ -105,7 +105,9 @@ class OpenAICompat:
     def _evidence(self, measurement: Measurement, server: ServerView) -> Evidence:
         connection, counters = self.connection, self.identity.facts.get("cached_counters", Fact())
         if counters.holds is False:  # they stood still while a cache was at work: no witness
-            server = replace(server, cached_tokens=None, reason=counters.why)
+            server = replace(
+                server, cached_tokens=None, local_tokens=None, external_tokens=None, reason=counters.why
+            )
         evidence = evidence_of(measurement, asked=connection.model, aliases=connection.aliases, server=server)
         return zero_judged(evidence, proof.nothing_reused(self.identity))
 
@@ -148,7 +150,7 @@ def _lengths(counter: Counter) -> Fact:
 
 
 @contextmanager
-def hold(settings: Settings, check: Callable[[int | None], None]) -> Iterator[None]:
+def keep_running(settings: Settings, check: Callable[[int | None], None]) -> Iterator[None]:
     """Keep the endpoint up for a notebook in another process, after refusing what cannot work on it."""
     if not settings.is_remote:
         from kvlab.serving.launch import require_linux

@@ -68,7 +68,7 @@ class Generator:
 
     def run(self) -> dict[str, Any]:
         """Send everything, drain, and return what the generator says of itself."""
-        self.pump.watch(0, selectors.EVENT_READ, self._told)
+        self.pump.watch(0, selectors.EVENT_READ, self._read_command)
         os.set_blocking(1, False)
         arrivals = self.job.arrivals
         places = arrivals.concurrency if arrivals.is_closed else 0
@@ -115,7 +115,7 @@ class Generator:
         taken = most is not None and self.pump.in_flight >= most
         return taken or self._backlog_bytes >= self.job.backlog_bytes
 
-    def _told(self) -> None:
+    def _read_command(self) -> None:
         if not os.read(0, 4096):
             os._exit(1)  # the recorder is gone: nothing that comes can be kept
         self.scheduler.stop()

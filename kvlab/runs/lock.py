@@ -40,7 +40,7 @@ class Lock:
     release: Callable[[], None]
 
 
-def hold(folder: Path) -> Lock:
+def acquire(folder: Path) -> Lock:
     """Return the lock of a run folder, taken; it is given back by ``release``, or by the process's end.
 
     What a killed owner has left half written is taken away.
@@ -106,13 +106,13 @@ def _hold_by_filelock(folder: Path, path: Path) -> Lock:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder.
 
     Raises:
         InputError: Another one holds it.
     """
-    lock = hold(folder)
+    lock = acquire(folder)
     try:
         yield
     finally:
@@ -120,7 +120,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held_if_free(folder: Path) -> Iterator[bool]:
+def locked_if_free(folder: Path) -> Iterator[bool]:
     """Hold the lock of a run folder, unless somebody else does. Yields whether it is held by this one.
 
     For what may be done beside a run under way: each file is replaced as a whole.
@@ -128,14 +128,14 @@ def held_if_free(folder: Path) -> Iterator[bool]:
     Raises:
         InputError: Nothing can be written there.
     """
-    if is_held(folder):
+    if is_locked(folder):
         yield False
         return
-    with held(folder):
+    with locked(folder):
         yield True
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether somebody is writing in a run folder."""
     if fcntl is None:
         return _is_held_by_filelock(folder / FILE_NAME)

@@ -101,8 +101,8 @@ def load(model: Model, options: Options) -> tuple[Any, Any]:
     except InputError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError("KVLAB_MODEL", shown, f"cannot be loaded by transformers: {said}") from None
+        message = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError("KVLAB_MODEL", shown, f"cannot be loaded by transformers: {message}") from None
     return loaded.to(options.place()).eval(), tokenizer
 
 

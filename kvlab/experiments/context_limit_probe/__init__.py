@@ -148,7 +148,7 @@ def _check_child(params: ContextLimitProbeParams, engine: Any) -> None:  # noqa:
         raise InputError("in_process_model", params.in_process_model, fix)
     named, free = params.in_process_model, psutil.virtual_memory().available
     if named and named[0] in "/.~" and not (Path(named).expanduser() / "config.json").is_file():
-        raise InputError("in_process_model", named, "is no folder with a config.json; name a model folder")
+        raise InputError("in_process_model", named, "is not a folder with a config.json; name a model folder")
     if (named or engine.connection.embedded is not None) and params.headroom_mib * 2**20 > free:
         fix = f"is more than the {free // 2**20} MiB that are free on this machine; lower it"
         raise InputError("headroom_mib", params.headroom_mib, fix)
