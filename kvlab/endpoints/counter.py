@@ -68,7 +68,10 @@ class ServerCounter:
 
 @dataclass
 class InputTokensCounter:
-    """The server's own count of a chat, through ``/v1/chat/completions/input_tokens`` (llama.cpp)."""
+    """The server's own count of a chat, through ``/v1/chat/completions/input_tokens`` (llama.cpp).
+
+    Its tokens are listed by ``/apply-template`` and ``/tokenize``.
+    """
 
     http: httpx.Client
     url: str
@@ -89,6 +92,20 @@ class InputTokensCounter:
             detail = self.redact(page.message())[:200]
             raise ServerError(f"{self.url} did not count a prompt: HTTP {page.status}: {detail}")
         return tokens
+
+    def tokens(self, prompt: Prompt) -> list[int] | None:
+        """Return a chat's token ids; ``None``: the server does not list them, or others than it counts."""
+        root = self.url.partition("/v1/")[0]
+        applied = fetch(self.http, f"{root}/apply-template", body=dict(prompt), timeout_s=60.0)
+        text = applied.object().get("prompt")
+        if not isinstance(text, str):
+            return None
+        body = {"content": text, "add_special": True, "parse_special": True}
+        page = fetch(self.http, f"{root}/tokenize", body=body, max_bytes=2**26, timeout_s=60.0)
+        tokens = page.object().get("tokens")
+        if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+            return None
+        return tokens if len(tokens) == self(prompt) else None
 
 
 @dataclass
@@ -114,9 +131,9 @@ def shared_prefix(counter: Counter, first: Prompt, second: Prompt) -> int:
 
     0 is the strict answer: then no cached token of a cold request is excused as the template's.
     """
-    if not isinstance(counter, ServerCounter):
+    if not isinstance(counter, ServerCounter | InputTokensCounter):
         return 0
-    pairs = zip(counter.tokens(first), counter.tokens(second), strict=False)
+    pairs = zip(counter.tokens(first) or (), counter.tokens(second) or (), strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
 
 

@@ -42,7 +42,7 @@ def identify(connection: Connection) -> Identity:
         flags=list(lease.flags) if lease else [],
         block_size=block,
         block_size_source=source,
-        max_model_len=_length((entry or {}).get("max_model_len")),
+        max_model_len=_context(entry or {}),
     )
 
 
@@ -85,6 +85,13 @@ def _aliases(entry: dict[str, Any]) -> frozenset[str]:
     found = [entry.get(key) for key in ("root", "name", "canonical_slug", "display_name")]
     found += listed if isinstance(listed, list) else []
     return frozenset(name for name in found if isinstance(name, str) and name)
+
+
+def _context(entry: dict[str, Any]) -> int | None:
+    """Return the longest context: vLLM's word for it, else llama.cpp's (what the server was started with)."""
+    meta = entry.get("meta")
+    stated = _length(entry.get("max_model_len"))
+    return stated or (_length(meta.get("n_ctx")) if isinstance(meta, dict) else None)
 
 
 def _length(value: Any) -> int | None:  # noqa: ANN401 - JSON
