@@ -102,6 +102,8 @@ def repeats_nothing_and_shows_nothing_empty(report):
 def loads_nothing_and_links_to_what_is_there(report):
     folder, _, html, _ = report
     for target in Page(html).targets:
+        if target.startswith("data:image/png;base64,"):
+            continue  # pixels inside of a figure: a colour scale, a map of right and wrong
         parts = urlsplit(target)
         assert not parts.scheme, target
         assert not parts.netloc, target
