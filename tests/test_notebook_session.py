@@ -126,7 +126,11 @@ def test_an_interrupt_is_one_line_in_a_notebook(server, outputs, request, in_ker
     if in_kernel:
         (line,) = stopped.value._render_traceback_()
         assert "run this cell again to go on" in line
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run.warm_up()
+    assert isinstance(stopped.value, Interrupted) is in_kernel
     run.engine.ask = ask
+    run.warm_up()
     measured(run)
     assert run.requests.query("used and arm == 'cold'")["cache_state"].eq("cold").all()
     run.close()
@@ -150,7 +154,9 @@ def test_links_lead_from_the_notebook_to_the_run(tmp_path, monkeypatch):
 
 def test_a_badge_holds_every_reason_in_full_and_what_to_do_next():
     reasons = [f"reason {n} <b>" + "x" * 500 for n in range(12)]
-    check = Check(name="states", asks="proven?", seen="0 of 8", holds=None, advice="set KV_BLOCK_SIZE_TOKENS")
+    check = Check(
+        name="states", asks="proven?", seen="0 of 8", passed=None, advice="set KV_BLOCK_SIZE_TOKENS"
+    )
     summary = Summary(experiment="e", profile="p", verdict=Verdict.INVALID, headline="none", reasons=reasons, checks=[check], results={})  # fmt: skip
     html = badge.html(summary)
     assert all(f"reason {n} &lt;b&gt;" + "x" * 500 in html for n in range(12))

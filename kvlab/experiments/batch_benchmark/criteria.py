@@ -22,7 +22,8 @@ def complete(offered: Sequence[Cell], left_out: int) -> Check:
         name="all_sizes_complete",
         asks="every request of every trial has its final row",
         seen=f"{done} of {len(offered)} trials" + (f"; {left_out} not offered" if left_out else ""),
-        holds=done == len(offered) if done else None,
+        advice="go on with this run: `kvlab run batch_benchmark --resume` with its folder",
+        passed=done == len(offered) if done else None,
     )
 
 
@@ -34,7 +35,8 @@ def no_errors(offered: Sequence[Cell]) -> Check:
         name="no_errors",
         asks="no request failed for good",
         seen=f"{sum(cell['failed'] for cell in offered)} failed" + (f": {lost}" if lost else ""),
-        holds=not lost if known else None,
+        advice="see `failures.csv` for what failed; lower `concurrency`, or raise `max_attempts` and `outage_limit_s`",
+        passed=not lost if known else None,
     )
 
 
@@ -45,7 +47,8 @@ def few_empty(offered: Sequence[Cell], params: "BatchBenchmarkParams") -> Check:
         name="few_empty_answers",
         asks=f"at most {params.max_empty_share:.0%} of the answers hold no token",
         seen=f"{empty} of {served:,} answers" if served else "nothing was answered",
-        holds=empty / served <= params.max_empty_share if served else None,
+        advice="read some answers in requests.csv: raise `max_tokens`, or correct the prompt or the chat template",
+        passed=empty / served <= params.max_empty_share if served else None,
     )
 
 
@@ -54,20 +57,21 @@ def consistent(found: Sequence[Change], params: "BatchBenchmarkParams") -> Check
     margin = params.max_rate_change
     worst = min(found, key=lambda change: change.high, default=None)
     unclear = min(found, key=lambda change: change.low, default=None)
-    holds: bool | None = None
+    passed: bool | None = None
     if worst is None or unclear is None:
         seen = f"fewer than two sizes have a steady state of {LEAST_WINDOWS} windows: raise sizes, or lower concurrency"
     elif worst.high < -margin:
-        holds, seen = False, f"slower: {worst}"
+        passed, seen = False, f"slower: {worst}"
     elif unclear.low < -margin:
         seen = f"too uncertain to say: {unclear}"
     else:
-        holds, seen = True, f"at worst {unclear}"
+        passed, seen = True, f"at worst {unclear}"
     return Check(
         name="consistent_across_scales",
         asks=f"the steady rate falls by at most {margin:.0%} from a smaller size to a larger one",
         seen=seen,
-        holds=holds,
+        advice="raise `sizes` or `repeats` for longer steady states; where the rate really falls, lower `concurrency`",
+        passed=passed,
         optional=bool(found),
     )
 
@@ -80,23 +84,25 @@ def as_predicted(found: Sequence[Cell], params: "BatchBenchmarkParams") -> Check
         (cell["savings"] / cell["predicted_savings"], cell) for cell in known if cell["predicted_savings"]
     ]
     unknown = [cell["trial_id"] for cell in wanted if cell["savings"] is None]
-    worst, holds = min(ratios, key=lambda ratio: ratio[0], default=None), None
+    worst, passed = min(ratios, key=lambda ratio: ratio[0], default=None), None
     if worst is not None:
         share, cell = worst
-        holds = share >= params.min_savings_match
+        passed = share >= params.min_savings_match
         seen = f"at worst {share:.1%} of it ({cell['trial_id']})"
         if cell["predicted_from"]:
             seen += f"; predicted {cell['predicted_from']}"
-            holds = holds or None  # a server with blocks may keep less, and be right
+            passed = passed or None  # a server with blocks may keep less, and be right
         if unknown:
-            holds, seen = None, f"{seen}; unknown: {', '.join(unknown)}"
+            passed, seen = None, f"{seen}; unknown: {', '.join(unknown)}"
     else:
         seen = _why_none(wanted, known)
     return Check(
         name="savings_as_predicted",
         asks=f"measured token savings are at least {params.min_savings_match:.0%} of the predicted ones",
         seen=seen,
-        holds=holds,
+        advice="let the server report cached tokens (`kvlab doctor` says how), give its cache more memory, or lower `concurrency`: "
+        "requests that start together cannot share what none has computed yet",
+        passed=passed,
     )
 
 
@@ -111,7 +117,8 @@ def possible(found: Sequence[Cell]) -> Check:
         name="savings_are_possible",
         asks="no trial saved more than its prompts share",
         seen=seen,
-        holds=None if worst is None else worst[0] <= 0,
+        advice="do not trust this server's count of cached tokens: `kvlab run cache_laws` finds out what it reuses",
+        passed=None if worst is None else worst[0] <= 0,
         role="proof",
         optional=True,
     )
@@ -163,7 +170,8 @@ def control(found: Sequence[Cell]) -> Check:
         name="control_is_isolated",
         asks="the isolated requests find no more in the cache than the chat template's own blocks",
         seen=seen,
-        holds=None if worst is None else worst[0] <= 1e-9,
+        advice="let nobody else send to this server, or set another `isolation_id`, and measure again",
+        passed=None if worst is None else worst[0] <= 1e-9,
         optional=True,
     )
 
@@ -195,7 +203,8 @@ def memory(found: Sequence[Cell], params: "BatchBenchmarkParams") -> Check:
         asks=f"in what was measured, memory stays below its limit, and rises by at most {params.max_memory_rise:.0%} "
         "within the later half of a trial of the largest size, and over those trials",
         seen="; ".join([seen, *over[:3], *rising[:3]]),
-        holds=False if over or rising else True if tells else None,
+        advice="give the server more memory, or restart it between batches; where it is unknown, measure larger `sizes`",
+        passed=False if over or rising else True if tells else None,
         optional=True,
     )
 
@@ -212,6 +221,7 @@ def memory_at_target(known: leaks.AtTarget, params: "BatchBenchmarkParams") -> C
         name="memory_at_target",
         asks=f"memory is shown to rise by at most {params.max_memory_rise:.0%} up to {params.target_requests:,} requests",
         seen=seen if known.is_level else f"not known: {seen}",
-        holds=known.is_level,
+        advice="give the server more memory, or restart it between batches; a longer run (`sizes`, `repeats`) says more",
+        passed=known.is_level,
         optional=not known.enough,
     )

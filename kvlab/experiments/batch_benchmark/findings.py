@@ -13,6 +13,7 @@ from kvlab.experiments.batch_benchmark import (
     pictures,
     tables,
 )
+from kvlab.experiments.batch_benchmark.brief import brief
 from kvlab.experiments.batch_benchmark.data import read
 from kvlab.findings import Check, Findings
 
@@ -29,15 +30,17 @@ def findings(data: "RunData", params: "BatchBenchmarkParams") -> Findings:
     table = estimate.cells(load, params, data.identity)
     forecasts = [forecast.forecast(table, params, strategy) for strategy in params.strategies]
     memory = leaks.at_target([cell for cell in table if cell["state"] == "complete"], params)
+    checks = _checks(table, forecasts, memory, params)
     return Findings(
         headline=_headline(table, forecasts, memory, params),
-        checks=_checks(table, forecasts, memory, params),
+        checks=checks,
         results=results(table, forecasts, memory, params),
         tables=tables.tables(table, forecasts, params),
         pictures=pictures.pictures(load, table, forecasts, params),
         remarks=_foretold(forecasts, params),
         limitations=_limitations(table, load.memory_reasons),
         judges_failures=True,
+        brief=brief(table, forecasts, checks, params),
         files={
             "performance_benchmarks.json": exports.performance_benchmarks(
                 table, forecasts, memory, params, started
@@ -94,7 +97,7 @@ def _checks(
             name="extrapolation_stands",
             asks="the fit from the smaller sizes predicts the largest, and nothing speaks against going on",
             seen="; ".join(_checked(found) for found in forecasts),
-            holds=any(not found["refused"] for found in forecasts),
+            passed=any(not found["refused"] for found in forecasts),
             role="note",
         ),
     ]
@@ -140,7 +143,7 @@ def _limitations(table: Sequence[Cell], reasons: Mapping[str, str]) -> list[str]
     lines = [
         "The extrapolation goes on from a steady state: it knows nothing of hours in which the server's load, its "
         "neighbours or the prompts change.",
-        "Tokens a second are generated ones; a prompt's are in the table of tokens.",
+        "Tokens per second are generated ones; a prompt's are in the table of tokens.",
     ]
     lines += [f"Memory: {name}: {why}." for name, why in sorted(reasons.items())]
     return lines + [f"{cell['trial_id']}: {cell['why']}." for cell in table if cell["why"]]

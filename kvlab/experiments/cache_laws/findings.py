@@ -4,7 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from kvlab.experiments.cache_laws import said, tables
+from kvlab.endpoints.proof import how_to_prove
+from kvlab.experiments.cache_laws import sentences, tables
+from kvlab.experiments.cache_laws.brief import brief
 from kvlab.experiments.cache_laws.outcomes import Outcomes
 from kvlab.experiments.cache_laws.params import CacheLawsParams
 from kvlab.experiments.cache_laws.pictures import pictures
@@ -16,16 +18,18 @@ def findings(data: RunData, params: CacheLawsParams) -> Findings:
     """Say the law first, then what else was asked for."""
     found = Outcomes.of(data, params)
     made, drawn = tables.tables(found), pictures(found)
+    checks = _checks(found, how_to_prove(data.identity))
     return Findings(
-        headline=said.headline(found),
-        checks=_checks(found),
+        headline=sentences.headline(found),
+        checks=checks,
         results=results(found, data.requests),
         tables=made,
         pictures=drawn,
-        remarks=said.remarks(found),
-        limitations=said.limitations(found),
+        remarks=sentences.remarks(found),
+        limitations=sentences.limitations(found),
         sections=_sections(found, [t.name for t in made], [p.name for p in drawn]),
-        files=said.files(found),
+        files=sentences.files(found),
+        brief=brief(found, checks),
     )
 
 
@@ -36,12 +40,12 @@ def _sections(found: Outcomes, made: list[str], drawn: list[str]) -> list[Sectio
     sections = [
         Section(
             title="Why are there fewer hits than I expect?",
-            paragraphs=said.answer(found),
+            paragraphs=sentences.answer(found),
             figures=some("cached_over_length"),
             tables=some("expected_hits", "law"),
         ),
-        Section(title="Was it predicted?", paragraphs=said.prediction(found), tables=some("held_out")),
-        Section(title="How to use it", paragraphs=said.use(found)),
+        Section(title="Was it predicted?", paragraphs=sentences.prediction(found), tables=some("held_out")),
+        Section(title="How to use it", paragraphs=sentences.use(found)),
     ]
     for part, title in (
         ("capacity", "How much does it hold?"),
@@ -50,7 +54,7 @@ def _sections(found: Outcomes, made: list[str], drawn: list[str]) -> list[Sectio
         ("fidelity", "Is a hit the same answer?"),
     ):
         if part in found.params.parts:
-            text = said.part(found, part)
+            text = sentences.part(found, part)
             sections.append(Section(title=title, paragraphs=[text], tables=some(part), figures=some(part)))
     sections.append(Section(title="Every probe", tables=some("probes")))
     return sections
@@ -126,19 +130,30 @@ def _detail(found: Outcomes) -> dict[str, Any]:
 # Checks -----------------------------------------------------------------------------------------------
 
 
-def _checks(found: Outcomes) -> list[Check]:
-    checks = [_reported(found)]
+#: What to do where a part has no answer.
+_ADVICE = {
+    "capacity": "raise `capacity_tokens` to about 30 times what the cache may hold, and `max_part_s`; let nobody else send",
+    "lifetime": "raise `lifetime_limit_s` and `max_part_s`: entries outlived the longest wait, or were evicted before",
+    "sharing": "send with a server that takes `cache_salt` (`kvlab doctor` says whether), and raise `max_part_s`",
+    "fidelity": "raise `fidelity_prompts`; where answers really differ after a hit, report it to the engine's makers, and do "
+    "not compare scores across cache states",
+}
+
+
+def _checks(found: Outcomes, proven_by: str) -> list[Check]:
+    checks = [_reported(found, proven_by)]
     if "law" in found.params.parts:
         checks += [_cold(found), _predicted(found), _declared(found), _evicted(found)]
     return checks + [
         Check(
             name=name,
             asks=asks,
-            seen=said.part(found, part),
-            holds=holds,
+            seen=sentences.part(found, part),
+            passed=passed,
+            advice=_ADVICE[part],
             optional="law" in found.params.parts,
         )
-        for part, name, asks, holds in (
+        for part, name, asks, passed in (
             ("capacity", "capacity_found", "the capacity is found", found.capacity_known),
             ("lifetime", "lifetime_found", "how long entries stay is found", found.lifetime_known),
             ("sharing", "sharing_found", "whether salts share a cache is found", found.sharing_known),
@@ -148,16 +163,16 @@ def _checks(found: Outcomes) -> list[Check]:
     ]
 
 
-def _reported(found: Outcomes) -> Check:
+def _reported(found: Outcomes, proven_by: str) -> Check:
     probes = found.probes
     told = int(probes["cached_tokens"].notna().sum())
     return Check(
         name="cached_tokens_reported",
         asks="every answer says how many tokens were read from the cache",
         seen=f"{told} of {len(probes)} probes",
-        holds=told == len(probes) if len(probes) else None,
+        passed=told == len(probes) if len(probes) else None,
         role="proof",
-        advice="turn it on (vLLM: --enable-prompt-tokens-details) where it is not",
+        advice=proven_by,
     )
 
 
@@ -169,7 +184,7 @@ def _cold(found: Outcomes) -> Check:
         name="cold_reads_nothing",
         asks=f"prompts that share nothing read no more than the {allowed} tokens of the shared start",
         seen=f"{int((cold <= allowed).sum())} of {len(cold)}, the most {most}",
-        holds=bool((cold <= allowed).all()) if len(cold) else None,
+        passed=bool((cold <= allowed).all()) if len(cold) else None,
         role="proof",
         advice="let nobody send the same prompts, or set another isolation_id",
     )
@@ -183,7 +198,9 @@ def _predicted(found: Outcomes) -> Check:
         name="law_predicts",
         asks="the law predicts every held-out prompt to the token",
         seen=seen,
-        holds=None if law is None or not n else right == n,
+        passed=None if law is None or not n else right == n,
+        advice="let nobody else send, raise `max_requests` and `max_prompt_tokens`, and run again; a cache that evicts between "
+        "two probes has no law that holds",
     )
 
 
@@ -202,7 +219,7 @@ def _declared(found: Outcomes) -> Check:
         name="declared_law_agrees",
         asks="the declared law says the same",
         seen=seen,
-        holds=agrees,
+        passed=agrees,
         role="note",
     )
 
@@ -214,6 +231,6 @@ def _evicted(found: Outcomes) -> Check:
         name="nothing_was_evicted",
         asks="no reading was lower than a later one of the same point",
         seen=seen,
-        holds=None if again is None else again == 0,
+        passed=None if again is None else again == 0,
         role="note",
     )

@@ -162,10 +162,10 @@ def _capacity(outcome: Any) -> str:  # noqa: ANN401 - JSON
         if low == high
         else f"{low:,} to {high:,} tokens"
     )
-    said = "" if declared is None else f"; the server declares {declared:,}"
+    declares = "" if declared is None else f"; the server declares {declared:,}"
     goes = f"goes first: {policy}" if policy else "what goes first is unknown"
     why = f" ({outcome['reason']})" if outcome.get("reason") else ""
-    return f"the cache holds {size}{said}; {goes}{why}"
+    return f"the cache holds {size}{declares}; {goes}{why}"
 
 
 def _lifetime(outcome: Any) -> str:  # noqa: ANN401 - JSON
