@@ -130,6 +130,7 @@ def _checks(found: Outcomes) -> list[Check]:
     checks = [_reported(found)]
     if "law" in found.params.parts:
         checks += [_cold(found), _predicted(found), _declared(found), _evicted(found)]
+    checks += _events(found)
     return checks + [
         Check(
             name=name,
@@ -205,6 +206,40 @@ def _declared(found: Outcomes) -> Check:
         holds=agrees,
         role="note",
     )
+
+
+def _events(found: Outcomes) -> list[Check]:
+    """Hold what was inferred from outside against the engine's own events, where it publishes them."""
+    account, seen = found.account, found.witnessed
+    if account is None:
+        return []
+    n, right = len(seen), int((seen["expected_tokens"] == seen["cached_tokens"]).sum())
+    gaps = f"; {account['gaps']} gaps, after which nothing is compared" if account["gaps"] else ""
+    checks = [
+        Check(
+            name="events_agree",
+            asks="at least 99 % of the answers are what the law makes of the blocks that the engine's events list",
+            seen=f"{right:,} of {n:,} answers{gaps}",
+            holds=right >= 0.99 * n if n else None,
+            role="proof",
+            optional=True,
+        )
+    ]
+    room, block = found.get("capacity"), found.declared.grain_tokens if found.declared else None
+    if room.get("tokens_high") is not None and block is not None and account["removed"]:
+        most = account["most_blocks"] * block
+        checks.append(
+            Check(
+                name="events_capacity",
+                asks="the capacity is the most that the engine's events ever list at a time",
+                seen=f"{room['tokens_low']:,} to {room['tokens_high']:,} tokens; the events: {most:,}, with "
+                f"{account['removed']:,} blocks removed",
+                holds=room["tokens_low"] <= most <= room["tokens_high"],
+                role="proof",
+                optional=True,
+            )
+        )
+    return checks
 
 
 def _evicted(found: Outcomes) -> Check:
