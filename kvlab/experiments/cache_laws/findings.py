@@ -23,10 +23,22 @@ def findings(data: RunData, params: CacheLawsParams) -> Findings:
         tables=made,
         pictures=drawn,
         remarks=said.remarks(found),
-        limitations=said.limitations(found),
+        limitations=[*said.limitations(found), *_small_cache(data)],
         sections=_sections(found, [t.name for t in made], [p.name for p in drawn]),
         files=said.files(found),
     )
+
+
+def _small_cache(data: RunData) -> list[str]:
+    """Say whose capacity it is, where the embedded server had another cache than it has in other runs."""
+    flags = data.identity.flags if data.identity is not None else []
+    if "--num-gpu-blocks-override" not in flags[:-1]:
+        return []
+    blocks = flags[flags.index("--num-gpu-blocks-override") + 1]
+    return [
+        f"The embedded server had a cache of {blocks} blocks here, so that it could be filled (embedded_cache_blocks); "
+        "its cache in other runs is larger."
+    ]
 
 
 def _sections(found: Outcomes, made: list[str], drawn: list[str]) -> list[Section]:
