@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmarks import (
     anatomy,
     client_error,
+    comparison,
     coverage,
     detector,
     kv_sweep,
@@ -105,6 +106,7 @@ PARTS = {
     "client_error": _client_error,
     "load_generator": _load_generator,
     "detector": _detector,
+    "comparison": comparison.part,
     "coverage": coverage.part,
     "kv_sweep": kv_sweep.part,
     "laws": laws.part,

@@ -8,7 +8,7 @@ import numpy as np
 from kvlab.compression.transition.location import METHOD as BY_TESTS
 from kvlab.compression.transition.location import interval as location_interval
 from kvlab.stats import Interval, scores
-from kvlab.stats.extrapolate import Trial, predict
+from kvlab.stats.extrapolate import TrialRate, predict
 from kvlab.stats.means import increase_interval, mean_interval
 from kvlab.stats.medians import median_interval
 from kvlab.stats.position import corrected_reduction
@@ -242,11 +242,11 @@ def second_is_faster(rng: np.random.Generator, n: int, controls: int, saving: fl
 
 def batch(
     rng: np.random.Generator, size: int, r: float = 0.0, between: float = 0.0, rise: float = 0.0
-) -> Trial:
+) -> TrialRate:
     """Return a trial of 19 windows; ``rise``: of the time a request, within 10,000 requests."""
     own = 0.1 * np.exp(between * rng.standard_normal())
     windows = own * (1 + 0.03 * alike(rng, 19, r)) * (1 + rise * size / 10_000 * np.linspace(0, 1, 19))
-    return Trial(size, 2 + size * float(windows.mean()), windows.tolist(), size // 20)
+    return TrialRate(size, 2 + size * float(windows.mean()), windows.tolist(), size // 20)
 
 
 PARTS = (medians, means, bounded, locations, others)

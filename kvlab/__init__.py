@@ -1,7 +1,9 @@
 """kvlab: a workbench for KV-cache behaviour in LLM serving.
 
-``import kvlab as kv`` gives the front door: `connect`, `open`, `load`, `ab`, `compare`, `score` and ``kv.vram``. Importing
-it brings neither torch, vllm, pandas nor matplotlib; each function imports what it needs when it is called.
+``import kvlab as kv`` gives `connect` (talk to one server), `open` (run an experiment), `load` (read a stored
+run), `ab` and `compare` (two engines, two
+runs), `score` (score one answer) and ``kv.vram`` (watch memory). The import itself loads neither torch, vllm,
+pandas nor matplotlib: each function imports what it needs when it is called.
 """
 
 import importlib

@@ -1,12 +1,13 @@
-"""The front door: `connect`, `open`, `load`, `ab`, `compare`, `score`; ``import kvlab as kv`` brings them, and nothing heavy.
+"""The functions that ``import kvlab as kv`` offers: `connect`, `open`, `load`, `ab`, `compare`, `score`.
 
-Each function imports what it needs when it is called, so that ``import kvlab`` takes a moment.
+Each imports what it needs when it is called, so that ``import kvlab`` stays below half a second.
 """
 
 import atexit
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +15,28 @@ if TYPE_CHECKING:
     from kvlab.comparison.ab import Configuration
     from kvlab.comparison.comparison import Comparison
     from kvlab.endpoints.server import Server
+    from kvlab.experiment import Experiment
     from kvlab.loaded import LoadedRun
     from kvlab.notebook import NotebookSession
-    from kvlab.params import Params
+    from kvlab.params import Params, Resolved
     from kvlab.scoring.metrics import AnswerMode, Score
     from kvlab.session import Session
+    from kvlab.settings import Settings
 
 #: The sessions that this process has opened without a runner, by run folder.
 _open_here: "dict[Path, NotebookSession[Any]]" = {}
 
 
 def connect(base_url: str | None = None, *, model: str | None = None, api_key: str | None = None) -> "Server":
-    """Connect to a server and find out what it can prove.
+    """Connect to an OpenAI-compatible server and probe what it can prove about its prefix cache.
+
+    Use it in a ``with`` statement, or call ``close()``: the embedded server stops with its last user.
 
     Args:
-        base_url: ``http://…/v1``; ``None``: the endpoint of ``.env`` or of the environment, else the
-            embedded vLLM, started if need be.
-        model: The model's name there.
-        api_key: ``None``: ``OPENAI_API_KEY``.
+        base_url: ``http://…/v1``. ``None`` takes ``OPENAI_BASE_URL`` from ``.env`` or the environment; where that
+            is not set either, it starts the embedded vLLM, or joins one that runs.
+        model: The model's name on that server. ``None`` takes ``OPENAI_MODEL``, or the only model that it serves.
+        api_key: ``None`` takes ``OPENAI_API_KEY``.
 
     Raises:
         InputError: The address, the key or the model is wrong.
@@ -45,13 +50,13 @@ def connect(base_url: str | None = None, *, model: str | None = None, api_key: s
 
 
 def load(folder: str | Path) -> "LoadedRun":
-    """Open a stored run to read it.
+    """Load a stored run for reading: its requests, its findings, and the origin of each number.
 
     Args:
-        folder: A run folder, or an id as ``kvlab ls`` prints it.
+        folder: A run folder, or a run's id as ``kvlab ls`` prints it.
 
     Raises:
-        InputError: There is no run.
+        InputError: There is no such run, or its database is damaged.
     """
     from kvlab.loaded import LoadedRun
 
@@ -101,6 +106,7 @@ def ab(
     block: int = 1,
     seed: int = 1337,
     outputs: str | Path | None = None,
+    yes: bool = False,
 ) -> "Comparison":
     """Measure two configurations in turns, block by block in random order, until it can be said which is faster.
 
@@ -111,6 +117,7 @@ def ab(
         block: Trials a block.
         seed: Of the order within the blocks.
         outputs: Where the folder goes; ``None``: where run folders go.
+        yes: Send as much as the plans say to another machine (`kvlab.spending`).
 
     Returns:
         The comparison; its runs and its page are in ``outputs/<date>/<time>_ab_<experiment>/``.
@@ -127,21 +134,24 @@ def ab(
     return interleaved.into_new_folder(
         sides[0],
         sides[1],
-        open_configuration,
+        partial(open_configuration, yes=yes),
         outputs=None if outputs is None else Path(outputs),
         block=block,
         seed=seed,
     ).comparison
 
 
-def open_configuration(configuration: "Configuration", folder: Path) -> "Session[Any]":
-    """Open one side of `ab` in a new folder, as ``kvlab run`` would, without a notebook.
+def objection(configuration: "Configuration") -> str | None:
+    """Return what must be said yes to before one side of `ab` is sent (`kvlab.spending`); ``None``: nothing."""
+    from kvlab import spending
 
-    Raises:
-        InputError: Something in it cannot work.
-    """
+    experiment, resolved, settings = _configured(configuration)
+    demand = experiment.plan(resolved.params, None).demand
+    return spending.objection(experiment, resolved.params, demand, settings)
+
+
+def _configured(configuration: "Configuration") -> "tuple[Experiment[Any], Resolved, Settings]":
     from kvlab import experiments
-    from kvlab.opening import open_run
     from kvlab.params import resolve
     from kvlab.settings import load_settings
 
@@ -154,6 +164,18 @@ def open_configuration(configuration: "Configuration", folder: Path) -> "Session
         overrides=configuration.overrides,
         settings=settings,
     )
+    return experiment, resolved, settings
+
+
+def open_configuration(configuration: "Configuration", folder: Path, *, yes: bool = False) -> "Session[Any]":
+    """Open one side of `ab` in a new folder, as ``kvlab run`` would, without a notebook.
+
+    Raises:
+        InputError: Something in it cannot work.
+    """
+    from kvlab.opening import open_run
+
+    experiment, resolved, settings = _configured(configuration)
     folder.mkdir(parents=True)
     return open_run(
         experiment,
@@ -162,6 +184,7 @@ def open_configuration(configuration: "Configuration", folder: Path) -> "Session
         folder=folder,
         profile=configuration.profile,
         sources=resolved.sources,
+        allowed=yes,
     )
 
 
@@ -180,16 +203,20 @@ def stored_params(stored: Mapping[str, Any]) -> "Params":
 def score(
     answer: str, gold: Sequence[str], *, language: str = "en", answer_mode: "AnswerMode" = "any"
 ) -> "Score":
-    """Score one answer against gold answers: ``em``, ``f1`` and ``contains``, each from 0 to 1.
+    """Score one answer against gold answers.
 
     Args:
         answer: What the model wrote.
-        gold: The right answers.
-        language: ``en`` or ``zh``.
-        answer_mode: ``any``: one gold answer suffices; ``all``: the answer must hold all of them.
+        gold: The correct answers, at least one.
+        language: ``en`` or ``zh``; decides how text is normalised and split into words.
+        answer_mode: ``any``: one gold answer is enough. ``all``: the answer must contain every one.
+
+    Returns:
+        ``em`` (exact match), ``f1`` (of words) and ``contains``, each between 0 and 1, as SQuAD and LongBench
+        define them.
 
     Raises:
-        InputError: There is no gold answer, or no such language.
+        InputError: There is no gold answer, or the language is unknown.
     """
     from kvlab.scoring import metrics
 
@@ -206,17 +233,20 @@ def open(
     yes: bool = False,
     **parameters: Any,  # noqa: ANN401 - checked by the experiment
 ) -> "Session[Any]":
-    """Open an experiment: check its parameters, connect, make a run folder or go on with one.
+    """Open a run of an experiment: check its parameters, connect to the server, create or resume a run folder.
 
     Args:
-        experiment: Its name.
-        namespace: A notebook's ``globals()``, in which its ``parameters`` cell has left the parameters,
+        experiment: Its name, such as ``token_sweep``; ``kvlab doctor`` lists them.
+        namespace: A notebook's ``globals()``. Its ``parameters`` cell has set the parameters there, and
             ``profile`` and ``run_dir``.
-        profile: A file of ``params/<experiment>/`` that the parameters start from.
-        run_dir: A run folder to go on with; empty: a new one.
+        profile: The file ``params/<experiment>/<profile>.yaml``, whose values apply where no other is given.
+        run_dir: The run folder to resume; empty creates a new one.
         yes: Send as much as the plan says to another machine (`kvlab.spending`); a notebook's variable
             ``yes`` says the same.
-        parameters: Parameters by name.
+        parameters: Parameters by name; they override those of the profile.
+
+    Returns:
+        The open run: ``pending()``, ``measure(trial)``, ``table(name)``, ``picture(name)``, ``finish()``.
 
     Raises:
         InputError: A parameter, a setting or the endpoint is wrong; nothing has been written.
@@ -236,7 +266,7 @@ def open(
         start = resolve(found.Params, found.name, profile=profile, settings=None).params
         values = start.model_dump() | values
     params, sources = _parameters(found.Params, values, None if folder else settings)
-    _let_go(found.name, folder, params)
+    _close_earlier(found.name, folder, params)
     context = json.loads(os.environ.get("KVLAB_HEADLESS", "{}"))  # what else the runner knows
     from kvlab.notebook import NotebookSession
 
@@ -265,15 +295,13 @@ def open(
 def _folder(run_dir: str) -> Path | None:
     if not run_dir:
         return None
-    if Path(run_dir).is_dir():
-        return Path(run_dir)
     from kvlab.runs.find import run_folder
 
     return run_folder(run_dir, field="run_dir")
 
 
-def _let_go(name: str, folder: Path | None, params: "Params") -> None:
-    """Close what an earlier call in this process has opened of the same experiment, and say what it leaves."""
+def _close_earlier(name: str, folder: Path | None, params: "Params") -> None:
+    """Close the run of the same experiment that this process opened before, and print what is left of it."""
     for path, session in list(_open_here.items()):
         same = folder is not None and path == folder.resolve()
         if session.experiment.name != name or not (same or folder is None):
@@ -294,7 +322,8 @@ def _let_go(name: str, folder: Path | None, params: "Params") -> None:
 def _parameters(kind: "type[Params]", values: Mapping[str, Any], settings: Any) -> tuple[Any, dict[str, str]]:  # noqa: ANN401 - Settings or None
     """Return the checked parameters, and where each came from.
 
-    The runner has resolved everything; a notebook by hand still has to hear the tuning keys.
+    The runner passes resolved parameters. A notebook that was started by hand has not read the tuning keys of
+    ``.env`` yet.
     """
     from kvlab.params import env_layers
 
@@ -303,5 +332,5 @@ def _parameters(kind: "type[Params]", values: Mapping[str, Any], settings: Any) 
     for source, layer in env_layers(kind, settings):
         found |= layer
         sources |= dict.fromkeys(layer, source)
-    kind.read_in(found, sources)
+    kind.inline_files(found, sources)
     return kind.check(found, sources), sources

@@ -60,7 +60,7 @@ def json_value(text: str | bytes) -> Any:  # noqa: ANN401 - JSON
     """Return what a JSON text says.
 
     Raises:
-        ValueError: It is no JSON; BoundsError: it is nested deeper than `MAX_DEPTH`.
+        ValueError: It is not JSON; BoundsError: it is nested deeper than `MAX_DEPTH`.
     """
     try:
         found = json.loads(text)

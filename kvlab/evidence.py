@@ -174,8 +174,13 @@ def zero_judged(evidence: Evidence, nothing_reused: str | None) -> Evidence:
         evidence: What it said.
         nothing_reused: Why a 0 proves nothing there; ``None``: it proves a cold request.
     """
-    said = (evidence.usage_tokens, evidence.field_tokens, evidence.metrics_tokens)
-    if nothing_reused is None or evidence.contradiction is not None or any(said) or said == (None,) * 3:
+    reported = (evidence.usage_tokens, evidence.field_tokens, evidence.metrics_tokens)
+    if (
+        nothing_reused is None
+        or evidence.contradiction is not None
+        or any(reported)
+        or reported == (None,) * 3
+    ):
         return evidence
     return replace(evidence, contradiction=nothing_reused)
 

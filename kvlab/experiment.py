@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kvlab.demand import Demand
 from kvlab.endpoints.counter import Prompt
-from kvlab.endpoints.engines import Opening
+from kvlab.endpoints.engines import EngineFactory
 from kvlab.findings import Findings
 from kvlab.params import Params
 from kvlab.records import Recorded, Trial
@@ -109,7 +109,7 @@ class Experiment(Generic[P]):
     title: str
     Params: type[P]
     proves: str
-    open: Callable[[P, Settings], Opening]
+    open: Callable[[P, Settings], EngineFactory]
     plan: Callable[[P, Path | None], Plan]
     measure: "Callable[[Session[P], Trial], Measuring]"
     findings: "Callable[[RunData, P], Findings]"

@@ -11,13 +11,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, PrivateAttr
+from pydantic import AliasChoices, BaseModel, Field, PrivateAttr
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-#: ``proof``: must hold, or there is no answer. ``criterion``: broken means FAIL, unknown means no answer.
+#: ``proof``: must be true, or there is no answer. ``criterion``: broken means FAIL, unknown means no answer.
 #: ``power``: an interval that is too wide means no answer. ``note``: shown, but no part of the verdict.
 Role = Literal["proof", "criterion", "power", "note"]
 
@@ -34,24 +34,25 @@ class Verdict(StrEnum):
     INVALID = "INVALID"
 
 
-class Check(BaseModel, frozen=True):
+class Check(BaseModel, frozen=True, serialize_by_alias=True):
     """One condition of the verdict.
 
     Attributes:
         name: What the check is called, in ``summary.json`` and the report.
         asks: What must be true.
         seen: What was observed.
-        holds: Whether it is true; ``None``: unknown.
+        passed: Whether it is true; ``None``: unknown. In ``summary.json`` its key is ``holds``.
         role: What it means for the verdict (`Role`).
         optional: An unknown answer does not stand in the way of PASS; it is still reported.
-        advice: What to do where it does not hold.
-        reason: What the verdict says where it does not hold, in place of the standard sentence.
+        advice: What to do where it is not true.
+        reason: What the verdict says where it is not true, in place of the standard sentence.
     """
 
     name: str
     asks: str
     seen: str
-    holds: bool | None
+    # A file that others read keeps its key.
+    passed: bool | None = Field(validation_alias=AliasChoices("passed", "holds"), serialization_alias="holds")
     role: Role = "criterion"
     optional: bool = False
     advice: str = ""
@@ -63,14 +64,14 @@ class Check(BaseModel, frozen=True):
         if self.reason:
             return self.reason
         word = {"proof": "", "power": "underpowered: "}.get(
-            self.role, "not met: " if self.holds is False else "cannot be said: "
+            self.role, "not met: " if self.passed is False else "unknown: "
         )
         return f"{word}{self.asks}: {self.seen}" + (f"; {self.advice}" if self.advice else "")
 
     @property
     def shown(self) -> str:
         """What a PASS says of it."""
-        unknown = "cannot be said: " if self.holds is None else ""
+        unknown = "unknown: " if self.passed is None else ""
         return f"{unknown}{self.asks}: {self.seen}"
 
     def _repr_html_(self) -> str:
@@ -90,7 +91,7 @@ def judge(checks: Sequence[Check]) -> tuple[Verdict, list[str]]:
         return [
             check.broken
             for check in checks
-            if check.role == role and check.holds in states and not (check.optional and check.holds is None)
+            if check.role == role and check.passed in states and not (check.optional and check.passed is None)
         ]
 
     for verdict, reasons in (
@@ -101,7 +102,7 @@ def judge(checks: Sequence[Check]) -> tuple[Verdict, list[str]]:
         if reasons:
             return verdict, reasons
     judged = [check for check in checks if check.role != "note"]
-    if not any(check.holds for check in judged):
+    if not any(check.passed for check in judged):
         return Verdict.INVALID, ["nothing was measured that the verdict could rest on"]
     return Verdict.PASS, [check.shown for check in judged]
 
@@ -255,10 +256,10 @@ class Summary(BaseModel):
     _shown: object = PrivateAttr(None)
 
     @property
-    def beyond_checks(self) -> list[str]:
-        """The reasons; of a PASS, only those that the table of checks does not hold already."""
-        held = {check.shown for check in self.checks} if self.verdict is Verdict.PASS else set()
-        return [reason for reason in self.reasons if reason not in held]
+    def other_reasons(self) -> list[str]:
+        """The reasons; of a PASS, only those that the table of checks does not show already."""
+        shown = {check.shown for check in self.checks} if self.verdict is Verdict.PASS else set()
+        return [reason for reason in self.reasons if reason not in shown]
 
     def written_in(self, folder: Path) -> "Summary":
         """Return it, knowing its run folder, so that a notebook shows links to the report."""
@@ -369,7 +370,7 @@ class Findings:
             verdict=verdict,
             headline=self.headline,
             reasons=[*self.first_reasons, *reasons, *self.remarks],
-            checks=[check.model_copy(update={"holds": plain(check.holds)}) for check in self.checks],
+            checks=[check.model_copy(update={"passed": plain(check.passed)}) for check in self.checks],
             results=plain(self.results),
             tables=[table.stored() for table in self.tables],
             figures=[

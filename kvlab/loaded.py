@@ -1,4 +1,4 @@
-"""A stored run to read: its requests, its findings, and where any number comes from."""
+"""A stored run, for reading: its requests, its findings, and the origin of each number."""
 
 import importlib
 import inspect
@@ -36,11 +36,11 @@ class Origin:
     Attributes:
         name: The column of a table, or the name of a result.
         place: The table's name, or ``results`` (of ``summary.json``).
-        function: What makes the table, as ``module.function``.
-        file: Where that function stands: file and line.
-        request_columns: Columns of ``requests.csv`` that it depends on. Each was found by changing that
-            column alone and seeing the number change; what is not listed made no difference.
-        stored_as: For each of them, where the database holds it, or how it is derived.
+        function: The function that makes the table, as ``module.function``.
+        file: The file and line of that function.
+        request_columns: Columns of ``requests.csv`` that it depends on. Each was found by experiment: that
+            column alone was changed, and the number changed. Columns that made no difference are not listed.
+        stored_as: For each of these columns, its place in the database, or how it is derived.
     """
 
     name: str
@@ -57,7 +57,13 @@ class Origin:
 
 
 class LoadedRun:
-    """A run folder, open to read."""
+    """A run folder that is open for reading.
+
+    Attributes:
+        data: Its database.
+        experiment: The experiment that it is a run of.
+        params: Its checked parameters.
+    """
 
     def __init__(self, data: RunData) -> None:
         self.data = data
@@ -67,7 +73,7 @@ class LoadedRun:
 
     @classmethod
     def of(cls, folder: str | Path) -> Self:
-        """Open a run folder, or the run of an id as ``kvlab ls`` prints it.
+        """Open a run by its folder, or by its id as ``kvlab ls`` prints it.
 
         Raises:
             InputError: There is no run, or its database is damaged.
@@ -83,13 +89,13 @@ class LoadedRun:
 
     @property
     def requests(self) -> "pd.DataFrame":
-        """Every measured request (`kvlab.store.frames.requests`)."""
+        """Every measured request, one per row; `kvlab.store.frames.requests` lists the columns and units."""
         with reading(self.data.database.path):
             return self.data.requests
 
     @property
     def findings(self) -> Findings:
-        """What the run's data say.
+        """The checks, results, tables and pictures, computed from the stored data.
 
         Raises:
             InputError: The database is damaged.
@@ -101,11 +107,15 @@ class LoadedRun:
 
     @property
     def summary(self) -> Summary:
-        """The findings as data, with the verdict."""
+        """The content of ``summary.json``: the verdict with its reasons, checks and results."""
         return self.findings.summary(self.experiment.name, self.data.profile).written_in(self.folder)
 
     def table(self, name: str) -> "Shown":
-        """Return a table of the findings, with the headers of the report."""
+        """Return a table of the findings, with the column headers of the report.
+
+        Raises:
+            KeyError: This run has no such table; the message names those that it has.
+        """
         return readable(self.findings.table(name))
 
     def __repr__(self) -> str:
@@ -125,7 +135,12 @@ class LoadedRun:
             return misses.why(self.data, request_a, request_b, self.findings)
 
     def where(self, name: str) -> Origin:
-        """Return where a number comes from: a column of a table, or a result of ``summary.json``.
+        """Return where a number comes from: the function that makes it, and the stored columns that it depends on.
+
+        The findings are computed once for each request column, so this takes a few seconds.
+
+        Args:
+            name: A column of a table (as in its .csv file), or a result of ``summary.json``.
 
         Raises:
             InputError: No table has such a column, and no result has that name.
@@ -147,10 +162,10 @@ class LoadedRun:
         if name in self.findings.results:
             return "results", f"kvlab.experiments.{self.experiment.name}.findings.findings"
         known = sorted({c for table in self.findings.tables for c in table.stored().columns})
-        raise InputError("where", name, f"is no column and no result; columns: {', '.join(known)}")
+        raise InputError("where", name, f"is neither a column nor a result; columns: {', '.join(known)}")
 
     def _changed_requests(self) -> Iterator[tuple[str, Findings | None]]:
-        """Yield each column of the requests with the findings of a run in which it alone is different."""
+        """Yield each request column with the findings of a run in which only that column is changed."""
         requests = self.data.requests
         for column in requests.columns:
             if column in _IDENTIFIERS or requests[column].isna().all():
@@ -160,7 +175,7 @@ class LoadedRun:
             try:
                 yield column, self.experiment.findings(other, self.params)
             except (ValueError, KeyError, TypeError, ZeroDivisionError, IndexError):
-                yield column, None  # it matters so much that nothing can be said without it
+                yield column, None  # without it there are no findings at all: the number depends on it
 
 
 def _disturbed(requests: "pd.DataFrame", column: str) -> "pd.DataFrame":

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from kvlab import spending
+from kvlab.endpoints import proof
 from kvlab.experiment import EngineFacts, Experiment
 from kvlab.runs import contract
 from kvlab.runs.folder import Run, new_folder
-from kvlab.runs.lock import hold
+from kvlab.runs.lock import acquire
 from kvlab.session import P, Session
 from kvlab.settings import Settings
 from kvlab.starts import Starts
@@ -44,7 +45,7 @@ def open_run(
     with ExitStack() as undo:
         lock = None
         if folder is not None and not locked:
-            lock = hold(folder)
+            lock = acquire(folder)
             undo.callback(lock.release)
         plan = experiment.plan(params, folder)
 
@@ -61,6 +62,9 @@ def open_run(
         undo.callback(engine.close)
         check_starts(params.starts, engine)
         experiment.check(params, plan, EngineFacts(engine.identity.max_model_len, engine))
+        if experiment.open(params, settings).in_process is None:
+            for need, why in proof.lacking(engine.identity, experiment.needs):
+                print(f"times only here, and the verdict will be INVALID: {need}: {why}", flush=True)
         found = contract.contract(
             experiment=experiment.name,
             params=params.run_identity,
@@ -72,7 +76,7 @@ def open_run(
             from kvlab import paths
 
             folder = new_folder(outputs or paths.outputs_dir(), experiment.name, profile)
-            lock = hold(folder)
+            lock = acquire(folder)
             undo.callback(lock.release)
         run = Run.start(
             folder,

@@ -39,7 +39,7 @@ CompareMetric = Annotated[str, Field(pattern=r"^[^\s|]{1,80}\.(ttft_ms|latency_m
 
 
 class Params(BaseModel):
-    """Base of every experiment's parameters: frozen, strict (``true`` is no number), no unknown keys, finite.
+    """Base of every experiment's parameters: frozen, strict (``true`` is not a number), no unknown keys, finite.
 
     Attributes:
         isolation_id: Goes into every prompt's marker; ``None``: a fresh one for each run.
@@ -77,7 +77,7 @@ class Params(BaseModel):
         return {name: namespace[name] for name in cls.model_fields if name in namespace}
 
     @classmethod
-    def read_in(cls, values: dict[str, Any], sources: dict[str, str]) -> None:
+    def inline_files(cls, values: dict[str, Any], sources: dict[str, str]) -> None:
         """Replace what ``values`` names outside themselves by what is there, once, when a run is started.
 
         A run holds the values then, and needs no file of another place that may move or go. Does
@@ -109,7 +109,7 @@ class Params(BaseModel):
         return {}
 
     @classmethod
-    def superseded(cls, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    def obsolete_after(cls, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         """Return the dotted names of what means nothing any more, once ``--set`` has made ``before`` into ``after``.
 
         Those that ``--set`` does not name itself are left out.
@@ -168,13 +168,13 @@ def resolve(
     inherited, sources = _layered(kind, layers, {})
     values, chosen = _layered(kind, [("--set", _parse_override(text)) for text in overrides], inherited)
     sources |= chosen
-    for name in kind.superseded(inherited, values):
+    for name in kind.obsolete_after(inherited, values):
         if name in sources and name not in chosen:
             values = _without(values, name.split("."))
             sources[name] = "left out: it means nothing beside --set"
     if settings is not None:
         _check_public(values, settings)
-    kind.read_in(values, sources)
+    kind.inline_files(values, sources)
     return Resolved(kind.check(values, sources), sources)
 
 
@@ -258,8 +258,12 @@ def profiles(experiment: str) -> list[str]:
 def _profile_path(folder: Path, profile: str) -> Path:
     path = folder / f"{profile}.yaml"
     if not path.is_file() or path.parent != folder:
-        known = ", ".join(sorted(item.stem for item in folder.glob("*.yaml")))
-        raise InputError("--profile", profile, f"is not a profile of {folder.name}; choose from {known}")
+        known = sorted(item.stem for item in folder.glob("*.yaml"))
+        near = difflib.get_close_matches(profile.lower(), known, n=1)
+        hint = f"did you mean {near[0]}? There are" if near else "choose from"
+        raise InputError(
+            "--profile", profile, f"is not a profile of {folder.name}; {hint} {', '.join(known)}"
+        )
     return path
 
 
@@ -348,4 +352,19 @@ def _as_input_error(kind: type[Params], error: ValidationError, sources: Mapping
     origin = sources.get(path[0]) if path else None
     message = first["msg"].removeprefix("Value error, ")
     value = first["input"] if path else None
+    if first["type"] == "extra_forbidden" and len(path) > 1:
+        return InputError(name, None, f"is not a parameter of this experiment; {_near(kind, path)}")
     return InputError(name, value, f"{message[0].lower()}{message[1:]}" + (f" ({origin})" if origin else ""))
+
+
+def _near(kind: type[BaseModel], path: Sequence[str]) -> str:
+    """Return a hint about the last name of a path through groups of parameters that are models themselves."""
+    fields = kind.model_fields
+    for name in path[:-1]:
+        group = fields[name].annotation if name in fields else None
+        if not (isinstance(group, type) and issubclass(group, BaseModel)):
+            return "see `kvlab plan` and the experiment's page for what there is"
+        fields = group.model_fields
+    near = difflib.get_close_matches(path[-1], fields, n=1)
+    before = ".".join(path[:-1])
+    return f"did you mean {before}.{near[0]}?" if near else f"known: {', '.join(fields)}"

@@ -54,7 +54,7 @@ def env_file() -> Path | None:
     named = os.environ.get("KVLAB_ENV_FILE")
     if named:
         if not Path(named).exists() or Path(named).is_dir():
-            raise InputError("KVLAB_ENV_FILE", named, "is no file; unset it, or name one")
+            raise InputError("KVLAB_ENV_FILE", named, "is not a file; unset it, or name one")
         return Path(named)
     top = home()
     here = Path.cwd().resolve()

@@ -101,8 +101,10 @@ class Redactor:
 def _rules(secret: str) -> Iterator[Callable[[str], str]]:
     """Yield what to do to a text for each form of a secret, the longest form first."""
     if len(secret) < _TINY:
-        said = re.compile(rf"((?:bearer|api[ _-]?key|authorization)\W{{1,5}}){re.escape(secret)}(?!\w)", re.I)
-        yield lambda text: said.sub(rf"\1{MARK}", text)
+        named_as_key = re.compile(
+            rf"((?:bearer|api[ _-]?key|authorization)\W{{1,5}}){re.escape(secret)}(?!\w)", re.I
+        )
+        yield lambda text: named_as_key.sub(rf"\1{MARK}", text)
         return
     if len(secret) < PIECE:  # a word of its own, or "1234" would go out of "12345 tokens"
         word = re.compile(rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])")

@@ -1,7 +1,7 @@
-"""What a notebook or a command works with while a run is open.
+"""A session: what a notebook or a command works with while a run is open.
 
-One session is one start of one run: an engine, a run folder with its database, the plan, and what is
-left of it. Measuring stores; reading works before, between and after, also when the run is finished.
+One session is one start of one run: an engine, a run folder with its database, and the plan with the trials
+that are left. Measuring stores what it measures. Reading works at any time, also when the run is finished.
 """
 
 import random
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from kvlab.conclude import conclude
@@ -45,7 +44,7 @@ _LONGEST_PAUSE_S = 30.0
 
 
 class _Attempt(NamedTuple):
-    """What became of one attempt: its requests, its line, and the failure that ended it."""
+    """One attempt at a trial: its requests, the line to print, and the failure that ended it, if one did."""
 
     rows: list[Recorded]
     line: str
@@ -54,19 +53,23 @@ class _Attempt(NamedTuple):
 
 
 class Session(Generic[P]):
-    """An experiment under way.
+    """An open run of an experiment.
 
     Attributes:
-        experiment: What is run.
-        params: The checked parameters.
-        plan: What will be done.
-        engine: Makes and labels requests.
-        identity: What answers, and what it can prove.
+        experiment: The experiment.
+        params: Its checked parameters.
+        plan: The planned trials and their costs.
+        engine: Sends requests and labels their cache states.
+        identity: The server, its model, and what it can prove.
         counter: Counts the tokens of a prompt.
-        shared_tokens: Leading tokens that all prompts share, before the marker.
-        run: The run folder, its database and its ids.
+        shared_tokens: How many leading tokens all prompts share (chat template), before the marker.
+        run: The run with its ids.
+        trials: The planned trials, in the order of measuring.
+        database: The run's database.
+        folder: The run folder.
         state: What the experiment keeps while the run is open (``Experiment.session``).
-        attempt: The number of the attempt under way; no other attempt of the trial has it.
+        attempt: The number of the current attempt, unique within its trial.
+        closed: Whether the run is finished or closed.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Session(Generic[P]):
     ) -> None:
         self.experiment, self.params, self.plan = experiment, params, plan
         self.engine, self.run = engine, run
+        self.trials, self.database, self.folder = plan.trials, run.database, run.folder
         self.identity: Identity = engine.identity
         self.counter: Counter = engine.counter
         self.shared_tokens = shared_start(self.counter, *plan.samples) if plan.samples else 0
@@ -101,30 +105,15 @@ class Session(Generic[P]):
 
     # What experiments use -------------------------------------------------------------------------------
 
-    @property
-    def database(self) -> Database:
-        """The run's database."""
-        return self.run.database
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.run.folder
-
-    @property
-    def trials(self) -> tuple[Trial, ...]:
-        """The planned trials, in the order of measuring."""
-        return self.plan.trials
-
     def tag(self, trial: Trial) -> str:
-        """Return what no other attempt of any session shares; markers and request ids carry it."""
+        """Return a text that is unique to the current attempt; markers and request ids contain it."""
         return f"{trial.trial_id}.s{self.run.session_id}.a{self.attempt}"
 
     def request_id(self, trial: Trial, arm: str) -> str:
-        """Return the id of a request of the attempt under way.
+        """Return the id of a request of the current attempt.
 
         Raises:
-            InputError: The attempt has a request of this arm already; two could not be told apart.
+            InputError: This attempt already has a request of this arm; the two would have the same id.
         """
         made = f"{self.run.experiment_id}/{self.tag(trial)}/{arm}"
         if made in self._ids:
@@ -133,17 +122,17 @@ class Session(Generic[P]):
         return made
 
     def note(self, line: str) -> None:
-        """Say how far the trial under way is."""
+        """Print a line about the current trial."""
         if self._steps is not None:
             self._steps.note(line)
 
     # Measuring ------------------------------------------------------------------------------------------
 
     def warm_up(self) -> list[Recorded]:
-        """Make the requests that are not measured; they are stored, and in no figure.
+        """Send the warm-up requests of the plan, if it has any. They are stored, but no table or figure uses them.
 
         Raises:
-            KvlabError: They fail: then nothing else would succeed either.
+            KvlabError: They failed for good: no trial could succeed either.
         """
         self._refuse_closed()
         trial = self.plan.warm_up
@@ -164,7 +153,11 @@ class Session(Generic[P]):
         raise KvlabError("the warm-up failed a thousand times")
 
     def pending(self) -> Iterator[Trial]:
-        """Yield the trials that are still to be measured, in order, with progress."""
+        """Yield the trials that are not measured yet, in planned order, and print progress.
+
+        Raises:
+            InputError: The run is closed.
+        """
         self._refuse_closed()
         state = self.database.trial_state()
         left = [trial for trial in self.trials if state[trial.trial_id][0] != "done"]
@@ -174,14 +167,17 @@ class Session(Generic[P]):
         yield from self._steps.over(left)
 
     def measure(self, trial: Trial) -> list[Recorded]:
-        """Measure one trial and store it, durably, before saying so. Returns its requests.
+        """Measure one trial. Its rows are on disk before it is reported as done.
 
-        A failed attempt is stored too. Where another may succeed, the trial starts again from its beginning
-        with a prompt that no cache can know, after a pause. A server that is away or says "later" costs time
-        (at most ``outage_s``), not attempts.
+        A failed attempt is stored, too. If the failure is one that may pass (a timeout, a 429 or 503), the trial
+        starts again after a pause, with new prompts that no cache has seen. While the server is unreachable or
+        asks to wait, up to ``outage_s`` seconds, no attempt is used up.
+
+        Returns its requests; none where it failed for good.
 
         Raises:
-            KvlabError: The server refuses the request itself: nothing else would succeed either.
+            InputError: The run is closed.
+            KvlabError: The server rejects the request as invalid, so no other trial would succeed either.
         """
         self._refuse_closed()
         if self.starts is not None:
@@ -216,14 +212,14 @@ class Session(Generic[P]):
         self.state = self._stack.enter_context(self.experiment.session(self))
 
     def _take(self, trial: Trial) -> _Attempt:
-        """Measure a trial once, and what else the machine did meanwhile."""
+        """Measure a trial once, and record the load of other processes on this machine meanwhile."""
         with LoadWatch(self._server_pids) as watch:
             made = self._requests_of(trial)
         return made._replace(load=watch.load)
 
     @cached_property
     def _server_pids(self) -> list[int]:
-        """The process that serves, where it is one of this machine: its time is not foreign."""
+        """The server's process id, if it runs on this machine: its CPU time is not load from others."""
         connection = getattr(self.engine, "connection", None)
         if connection is None:
             return []
@@ -232,7 +228,7 @@ class Session(Generic[P]):
         return [] if pid is None else [pid]
 
     def _requests_of(self, trial: Trial) -> _Attempt:
-        """Make a trial's requests; end at the first failure that it did not set out to find."""
+        """Send the requests of a trial; stop at the first failure that the trial did not expect."""
         rows: list[Recorded] = []
         self._ids.clear()
         measuring = self.experiment.measure(self, trial)
@@ -248,7 +244,7 @@ class Session(Generic[P]):
                 return _Attempt(rows, "", unusable)
 
     def _measure_each(self, trial: Trial) -> list[Recorded]:
-        """Measure a trial whose requests are stored one by one; a stop or a kill leaves it to be resumed."""
+        """Measure a trial whose requests are stored one by one, so that it can be resumed in the middle."""
         rows: list[Recorded] = []
         self._ids.clear()
         measuring = self.experiment.measure(self, trial)
@@ -267,19 +263,16 @@ class Session(Generic[P]):
         return rows
 
     def pause_s(self, failure: Failure, tries: int, began: float) -> float | None:
-        """Return how long to wait before another attempt; ``None``: there is none.
+        """Return how long to wait before the next attempt, in seconds; ``None``: do not try again.
 
-        Args:
-            failure: What became of the last one.
-            tries: How many there were.
-            began: When the first one did, on ``time.monotonic``.
+        ``tries`` attempts were made; the first one began at ``began`` (``time.monotonic``).
         """
         if failure.error_type not in RETRYABLE:
             return None
         wait: float = min(_LONGEST_PAUSE_S, 0.25 * 2**tries) * random.uniform(0.5, 1)  # noqa: S311 - jitter
         wait = max(wait, failure.retry_after_s or 0.0)
         waited = time.monotonic() - began
-        # What breaks in an engine of this process is not away, and does not come back by waiting.
+        # An engine in this process is never unreachable: what broke in it does not come back by waiting.
         away = failure.is_outage and self.identity.url != "in-process"
         if away and waited + wait <= self.params.outage_s:
             return wait
@@ -292,7 +285,7 @@ class Session(Generic[P]):
     # Reading --------------------------------------------------------------------------------------------
 
     def data(self) -> RunData:
-        """Return what is stored so far; after `finish`, everything."""
+        """Return the stored data of the run, as far as it is measured."""
         if not self.closed:
             return RunData(self.database, identity=self.identity)
         if self._after is None:
@@ -301,11 +294,11 @@ class Session(Generic[P]):
 
     @property
     def requests(self) -> "pd.DataFrame":
-        """Every measured request so far (`kvlab.store.frames.requests`)."""
+        """Every measured request so far, one per row; `kvlab.store.frames.requests` lists the columns and units."""
         return self.data().requests
 
     def findings(self) -> Findings:
-        """Return what the requests so far say; computed again only where something has been stored since."""
+        """Return the findings of the data so far; computed again only if rows were stored since the last call."""
         data = self.data()
         now = data.sql.total_changes, int(data.sql.execute("PRAGMA data_version").fetchone()[0])
         if self._found is None or self._found[0] != now:
@@ -313,21 +306,29 @@ class Session(Generic[P]):
         return self._found[1]
 
     def table(self, name: str) -> "Shown":
-        """Return a table of the findings, with the headers of the report."""
+        """Return a table of the findings so far, with the column headers of the report.
+
+        Raises:
+            KeyError: There is no such table; the message names those there are.
+        """
         from kvlab.report.headers import readable
 
         return readable(self.findings().table(name))
 
     def checks(self) -> "Shown":
-        """Return the checks of the verdict: name, asks, seen, holds, role."""
+        """Return the checks behind the verdict, one per row: name, asks, seen, passed, role."""
         from kvlab.report.shown import Shown
 
-        columns = ["name", "asks", "seen", "holds", "role"]
+        columns = ["name", "asks", "seen", "passed", "role"]
         rows = [[getattr(check, c) for c in columns] for check in self.findings().checks]
         return Shown(rows, columns=columns, dtype=object)
 
     def picture(self, name: str) -> "Image":
-        """Return one of the report's figures, for display in the notebook."""
+        """Return one of the report's figures, for display in the notebook.
+
+        Raises:
+            KeyError: There is no such figure; the message names those there are.
+        """
         from IPython.display import Image  # only in a notebook
 
         from kvlab.report.figures import png
@@ -337,10 +338,10 @@ class Session(Generic[P]):
     # Ending ---------------------------------------------------------------------------------------------
 
     def finish(self) -> Summary:
-        """Write the summary, the tables, the plots and the report; give the endpoint back.
+        """Write summary, tables, plots and report, close the run, and print the verdict.
 
         Raises:
-            KvlabError: Not a single trial could be measured. The report says so too.
+            KvlabError: Not one trial could be measured. The report is written all the same, and says so.
         """
         if self.closed:
             summary = build.rebuild(self.folder, self.experiment).written_in(self.folder)
@@ -362,10 +363,10 @@ class Session(Generic[P]):
         print(f"{summary.verdict}: {summary.headline}")
 
     def on_finish(self) -> None:
-        """Say that the run is complete; the runner does so itself, so this does nothing (`kvlab.api`)."""
+        """Mark the run as completed. Does nothing here: the runner does it (see `kvlab.notebook`)."""
 
     def close(self) -> None:
-        """Close the database, and give engine and lock back; once is enough."""
+        """Close the database and the engine, and release the lock. A second call does nothing."""
         if self.closed:
             return
         self.closed = True
@@ -385,7 +386,7 @@ class Session(Generic[P]):
 
 
 def begin(database: Database, plan: Plan) -> None:
-    """Store what the plan is made of, unless it is stored already."""
+    """Store the tables and files of a plan, unless they are stored already."""
     database.begin_tables(plan.tables)
     for name, content in plan.files.items():
         if not (database.path.parent / name).is_file():

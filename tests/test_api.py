@@ -127,7 +127,7 @@ def test_a_stored_run_says_where_its_numbers_come_from(server, outputs):
     assert "latency_ms" not in origin.request_columns
     assert origin.stored_as["ttft_ms"].startswith("(telemetry.first_token_ns")
     assert "latency_ms" in old.where("latency_hit_ms").request_columns
-    with pytest.raises(InputError, match="no column and no result"):
+    with pytest.raises(InputError, match="neither a column nor a result"):
         old.where("ttft_lukewarm_ms")
     json.dumps(old.summary.as_json())
 

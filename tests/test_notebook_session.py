@@ -150,7 +150,9 @@ def test_links_lead_from_the_notebook_to_the_run(tmp_path, monkeypatch):
 
 def test_a_badge_holds_every_reason_in_full_and_what_to_do_next():
     reasons = [f"reason {n} <b>" + "x" * 500 for n in range(12)]
-    check = Check(name="states", asks="proven?", seen="0 of 8", holds=None, advice="set KV_BLOCK_SIZE_TOKENS")
+    check = Check(
+        name="states", asks="proven?", seen="0 of 8", passed=None, advice="set KV_BLOCK_SIZE_TOKENS"
+    )
     summary = Summary(experiment="e", profile="p", verdict=Verdict.INVALID, headline="none", reasons=reasons, checks=[check], results={})  # fmt: skip
     html = badge.html(summary)
     assert all(f"reason {n} &lt;b&gt;" + "x" * 500 in html for n in range(12))

@@ -119,8 +119,8 @@ class _Kept:
         self._write()
 
     def _write(self) -> None:
-        machine = {"cores": os.cpu_count(), "python": sys.version.split()[0], "measured": utc_now()}
-        self.content |= {"machine": machine, "git_commit": manifest.git_commit()}
+        machine = {"cores": os.cpu_count(), "python": sys.version.split()[0]}
+        self.content |= {"machine": machine, "measured_utc": utc_now(), "git_commit": manifest.git_commit()}
         write_json(self.path, self.content)
 
 

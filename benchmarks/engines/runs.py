@@ -20,13 +20,13 @@ from kvlab.laws.law import CacheLaw
 #: What is run, in this order, with parameters that take a minute or two on two cores.
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "doctor": (),
-    "token_sweep": ("--profile", "smoke", "--set", "token_targets=[512,1024,1536]", "--set", "repeats=4"),
-    "cache_laws": ("--profile", "endpoint", "--set", "parts=[law]"),
+    "token_sweep": ("--profile", "smoke", "--set", "token_targets=[300,640]", "--set", "repeats=6", "--set", "max_tokens=4"),
+    "cache_laws": ("--profile", "endpoint", "--set", "parts=[law]", "--set", "max_prompt_tokens=2048"),
     "context_limit_probe": (
         "--profile", "smoke", "--set", "exchanges=[2,10,40]", "--set", "cold_tokens=[512]", "--set", "quality_steps=1",
         "--set", "cut_steps=2", "--set", "replay_exchanges=6",
     ),
-    "batch_benchmark": ("--profile", "smoke", "--set", "sizes=[8,16]"),
+    "batch_benchmark": ("--profile", "smoke", "--set", "sizes=[6,12,24]"),
 }  # fmt: skip
 _LIMIT_S = 900.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -61,7 +62,9 @@ def llama_cpp(
         places.llama_server(), "--model", places.gguf(), "--alias", MODEL, "--host", "127.0.0.1", "--port", str(port),
         "--ctx-size", str(context_tokens), "--offline", "--log-verbosity", "4", "--log-colors", "off", *flags,
     ]  # fmt: skip
-    with child(command, log, f"http://127.0.0.1:{port}/health"):
+    # On a busy machine, threads that spin at barriers slow each other down many times over.
+    quiet = {"OMP_WAIT_POLICY": "passive"}
+    with child(command, log, f"http://127.0.0.1:{port}/health", env=quiet):
         yield Place(name, f"http://127.0.0.1:{port}/v1", truth=Log(log))
 
 
@@ -93,10 +96,16 @@ def litellm(behind: Place, folder: Path) -> Iterator[Place]:
     command: list[str | Path] = [
         places.litellm(), "--config", config, "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False",
     ]  # fmt: skip
-    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "NO_PROXY": "127.0.0.1"}
+    key = f"sk-{secrets.token_hex(16)}"
+    quiet = {
+        "LITELLM_MASTER_KEY": key,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_TELEMETRY": "False",
+        "NO_PROXY": "127.0.0.1",
+    }
     name = "LiteLLM before " + behind.name
     with child(command, folder / "litellm.log", f"http://127.0.0.1:{port}/health/liveliness", env=quiet):
-        yield replace(behind, name=name, base_url=f"http://127.0.0.1:{port}/v1", key="EMPTY")
+        yield replace(behind, name=name, base_url=f"http://127.0.0.1:{port}/v1", key=key)
 
 
 @contextmanager

@@ -85,7 +85,8 @@ class Generation:
         """Leaves the queue: looks into the cache, fixes the schedule and sets the first timer."""
         job, truth, options = self.job, self.truth, self.engine.options
         # Without a queue the schedule counts from the arrival, so the work done here is inside it.
-        truth.started_ns = time.perf_counter_ns() if options.max_running else truth.received_ns
+        queues = options.max_running or options.answer_first
+        truth.started_ns = time.perf_counter_ns() if queues else truth.received_ns
         if job.stream:
             self.connection.start_stream()
         counts = self._look_up()

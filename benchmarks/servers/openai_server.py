@@ -150,12 +150,19 @@ class FakeServer:
         return True
 
     def _admit(self, generation: Generation) -> None:
-        if self.options.max_running and self.metrics.running >= self.options.max_running:
-            self._queue.append(generation)
-            self.metrics.waiting += 1
-        else:
+        self._queue.append(generation)
+        self.metrics.waiting += 1
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        """Starts what waits, as far as `max_running` and `answer_first` allow."""
+        most, first = self.options.max_running, self.options.answer_first
+        while self._queue and not (most and self.metrics.running >= most):
+            if first and self._queue[0].truth.n > first:
+                return
+            self.metrics.waiting -= 1
             self.metrics.running += 1
-            generation.start()
+            self._queue.popleft().start()
 
     def _ended(self, generation: Generation) -> None:
         if generation.truth.started_ns is None:  # its client left while it waited
@@ -163,10 +170,7 @@ class FakeServer:
             self.metrics.waiting -= 1
             return
         self.metrics.running -= 1
-        if self._queue:
-            self.metrics.waiting -= 1
-            self.metrics.running += 1
-            self._queue.popleft().start()
+        self._start_waiting()
 
     # --- the API beside generation --------------------------------------------------------------
 
@@ -271,6 +275,7 @@ class FakeServer:
         if keep is not None:
             self.cache.evict_to(0 if keep == "all" else int(keep))
         self._warm([*changes.get("warm_prompts", []), *warm])
+        self._start_waiting()
         connection.respond(200, {"cache_blocks": len(self.cache)})
 
     def _warm(self, prompts: list[Any]) -> None:

@@ -65,6 +65,9 @@ class Options:
     output_tokens: int = 16
     schedule_ms: list[float] = field(default_factory=list)  # explicit: time to first token, then gaps
     max_running: int = 0  # 0: no queue; otherwise later requests wait, first come first served
+    answer_first: int = (
+        0  # 0: all; otherwise only so many are answered, and later ones wait until this is raised
+    )
 
     # Shape of the stream
     role_chunk_lead_ms: float = 0.0

@@ -166,7 +166,7 @@ def models(options: Options) -> dict[str, Any]:
     if options.persona == "vllm":
         entry |= {"root": "model", "parent": None, "max_model_len": options.max_model_len}
     elif options.persona == "llamacpp":
-        entry["meta"] = {"n_ctx_train": options.max_model_len, "n_vocab": 2**31}
+        entry["meta"] = {"n_ctx": options.max_model_len, "n_ctx_train": 2**17, "n_vocab": 2**31}
     return {"object": "list", "data": [entry]}
 
 

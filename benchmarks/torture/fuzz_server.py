@@ -176,7 +176,7 @@ def _count(page: bytes) -> object:
             counter(http, "http://x/tokenize", "fake")({"messages": [{"role": "user", "content": "x"}]})
         except KvlabError:
             continue
-    return fetch(http, "http://x/").said()
+    return fetch(http, "http://x/").message()
 
 
 def _batch(page: bytes) -> object:

@@ -67,7 +67,7 @@ class Ledger:
             self.counts.harm(
                 "untrue", f"the status is {found}, not {' or '.join(allowed)}: {self.folder.name}"
             )
-        if lock.is_held(self.folder):
+        if lock.is_locked(self.folder):
             self.counts.harm("left", "the lock of the run folder is held")
 
     def at_the_end(self, truth: list[dict[str, Any]] | None) -> None:

@@ -6,7 +6,7 @@ A page says ``<!-- build: WHAT ARGUMENTS -->`` on a line of its own:
     params CLASS [EXPERIMENT]  the fields of a parameters class, with the default and the smoke profile's value
     cli                        the help of every command
     env                        .env.example
-    bench NAME                 a table of benchmarks/results.json or benchmarks/peers.json
+    bench NAME                 a table of benchmarks/results.json, benchmarks/peers.json or benchmarks/engines/results.json
 
 Notebook pictures, CONTRIBUTING.md and CHANGELOG.md become files of the site; other links that leave
 ``docs/`` lose their target and keep their text.

@@ -211,6 +211,9 @@ def bench(name: str) -> str:
     if name == "peers":
         part = _results("peers.json")
         table = _peers(part["rows"])
+    elif name == "engines":
+        part = _results("engines/results.json")
+        table = _engines(part["rows"])
     else:
         part = _results("results.json")[name.partition("-")[0]]
         makers = {
@@ -269,6 +272,24 @@ def _peers(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     return grid(["server", "client", "requests/s", "TTFT error, ms", "rate by round"], cells, left=2)
+
+
+def _engines(rows: list[dict[str, Any]]) -> str:
+    cells = [
+        (
+            row["engine"],
+            "`kvlab doctor`" if row["experiment"] == "doctor" else f"`{row['experiment']}`",
+            row["verdict"],
+            "–" if row["law"] is None else f"`{row['law']}`",
+            row["held_out"] or "–",
+            row["pairs"] or "–",
+            row["account"].partition(" (")[0],
+            f"{row['wall_s']:.0f}",
+        )
+        for row in rows
+    ]
+    header = ["server", "what was run", "verdict", "law: cached(L, P)", "predicted", "proven pairs"]
+    return grid([*header, "as the server says", "s"], cells, left=4)
 
 
 def _kv_sweep(rows: dict[str, Any]) -> str:

@@ -87,7 +87,7 @@ def _bytes(folder: Path) -> int:
 def delete(folder: Path) -> bool:
     """Delete a run folder, under its lock. Returns whether it did: not where it is under way, or has ended well."""
     try:
-        held = lock.hold(folder)
+        held = lock.acquire(folder)
     except InputError:
         return False
     try:

@@ -5,7 +5,8 @@ import shlex
 import shutil
 import sqlite3
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -164,28 +165,40 @@ def report(
     folder = run_folder(run, outputs)
     with reading(folder / FILE_NAME):
         stored = stored_experiment(folder)
-        if to is not None:
-            folder = _copied(folder, to.resolve())
-        elif not os.access(folder, os.W_OK):
+        if to is None and not os.access(folder, os.W_OK):
             raise InputError("run folder", str(folder), "cannot be written in; name another place with --to")
-        with lock.held_if_free(folder):
-            summary = build.rebuild(folder, experiments.get(stored["name"]))
+        chosen = experiments.get(stored["name"])
+        copied = nullcontext(folder) if to is None else _copied(folder, to.resolve())
+        with copied as folder, lock.locked_if_free(folder):
+            summary = build.rebuild(folder, chosen)
             day.write_index(folder.parent)
     say(f"{summary.verdict}: {summary.headline}\nreport: {folder / 'report.html'}")
 
 
-def _copied(folder: Path, to: Path) -> Path:
-    """Copy what a report is made of into a new folder, and return that."""
+@contextmanager
+def _copied(folder: Path, to: Path) -> Iterator[Path]:
+    """Copy what a report is made of into a new folder; where the report then fails, nothing of it stays.
+
+    Raises:
+        InputError: The new folder is there already, or cannot be made.
+    """
+    made = next(path for path in (to, *to.parents) if path.parent.exists())  # the first folder that is new
     try:
         to.mkdir(parents=True)
+    except FileExistsError:
+        raise InputError("--to", str(to), "is there already; name a new folder") from None
+    except OSError as error:
+        raise InputError("--to", str(to), f"cannot be made ({error.strerror}); name another folder") from None
+    try:
         for path in folder.iterdir():
             if path.is_file() and path.name.startswith(
                 ("run.sqlite", "manifest.json", "status.json", "dataset_manifest")
             ):
                 shutil.copyfile(path, to / path.name)
-    except FileExistsError:
-        raise InputError("--to", str(to), "is there already; name a new folder") from None
-    return to
+        yield to
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
 @app.command()

@@ -31,6 +31,7 @@ from kvlab.runs.status import Status
 from kvlab.session import Session, begin
 from kvlab.settings import Settings, load_settings
 from kvlab.store.connect import FILE_NAME as DATABASE
+from kvlab.store.connect import is_read_only, refuse_read_only
 from kvlab.store.database import Database
 
 #: Whose configuration a file is that lies in no experiment's folder.
@@ -40,7 +41,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class StagedRun:
     """What a stage was asked for: a configuration, resolved, and the run folder that it is about.
 
     Attributes:
@@ -81,7 +82,7 @@ class Job:
         return self.folder
 
 
-def job(
+def staged_run(
     config: Path,
     overrides: list[str],
     *,
@@ -91,7 +92,7 @@ def job(
     new: bool = False,
     force: bool = False,
     yes: bool = False,
-) -> Job:
+) -> StagedRun:
     """Resolve a configuration and find its run folder.
 
     Args:
@@ -101,8 +102,8 @@ def job(
         run: The run folder; ``None``: the newest one of the configuration.
         outputs: Where run folders are.
         new: Take no run that is there.
-        force: See `Job`.
-        yes: See `Job`.
+        force: See `StagedRun`.
+        yes: See `StagedRun`.
 
     Raises:
         InputError: The file, a parameter, the experiment or the folder is wrong.
@@ -112,7 +113,7 @@ def job(
     settings = load_settings()
     resolved = resolve(chosen.Params, chosen.name, file=config, overrides=overrides, settings=settings)
     top = (outputs or paths.outputs_dir()).resolve()
-    found = Job(chosen, resolved, settings, config.stem, top, force=force, yes=yes)
+    found = StagedRun(chosen, resolved, settings, config.stem, top, force=force, yes=yes)
     if run is not None:
         run = run_folder(run, top, field="--run")
         _check_folder(run, found)
@@ -120,45 +121,47 @@ def job(
     return found if new else replace(found, folder=newest(found))
 
 
-def _check_folder(run: Path, job: Job) -> None:
-    stored, name = stored_experiment(run), job.experiment.name
+def _check_folder(run: Path, staged: StagedRun) -> None:
+    stored, name = stored_experiment(run), staged.experiment.name
     if stored["name"] != name:
         raise InputError("--run", str(run), f"is a run of {stored['name']}; name a run of {name}")
-    changed = differences(job.params.identity_of(stored["params"]), job.params.run_identity)
-    lasting = [field for field in changed if field not in job.params.how_fields]
+    changed = differences(staged.params.identity_of(stored["params"]), staged.params.run_identity)
+    lasting = [field for field in changed if field not in staged.params.how_fields]
     if lasting:
         more = f" ({len(lasting) - 1} more)" if len(lasting) > 1 else ""
         fix = f"has another {lasting[0]} than the config{more}, so other answers; leave --run out for a run of its own"
         raise InputError("--run", str(run), fix)
-    if changed and not job.force:
+    if changed and not staged.force:
         fix = f"has another {changed[0]} than the config; leave --run out, or --force"
         raise InputError("--run", str(run), fix)
 
 
-def newest(job: Job) -> Path | None:
+def newest(staged: StagedRun) -> Path | None:
     """Return the newest run folder of the same profile and parameters, the analysis aside; ``None``: there is none."""
-    ending = f"_{job.experiment.name}_{file_name(job.profile)}"  # compared as text: it may hold [ or *
-    for database in sorted(job.outputs.glob(f"*/*/{DATABASE}"), reverse=True):
+    ending = f"_{staged.experiment.name}_{file_name(staged.profile)}"  # compared as text: it may hold [ or *
+    for database in sorted(staged.outputs.glob(f"*/*/{DATABASE}"), reverse=True):
         folder = database.parent
         if ending not in folder.name:
             continue
         with suppress(InputError, sqlite3.Error, ValueError):  # killed before anything was in it, or damaged
             stored = stored_experiment(folder)
-            same = (stored["name"], stored["profile"]) == (job.experiment.name, job.profile)
-            if same and not differences(job.params.identity_of(stored["params"]), job.params.run_identity):
+            same = (stored["name"], stored["profile"]) == (staged.experiment.name, staged.profile)
+            if same and not differences(
+                staged.params.identity_of(stored["params"]), staged.params.run_identity
+            ):
                 return folder
     return None
 
 
-def prepare(job: Job, say: Say) -> Path:
+def prepare(staged: StagedRun, say: Say) -> Path:
     """Make the run folder, the plan and what it is made of. Opens no engine.
 
     Raises:
         InputError: The plan cannot be made, or cannot be measured under these parameters.
     """
-    plan = job.experiment.plan(job.params, job.folder)
-    folder = job.folder or _draft(job, plan)
-    with lock.held(folder), Database(folder / DATABASE) as database:
+    plan = staged.experiment.plan(staged.params, staged.folder)
+    folder = staged.folder or _draft(staged, plan)
+    with lock.locked(folder), Database(folder / DATABASE) as database:
         begin(database, plan)
     _say_prepared(folder, plan, say)
     return folder
@@ -169,47 +172,47 @@ def _say_prepared(folder: Path, plan: Plan, say: Say) -> None:
     say("\n".join([f"prepared: {folder}", f"trials: {len(plan.trials):,}", *costs]))
 
 
-def _draft(job: Job, plan: Plan) -> Path:
+def _draft(staged: StagedRun, plan: Plan) -> Path:
     """Make a run folder whose contract has no engine yet: the first one that is opened completes it."""
-    check_outputs(job.outputs)
-    _check_beforehand(job, plan)
-    name = job.experiment.name
-    contract = draft(experiment=name, params=job.params.run_identity, settings=job.settings)
-    folder = new_folder(job.outputs, name, job.profile)
-    with lock.held(folder):
+    check_outputs(staged.outputs)
+    _check_beforehand(staged, plan)
+    name = staged.experiment.name
+    contract = draft(experiment=name, params=staged.params.run_identity, settings=staged.settings)
+    folder = new_folder(staged.outputs, name, staged.profile)
+    with lock.locked(folder):
         Run.draft(
             folder,
             experiment=name,
-            profile=job.profile,
+            profile=staged.profile,
             contract=contract | dict(plan.contract),
-            params=job.params.model_dump(mode="json"),
-            sources=job.resolved.sources,
-            isolation_id=job.params.isolation_id,
+            params=staged.params.model_dump(mode="json"),
+            sources=staged.resolved.sources,
+            isolation_id=staged.params.isolation_id,
         )
         status.end(folder, Status.INTERRUPTED, reason="prepared; nothing is asked yet")
     return folder
 
 
-def _check_beforehand(job: Job, plan: Plan) -> None:
+def _check_beforehand(staged: StagedRun, plan: Plan) -> None:
     """Refuse what can be known to be wrong before anything is opened."""
 
     def check(max_model_len: int | None) -> None:
-        job.experiment.check(job.params, plan, EngineFacts(max_model_len))
+        staged.experiment.check(staged.params, plan, EngineFacts(max_model_len))
 
-    opening = job.experiment.open(job.params, job.settings)
+    opening = staged.experiment.open(staged.params, staged.settings)
     if opening.in_process is None:
         check(None)
     else:
-        with opening.hold(check):  # of an engine of this process it starts nothing
+        with opening.keep_running(check):  # of an engine of this process it starts nothing
             pass
 
 
-def run(job: Job, say: Say) -> None:
+def run(staged: StagedRun, say: Say) -> None:
     """Measure every trial that is not measured yet; with none of them, open nothing."""
-    if not _is_finished(job.made):
-        with opened(job) as session:
+    if not _is_finished(staged.made):
+        with opened(staged) as session:
             _measure(session)
-    _say_done(job.made, say)
+    _say_done(staged.made, say)
 
 
 def _measure(session: Session[Any]) -> None:
@@ -233,21 +236,22 @@ def _is_finished(folder: Path) -> bool:
     return set(_states(folder)) == {"done"}
 
 
-def score(job: Job, say: Say) -> None:
+def score(staged: StagedRun, say: Say) -> None:
     """Score the answers that have no score yet; with ``force``, all of them. Asks no model.
 
     Raises:
-        InputError: There is no answer.
+        InputError: There is no answer, or the run folder is read-only and answers are to be scored.
     """
-    folder, name = job.made, job.experiment.name
-    if job.experiment.score is None:
+    folder, name = staged.made, staged.experiment.name
+    if staged.experiment.score is None:
         say(f"score: the answers of {name} are not right or wrong: there is nothing to score")
         return
     with RunData.open(folder) as data:
         if data.sql.execute("SELECT 1 FROM requests WHERE measured = 1 LIMIT 1").fetchone() is None:
-            fix = f"are missing: nothing was asked yet; run `{job.command} run` first"
+            fix = f"are missing: nothing was asked yet; run `{staged.command} run` first"
             raise InputError("responses", None, fix)
-        rows = job.experiment.score(data, job.force)
+        if rows := staged.experiment.score(data, staged.force):
+            refuse_read_only(data.database.path)
         with data.database.transaction():
             for row in rows:
                 data.sql.execute("DELETE FROM scores WHERE request_id = ?", (row["request_id"],))
@@ -256,58 +260,63 @@ def score(job: Job, say: Say) -> None:
     say(f"score: {len(rows)} scored, {old} were scored before")
 
 
-def analyze(job: Job, say: Say) -> Summary:
+def analyze(staged: StagedRun, say: Say) -> Summary:
     """Judge and draw. Skipped where nothing that goes into it has changed.
 
     Raises:
-        InputError: Some answer has no score.
+        InputError: Some answer has no score, or the run folder is read-only and its analysis is not up to date.
     """
-    folder = job.made
+    folder = staged.made
     with Database(folder / DATABASE) as database:
-        stages.keep_analysis(database, job.params, job.resolved.sources)
+        stages.keep_analysis(database, staged.params, staged.resolved.sources)
     with RunData.open(folder) as data:
-        if job.experiment.score is not None and (missing := job.experiment.score(data, False)):
-            fix = f"of {len(missing)} answers are missing; run `{job.command} score` first"
+        if staged.experiment.score is not None and (missing := staged.experiment.score(data, False)):
+            fix = f"of {len(missing)} answers are missing; run `{staged.command} score` first"
             raise InputError("scores", None, fix)
-        inputs = stages.fingerprint(data.database, job.params)
+        inputs = stages.fingerprint(data.database, staged.params)
         stored = stages.stored_summary(data.database)
         done = stored is not None and stages.is_done(data.database, "analyze", inputs)
-        if stored is not None and done and not job.force and not build.missing_plots(folder, stored):
+        if stored is not None and done and not staged.force and not build.missing_plots(folder, stored):
             say(f"analyze: up to date ({stored.verdict}: {stored.headline})")
             return stored
-        summary = build.write_results(data, job.experiment)
-        stages.mark_done(data.database, "analyze", inputs, forced=job.force, summary=summary)
+        refuse_read_only(data.database.path)
+        summary = build.write_results(data, staged.experiment)
+        stages.mark_done(data.database, "analyze", inputs, forced=staged.force, summary=summary)
     say(f"analyze: {summary.verdict}: {summary.headline}")
     return summary
 
 
-def report(job: Job, say: Say) -> Path:
+def report(staged: StagedRun, say: Say) -> Path:
     """Write report.md and report.html out of what `analyze` has stored; nothing is computed anew.
 
     Plots that are gone are drawn once more. Of a run under way the report says so, and leaves its status alone.
 
     Raises:
-        InputError: There is no analysis, or it is older than the answers.
+        InputError: There is no analysis, it is older than the answers, or the run folder is read-only and the report
+            is not up to date.
     """
-    folder = job.made
-    path, running = folder / "report.md", lock.is_held(folder)
+    folder = staged.made
+    path, running = folder / "report.md", lock.is_locked(folder)
     with RunData.open(folder) as data:
         summary = stages.stored_summary(data.database)
-        done = stages.is_done(data.database, "analyze", stages.fingerprint(data.database, job.params))
+        done = stages.is_done(data.database, "analyze", stages.fingerprint(data.database, staged.params))
         # Answers of a run under way are older than its newest ones as soon as they are analysed.
         if summary is None or not (done or running):
-            fix = f"is missing or older than the answers or the parameters; run `{job.command} analyze` first"
+            fix = f"is missing or older than the answers or the parameters; run `{staged.command} analyze` first"
             raise InputError("analysis", None, fix)
         summary = _partial(summary) if running else summary
         inputs = hashlib.sha256(f"{__version__} {summary.model_dump_json()}".encode()).hexdigest()
-        fresh = stages.is_done(data.database, "report", inputs) and path.is_file() and not job.force
-        if gone := build.missing_plots(folder, summary):
-            say(f"report: drawn once more, as they were gone: {', '.join(gone)}")
-            build.draw_plots(data, job.experiment)
+        fresh = stages.is_done(data.database, "report", inputs) and path.is_file() and not staged.force
+        gone, read_only = build.missing_plots(folder, summary), is_read_only(data.database.path)
         if gone or not fresh:
-            build.write_reports(data, job.experiment.title, summary)
-            stages.mark_done(data.database, "report", inputs, forced=job.force)
-    if not running:
+            refuse_read_only(data.database.path)
+        if gone:
+            say(f"report: drawn once more, as they were gone: {', '.join(gone)}")
+            build.draw_plots(data, staged.experiment)
+        if gone or not fresh:
+            build.write_reports(data, staged.experiment.title, summary)
+            stages.mark_done(data.database, "report", inputs, forced=staged.force)
+    if not (running or read_only):
         _end(folder)
     day.write_index(folder.parent)
     say(f"report: {'' if gone or not fresh else 'up to date, '}{path}")
@@ -329,39 +338,41 @@ def _end(folder: Path) -> None:
         status.end(folder, Status.INTERRUPTED, reason="a partial run: not all trials are measured")
 
 
-def everything(job: Job, say: Say) -> Path:
+def everything(staged: StagedRun, say: Say) -> Path:
     """Do all stages, each only where it is needed; a finished run needs no engine."""
-    if job.folder is not None and _is_finished(job.folder):
-        prepare(job, say)
+    if staged.folder is not None and _is_finished(staged.folder):
+        prepare(staged, say)
     else:
-        check_outputs(job.outputs)
-        with opened(job) as session:
-            job = replace(job, folder=session.folder)
+        check_outputs(staged.outputs)
+        with opened(staged) as session:
+            staged = replace(staged, folder=session.folder)
             _say_prepared(session.folder, session.plan, say)
             _measure(session)
-    _say_done(job.made, say)
-    score(job, say)
-    analyze(job, say)
-    return report(job, say)
+    _say_done(staged.made, say)
+    score(staged, say)
+    analyze(staged, say)
+    return report(staged, say)
 
 
 @contextmanager
-def opened(job: Job) -> Iterator[Session[Any]]:
+def opened(staged: StagedRun) -> Iterator[Session[Any]]:
     """Open the run under its contract, as this process's, and give it back."""
-    plan = job.experiment.plan(job.params, job.folder)
-    consent.require(spending.objection(job.experiment, job.params, plan.demand, job.settings), yes=job.yes)
+    plan = staged.experiment.plan(staged.params, staged.folder)
+    consent.require(
+        spending.objection(staged.experiment, staged.params, plan.demand, staged.settings), yes=staged.yes
+    )
     session = open_run(
-        job.experiment,
-        job.params,
-        settings=job.settings,
-        folder=job.folder,
-        profile=job.profile,
-        sources=job.resolved.sources,
-        force=job.force,
-        outputs=job.outputs,
+        staged.experiment,
+        staged.params,
+        settings=staged.settings,
+        folder=staged.folder,
+        profile=staged.profile,
+        sources=staged.resolved.sources,
+        force=staged.force,
+        outputs=staged.outputs,
         allowed=True,
     )
-    status.begin(session.folder, owner=job.command)
+    status.begin(session.folder, owner=staged.command)
     ended, reason = Status.INTERRUPTED, "a stage was stopped; what it printed is in the database"
     try:
         yield session

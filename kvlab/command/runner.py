@@ -46,7 +46,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """How a run ended: its folder, the exit code, one line of why."""
 
     folder: Path
@@ -55,7 +55,7 @@ class Outcome:
     reason: str | None = None
 
 
-def run(request: Request, say: Callable[[str], None] = print) -> Outcome:
+def run(request: Request, say: Callable[[str], None] = print) -> RunResult:
     """Run an experiment to its end.
 
     Raises:
@@ -74,18 +74,18 @@ def run(request: Request, say: Callable[[str], None] = print) -> Outcome:
     check(None)
     consent.require(spending.objection(experiment, resolved.params, plan.demand, settings), yes=request.yes)
     check_outputs(request.resume or request.outputs or paths.outputs_dir())
-    # Several starts need a server that nobody else holds: the notebook starts it, and ends it, itself.
+    # Several starts need a server that nobody else uses: the notebook starts it, and ends it, itself.
     one_start = resolved.params.starts == 1
-    hold = experiment.open(resolved.params, settings).hold(check) if one_start else nullcontext()
+    server = experiment.open(resolved.params, settings).keep_running(check) if one_start else nullcontext()
     with _stop_on_sigterm(), ExitStack() as stack:
         if request.resume is not None:
-            stack.enter_context(lock.held(request.resume))
-        stack.enter_context(hold)
+            stack.enter_context(lock.locked(request.resume))
+        stack.enter_context(server)
         folder = request.resume or new_folder(
             request.outputs or paths.outputs_dir(), experiment.name, profile
         )
         if request.resume is None:
-            stack.enter_context(lock.held(folder))
+            stack.enter_context(lock.locked(folder))
         job = {
             "notebook": str(notebook),
             "output": str(_next_notebook(folder)),
@@ -137,7 +137,7 @@ def _next_notebook(folder: Path) -> Path:
     return path
 
 
-def _supervise(folder: Path, job: dict[str, Any], *, trials: int, say: Callable[[str], None]) -> Outcome:
+def _supervise(folder: Path, job: dict[str, Any], *, trials: int, say: Callable[[str], None]) -> RunResult:
     before = (folder / status.FILE_NAME).read_bytes() if (folder / status.FILE_NAME).exists() else None
     status.begin(folder, owner="kvlab run")
     (folder / ERROR).unlink(missing_ok=True)
@@ -148,14 +148,14 @@ def _supervise(folder: Path, job: dict[str, Any], *, trials: int, say: Callable[
         child.end()
         reason = "stopped by the user; the trials that it printed are in the database"
         status.end(folder, Status.INTERRUPTED, exit_code=errors.EXIT_INTERRUPTED, reason=reason)
-        return Outcome(folder, errors.EXIT_INTERRUPTED, Status.INTERRUPTED, reason)
+        return RunResult(folder, errors.EXIT_INTERRUPTED, Status.INTERRUPTED, reason)
     finally:
         child.end()
     error = read_json(folder / ERROR)
     (folder / ERROR).unlink(missing_ok=True)
     if code == errors.EXIT_OK:
         status.end(folder, Status.COMPLETED, exit_code=code)
-        return Outcome(folder, code, Status.COMPLETED)
+        return RunResult(folder, code, Status.COMPLETED)
     if code == errors.EXIT_BAD_INPUT and not (before is None and done_trials(folder / DATABASE)):
         _leave_nothing(folder, before)
         raise NotebookInputError(error.get("message", "the notebook refused its input"))
@@ -163,7 +163,7 @@ def _supervise(folder: Path, job: dict[str, Any], *, trials: int, say: Callable[
     if code == EXIT_NO_SPACE or "disk is full" in reason or "No space left" in reason:
         reason = f"no space is left on the disk of {folder}: make room; what was printed is in the database"
     status.end(folder, Status.FAILED, exit_code=errors.EXIT_FAILED, reason=reason)
-    return Outcome(folder, errors.EXIT_FAILED, Status.FAILED, reason)
+    return RunResult(folder, errors.EXIT_FAILED, Status.FAILED, reason)
 
 
 class NotebookInputError(KvlabError):
@@ -204,7 +204,8 @@ class _Child:
             encoding="utf-8",
             errors="replace",
             env=env | {"PYTHONIOENCODING": "utf-8:backslashreplace"},
-            start_new_session=True,
+            start_new_session=True,  # on Windows the next line says it
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         self._family: set[psutil.Process] = set()
         assert self.process.stdin is not None  # noqa: S101 - PIPE, for the type checker

@@ -28,7 +28,7 @@ def prepare() -> None:
 
 
 def say(text: object, *, err: bool = False) -> None:
-    """Print lines; a kernel's colours are left out, and all else that is no text is shown by its number."""
+    """Print lines; a kernel's colours are left out, and all else that is not text is shown by its number."""
     typer.echo(shown(text), err=err)
 
 

@@ -8,7 +8,7 @@ import typer
 from kvlab.command.show import say
 
 if TYPE_CHECKING:
-    from kvlab.command.pipeline import Job
+    from kvlab.command.pipeline import StagedRun
 
 app = typer.Typer(
     help="A run in stages: prepare, run, score, analyze, report; or all of them. "
@@ -29,7 +29,8 @@ Whose = Annotated[
     ),
 ]
 Run = Annotated[
-    Path | None, typer.Option("--run", help="A run folder, in place of the newest of this config.")
+    Path | None,
+    typer.Option("--run", help="A run folder or an id of `kvlab ls`, in place of the newest of this config."),
 ]
 Outputs = Annotated[Path | None, typer.Option(help="Where run folders go.")]
 New = Annotated[bool, typer.Option("--new", help="Start a new run, though there is one of this config.")]
@@ -40,8 +41,12 @@ Force = Annotated[
     ),
 ]
 
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Send to another machine as much as the plan says, unasked.")
+]
 
-def _job(
+
+def _staged_run(
     config: Path,
     set_: list[str] | None,
     experiment: str | None,
@@ -49,18 +54,19 @@ def _job(
     outputs: Path | None = None,
     force: bool = False,
     new: bool = False,
-) -> "Job":
+    yes: bool = False,
+) -> "StagedRun":
     from kvlab.command import pipeline
 
-    return pipeline.job(
-        config, set_ or [], experiment=experiment, run=run, outputs=outputs, new=new, force=force
+    return pipeline.staged_run(
+        config, set_ or [], experiment=experiment, run=run, outputs=outputs, new=new, force=force, yes=yes
     )
 
 
 @app.command()
 def validate(config: Config, set_: Set = None, experiment: Whose = None) -> None:
     """Check a configuration: exit code 0, or 2 and one line."""
-    found = _job(config, set_, experiment, new=True)
+    found = _staged_run(config, set_, experiment, new=True)
     say(f"valid: {config} ({found.experiment.name})")
 
 
@@ -71,7 +77,7 @@ def resolve(
     """Print the merged configuration, where each value comes from, and the paths."""
     import yaml
 
-    found = _job(config, set_, experiment, run, outputs)
+    found = _staged_run(config, set_, experiment, run, outputs)
     sources = found.resolved.sources
     say(yaml.safe_dump(found.params.model_dump(mode="json"), sort_keys=False).rstrip())
     say("# from: " + ", ".join(f"{name} {source}" for name, source in sorted(sources.items())))
@@ -93,10 +99,11 @@ def _beginning(name: str, function: str, about: str) -> None:
         outputs: Outputs = None,
         force: Force = False,
         new: New = False,
+        yes: Yes = False,
     ) -> None:
         from kvlab.command import pipeline
 
-        getattr(pipeline, function)(_job(config, set_, experiment, run, outputs, force, new), say)
+        getattr(pipeline, function)(_staged_run(config, set_, experiment, run, outputs, force, new, yes), say)
 
     app.command(name, help=about)(begin)
 
@@ -114,9 +121,25 @@ def _stage(name: str, about: str) -> None:
     ) -> None:
         from kvlab.command import pipeline
 
-        getattr(pipeline, name)(_job(config, set_, experiment, run, outputs, force), say)
+        getattr(pipeline, name)(_staged_run(config, set_, experiment, run, outputs, force), say)
 
     app.command(name, help=about)(stage)
+
+
+@app.command("run")
+def measure(
+    config: Config,
+    set_: Set = None,
+    experiment: Whose = None,
+    run: Run = None,
+    outputs: Outputs = None,
+    force: Force = False,
+    yes: Yes = False,
+) -> None:
+    """Measure every trial that is not measured yet."""
+    from kvlab.command import pipeline
+
+    pipeline.run(_staged_run(config, set_, experiment, run, outputs, force, yes=yes), say)
 
 
 _beginning(
@@ -124,7 +147,6 @@ _beginning(
     "prepare",
     "Make the plan, what it is made of (a dataset), and the run folder; opens no engine.",
 )
-_stage("run", "Measure every trial that is not measured yet.")
 _stage("score", "Score the answers that have no score yet; asks no model.")
 _stage("analyze", "Judge what is stored: tables, plots, verdict.")
 _stage("report", "Write report.md and report.html out of the stored analysis.")

@@ -42,7 +42,7 @@ def watch(
         database: The run's: the bar counts the trials that are done *there*.
         trials: How many are planned.
         say: Prints a line.
-        tick: Called about twice a second.
+        tick: Called about twice per second.
     """
     progress = None
     if sys.stdout.isatty():

@@ -58,8 +58,8 @@ class Asker:
         """
         measured = self.ask(prompt)
         if not answered(measured) and measured.failure is not None:
-            said = " ".join(measured.failure.message.split())[:200]
-            raise ServerError(f"a request of one token failed: {measured.failure.error_type}: {said}")
+            reason = " ".join(measured.failure.message.split())[:200]
+            raise ServerError(f"a request of one token failed: {measured.failure.error_type}: {reason}")
         return usage_evidence(measured.usage)[0], self.cached(measured)
 
     def cached(self, measured: Measurement) -> int | None:

@@ -32,7 +32,7 @@ class Batch:
     What only asks is asked again while the server is in trouble, for up to ``patience_s`` at a time: a
     job may take a day, and its server may be restarted meanwhile. What makes something is asked once.
 
-    All raise httpx.HTTPError for what stays wrong, and ValueError for an answer that is no JSON. What
+    All raise httpx.HTTPError for what stays wrong, and ValueError for an answer that is not JSON. What
     the server says, here or in an error, comes without secrets: a status, a header or a line may echo the key.
 
     Attributes:
@@ -47,7 +47,7 @@ class Batch:
     def absent(self) -> str | None:
         """Return by what the server says that it has no batch API; ``None``: it has one.
 
-        A gateway may answer any path with its web page: what is no JSON is no batch API.
+        A gateway may answer any path with its web page: what is not JSON is no batch API.
         """
 
         def ask() -> httpx.Response:
@@ -61,13 +61,13 @@ class Batch:
             content = json_value(answer.content)
         except ValueError:
             return f"{self.redact(answer.headers.get('content-type', 'something'))[:200]}, and no JSON"
-        return None if isinstance(content, dict | list) else "JSON that is no list of batches"
+        return None if isinstance(content, dict | list) else "JSON that is not a list of batches"
 
     def create(self, lines: Iterable[str]) -> str:
         """Upload requests, at most `MAX_LINES`, and start them. Returns the batch's id.
 
         Raises:
-            ValueError: The server takes them not, in its own words; or there are too many for one file.
+            ValueError: The server refuses them, in its own words; or there are too many for one file.
         """
         data = "".join(lines).encode()
         if len(data) > MAX_BYTES or data.count(b"\n") > MAX_LINES:
@@ -139,11 +139,11 @@ class Batch:
             return answer.raise_for_status()
         except httpx.HTTPStatusError as error:
             try:
-                said = error_message(json_value(answer.content), answer.text)
+                message = error_message(json_value(answer.content), answer.text)
             except ValueError:
-                said = " ".join(answer.text.split())
-            said = self.redact(said) or "nothing"
-            text = f"{self._path(answer)} answers HTTP {answer.status_code}: {said}"
+                message = " ".join(answer.text.split())
+            message = self.redact(message) or "nothing"
+            text = f"{self._path(answer)} answers HTTP {answer.status_code}: {message}"
             raise httpx.HTTPStatusError(text, request=error.request, response=answer) from None
 
     def _path(self, answer: httpx.Response) -> str:
@@ -153,7 +153,7 @@ class Batch:
         return stamina.retry(on=_passes, attempts=None, timeout=patience_s, wait_max=30.0)(ask)()
 
 
-def said_of(batch: Mapping[str, Any]) -> str:
+def message_of(batch: Mapping[str, Any]) -> str:
     """Return what a server says of a batch that did not complete, in its own words; empty: nothing."""
     errors = batch.get("errors")
     if isinstance(errors, dict):
@@ -170,7 +170,7 @@ def _message(error: Any) -> str:  # noqa: ANN401 - JSON
 
 
 def _lines(answer: httpx.Response) -> Iterator[str]:
-    """Yield the lines of a file; one that is longer than any answer comes cut, and so is no JSON."""
+    """Yield the lines of a file; one that is longer than any answer comes cut, and so is not JSON."""
     rest = b""
     for piece in answer.iter_bytes():
         *whole, rest = (rest + piece).split(b"\n")

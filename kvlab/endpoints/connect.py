@@ -31,7 +31,7 @@ class Identity(BaseModel):
         url: Where; ``embedded`` for kvlab's own server, whose port means nothing.
         model: The name that requests carry.
         revision: What the weights are, where that is known (a file hash, a commit).
-        block_size: Tokens a block of the prefix cache.
+        block_size: Tokens per block of the prefix cache.
         learned_law: What its cache reuses, where that was found out by asking.
         max_model_len: Longest context in tokens.
         facts: What it can prove: cached_tokens, metrics, salt, tokenizer, token_ids…, and, from these,
@@ -136,8 +136,9 @@ def connect(settings: Settings, embedded_flags: Sequence[str] = ()) -> Connectio
             headers["X-User-Id"] = settings.tensormesh_user_id.get_secret_value()
         url, model = _askable(settings.openai_base_url), settings.openai_model or ""
     else:
-        from kvlab.serving import embedded  # only where it is needed: it looks for an engine
+        from kvlab.serving import embedded, launch  # only where it is needed: it looks for an engine
 
+        launch.require_linux()
         lease = embedded.acquire(
             settings.kvlab_model,
             cache_dir=paths.cache_dir(),

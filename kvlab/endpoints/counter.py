@@ -61,14 +61,17 @@ class ServerCounter:
         )
         tokens = page.object().get("tokens")
         if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
-            said = "its answer has no list of token ids" if page.ok else self.redact(page.said())[:200]
-            raise ServerError(f"{self.url} did not count a prompt: HTTP {page.status}: {said}")
+            detail = "its answer has no list of token ids" if page.ok else self.redact(page.message())[:200]
+            raise ServerError(f"{self.url} did not count a prompt: HTTP {page.status}: {detail}")
         return tokens
 
 
 @dataclass
 class InputTokensCounter:
-    """The server's own count of a chat, through ``/v1/chat/completions/input_tokens`` (llama.cpp)."""
+    """The server's own count of a chat, through ``/v1/chat/completions/input_tokens`` (llama.cpp).
+
+    Its tokens are listed by ``/apply-template`` and ``/tokenize``.
+    """
 
     http: httpx.Client
     url: str
@@ -86,9 +89,23 @@ class InputTokensCounter:
         page = fetch(self.http, self.url, body={"model": self.model, **prompt}, timeout_s=60.0)
         tokens = as_tokens(page.object().get("input_tokens"))
         if not tokens:
-            said = self.redact(page.said())[:200]
-            raise ServerError(f"{self.url} did not count a prompt: HTTP {page.status}: {said}")
+            detail = self.redact(page.message())[:200]
+            raise ServerError(f"{self.url} did not count a prompt: HTTP {page.status}: {detail}")
         return tokens
+
+    def tokens(self, prompt: Prompt) -> list[int] | None:
+        """Return a chat's token ids; ``None``: the server does not list them, or others than it counts."""
+        root = self.url.partition("/v1/")[0]
+        applied = fetch(self.http, f"{root}/apply-template", body=dict(prompt), timeout_s=60.0)
+        text = applied.object().get("prompt")
+        if not isinstance(text, str):
+            return None
+        body = {"content": text, "add_special": True, "parse_special": True}
+        page = fetch(self.http, f"{root}/tokenize", body=body, max_bytes=2**26, timeout_s=60.0)
+        tokens = page.object().get("tokens")
+        if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+            return None
+        return tokens if len(tokens) == self(prompt) else None
 
 
 @dataclass
@@ -114,9 +131,9 @@ def shared_prefix(counter: Counter, first: Prompt, second: Prompt) -> int:
 
     0 is the strict answer: then no cached token of a cold request is excused as the template's.
     """
-    if not isinstance(counter, ServerCounter):
+    if not isinstance(counter, ServerCounter | InputTokensCounter):
         return 0
-    pairs = zip(counter.tokens(first), counter.tokens(second), strict=False)
+    pairs = zip(counter.tokens(first) or (), counter.tokens(second) or (), strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
 
 
@@ -160,9 +177,9 @@ class CalibratedCounter:
             )
         slope = (long - short) / (sizes[1] - sizes[0])
         if slope <= 0:
-            said = f"{short}, then {long} for a prompt four times as long"
+            detail = f"{short}, then {long} for a prompt four times as long"
             raise ServerError(
-                f"usage.prompt_tokens does not grow with the prompt ({said}): no prompt can be sized"
+                f"usage.prompt_tokens does not grow with the prompt ({detail}): no prompt can be sized"
             )
         return cls(slope, short - slope * sizes[0], ask)
 

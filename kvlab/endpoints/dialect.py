@@ -50,12 +50,12 @@ class Dialect:
         """Return how to write a request that was refused; ``None``: nothing that is known here helps."""
         if failure is None or failure.error_type is not ErrorType.REFUSED_INPUT:
             return None
-        said = failure.message.lower()
-        if self.limit_field == "max_tokens" and "max_completion_tokens" in said:
+        message = failure.message.lower()
+        if self.limit_field == "max_tokens" and "max_completion_tokens" in message:
             return replace(self, limit_field="max_completion_tokens")
-        if self.stream_options and ("stream_options" in said or "include_usage" in said):
+        if self.stream_options and ("stream_options" in message or "include_usage" in message):
             return replace(self, stream_options=False)
-        if self.temperature and "temperature" in said:
+        if self.temperature and "temperature" in message:
             return replace(self, temperature=False)
         return None
 

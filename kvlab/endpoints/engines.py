@@ -10,7 +10,7 @@ from kvlab.endpoints.counter import Counter
 from kvlab.settings import Settings
 
 #: Given the longest context in tokens, or ``None`` where that is unknown; raises for what does not fit.
-Check = Callable[[int | None], None]
+LengthCheck = Callable[[int | None], None]
 
 
 class Engine(Protocol):
@@ -23,17 +23,17 @@ class Engine(Protocol):
         """Give back what it holds."""
 
 
-class Opening(Protocol):
+class EngineFactory(Protocol):
     """An engine that is chosen and not open yet."""
 
     @property
     def in_process(self) -> str | None:
         """The module that must be installed to load the engine into this process; ``None``: it is an endpoint."""
 
-    def open(self, check: Check) -> Any:  # noqa: ANN401 - an `Engine` of a kind that the experiment knows
+    def open(self, check: LengthCheck) -> Any:  # noqa: ANN401 - an `Engine` of a kind that the experiment knows
         """Open it for measuring, and find out what it can prove."""
 
-    def hold(self, check: Check) -> AbstractContextManager[None]:
+    def keep_running(self, check: LengthCheck) -> AbstractContextManager[None]:
         """Refuse what cannot work, and keep up what a notebook in another process will use."""
 
 
@@ -50,17 +50,17 @@ class Endpoint:
     embedded_flags: Callable[[], tuple[str, ...]] = tuple
     in_process: ClassVar[str | None] = None
 
-    def open(self, check: Check) -> Any:  # noqa: ANN401 - an OpenAICompat
+    def open(self, check: LengthCheck) -> Any:  # noqa: ANN401 - an OpenAICompat
         """Connect, and find out what the server can prove."""
         from kvlab.endpoints import openai  # only where something is measured
 
         return openai.open_engine(self.settings, check, self._flags())
 
-    def hold(self, check: Check) -> AbstractContextManager[None]:
+    def keep_running(self, check: LengthCheck) -> AbstractContextManager[None]:
         """Keep the server up for a notebook in another process."""
         from kvlab.endpoints import openai
 
-        return openai.hold(self.settings, check, self._flags())
+        return openai.keep_running(self.settings, check, self._flags())
 
     def _flags(self) -> tuple[str, ...]:
         return () if self.settings.is_remote else self.embedded_flags()
@@ -73,14 +73,14 @@ class OfflineVLLM:
     settings: Settings
     in_process: ClassVar[str | None] = "vllm"
 
-    def open(self, check: Check) -> Any:  # noqa: ANN401 - an OfflineEngine
+    def open(self, check: LengthCheck) -> Any:  # noqa: ANN401 - an OfflineEngine
         """Load the model."""
         from kvlab.endpoints import offline  # only where something is measured
 
         return offline.open_engine(self.settings, check)
 
-    def hold(self, check: Check) -> AbstractContextManager[None]:
+    def keep_running(self, check: LengthCheck) -> AbstractContextManager[None]:
         """Refuse what cannot work; the notebook loads its own."""
         from kvlab.endpoints import offline
 
-        return offline.hold(self.settings, check)
+        return offline.keep_running(self.settings, check)

@@ -42,7 +42,7 @@ def identify(connection: Connection) -> Identity:
         flags=list(lease.flags) if lease else [],
         block_size=block,
         block_size_source=source,
-        max_model_len=_length((entry or {}).get("max_model_len")),
+        max_model_len=_context(entry or {}),
     )
 
 
@@ -53,10 +53,10 @@ def _models(connection: Connection) -> list[dict[str, Any]] | None:
     if page.status is None or page.why is not None:
         reason = connection.settings.redact(page.why or "no answer")
         raise InputError("OPENAI_BASE_URL", url, f"does not answer ({reason}); start it or correct it")
-    said = _line(connection.settings.redact(page.said()), 200)
+    message = _line(connection.settings.redact(page.message()), 200)
     if page.status in (401, 403):
         raise InputError(
-            "OPENAI_API_KEY", None, f"is refused by {url} (HTTP {page.status}: {said}); correct it"
+            "OPENAI_API_KEY", None, f"is refused by {url} (HTTP {page.status}: {message}); correct it"
         )
     if 300 <= page.status < 400:
         raise InputError(
@@ -64,7 +64,7 @@ def _models(connection: Connection) -> list[dict[str, Any]] | None:
         )
     if page.status >= 500 or page.status == 429:
         fix = "try again when the server is well"
-        raise KvlabError(f"{url}/models answers HTTP {page.status} ({said}); {fix}")
+        raise KvlabError(f"{url}/models answers HTTP {page.status} ({message}); {fix}")
     return _listed(page, connection) if page.status == 200 else None
 
 
@@ -75,7 +75,7 @@ def _listed(page: Page, connection: Connection) -> list[dict[str, Any]]:
         fix = "is not served there: the server lists no model (its data is null); load or pull one"
         raise InputError("OPENAI_MODEL", connection.model, fix)
     if not isinstance(data, list):
-        fix = f"answers, but not as an OpenAI-compatible API (it says {_line(connection.settings.redact(page.said()))!r}); correct it"
+        fix = f"answers, but not as an OpenAI-compatible API (it says {_line(connection.settings.redact(page.message()))!r}); correct it"
         raise InputError("OPENAI_BASE_URL", connection.target.base_url, fix)
     return [item for item in data if isinstance(item, dict)]
 
@@ -85,6 +85,13 @@ def _aliases(entry: dict[str, Any]) -> frozenset[str]:
     found = [entry.get(key) for key in ("root", "name", "canonical_slug", "display_name")]
     found += listed if isinstance(listed, list) else []
     return frozenset(name for name in found if isinstance(name, str) and name)
+
+
+def _context(entry: dict[str, Any]) -> int | None:
+    """Return the longest context: vLLM's word for it, else llama.cpp's (what the server was started with)."""
+    meta = entry.get("meta")
+    stated = _length(entry.get("max_model_len"))
+    return stated or (_length(meta.get("n_ctx")) if isinstance(meta, dict) else None)
 
 
 def _length(value: Any) -> int | None:  # noqa: ANN401 - JSON

@@ -252,11 +252,11 @@ def difference(
     others = max(before.busy() or 0, after.busy() or 0)
     if others > 0:
         return ServerView(
-            reason=f"{others:.0f} other requests were being worked on, so none can be told apart"
+            reason=f"{others:.0f} other requests were being worked on, so they cannot be told apart"
         )
     finished = (after.finished or 0) - (before.finished or 0)
     if finished != 1:
-        return ServerView(reason=f"{finished:.0f} requests finished meanwhile, so none can be told apart")
+        return ServerView(reason=f"{finished:.0f} requests finished meanwhile, so they cannot be told apart")
     counted = _delta(PROMPT, before.values, after.values)
     if prompt_tokens is not None and counted is not None and counted != prompt_tokens:
         text = f"{counted:.0f} prompt tokens were counted meanwhile, where this request has {prompt_tokens}"

@@ -204,8 +204,8 @@ def _probe(engine: OfflineEngine) -> dict[str, Fact]:
         return engine.generate(Call(name, "probe", ids, 1, salt=salt, reset=reset))
 
     first, again, salted = ask(), ask(), ask(salt=secrets.token_hex(8))
-    said = engine.reset()
-    after = ask(reset=said)
+    reset_answer = engine.reset()
+    after = ask(reset=reset_answer)
     engine.reset()  # the next one to ask finds nothing of this
     cold, warm = first.evidence.usage_tokens, again.evidence.usage_tokens
     fresh, emptied = salted.evidence.usage_tokens, after.evidence.usage_tokens
@@ -221,8 +221,8 @@ def _probe(engine: OfflineEngine) -> dict[str, Fact]:
             holds=fresh == 0, why=f"a known prompt with a fresh cache_salt had {fresh} cached tokens"
         ),
         "reset": Fact(
-            holds=said and emptied == 0,
-            why=f"reset_prefix_cache() said {said}, and a known prompt then had {emptied} cached tokens",
+            holds=reset_answer and emptied == 0,
+            why=f"reset_prefix_cache() said {reset_answer}, and a known prompt then had {emptied} cached tokens",
         ),
         "tokenizer": Fact(holds=bool(ids), why=f"{engine.counter.source} made {len(ids)} tokens of a text"),
         "token_ids": Fact(
@@ -289,7 +289,7 @@ def open_engine(settings: Settings, check: Callable[[int | None], None]) -> Offl
 
 
 @contextmanager
-def hold(settings: Settings, check: Callable[[int | None], None]) -> Iterator[None]:
+def keep_running(settings: Settings, check: Callable[[int | None], None]) -> Iterator[None]:
     """Refuse what cannot work before a notebook's process loads the engine. Starts nothing."""
     check(_prepare(settings).max_model_len)
     yield

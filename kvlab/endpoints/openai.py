@@ -153,13 +153,15 @@ def _lengths(counter: Counter) -> Fact:
 
 
 @contextmanager
-def hold(
+def keep_running(
     settings: Settings, check: Callable[[int | None], None], embedded_flags: Sequence[str] = ()
 ) -> Iterator[None]:
     """Keep the endpoint up for a notebook in another process, after refusing what cannot work on it."""
     if not settings.is_remote:
+        from kvlab.serving.launch import require_linux
         from kvlab.serving.model import resolve_model  # only where it is needed: it looks for an engine
 
+        require_linux()
         check(resolve_model(settings.kvlab_model, cache_dir=paths.cache_dir(), say=print).max_model_len)
     with endpoint.connect(settings, embedded_flags) as connection:
         check(identify(connection).max_model_len)

@@ -1,7 +1,7 @@
 """A server's own pages, fetched within bounds: so many bytes, so much time, whatever stands on them.
 
 Nothing here raises for what a server can answer. A page that is cut, late, or none says why, and its
-JSON is ``None`` where it is no JSON: HTML for every path, a bare list and ``null`` are all in use.
+JSON is ``None`` where it is not JSON: HTML for every path, a bare list and ``null`` are all in use.
 """
 
 import json
@@ -53,7 +53,7 @@ class Page:
         content = self.json() if self.ok else None
         return content if isinstance(content, dict) else {}
 
-    def said(self) -> str:
+    def message(self) -> str:
         """Return what the server said, in one line: its error's message, or the body.
 
         It is not cut: a server may echo a key, and a key that is cut cannot be found any more.

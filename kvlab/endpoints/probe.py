@@ -29,6 +29,8 @@ _WORDS = "A prefix cache keeps the keys and values of tokens that it has seen be
 _TOKENS_A_LINE = 16
 #: Hosted APIs reuse nothing of a shorter prompt than 1,024 tokens.
 _HOSTED_MINIMUM_TOKENS = 1200
+#: Servers of one's own reuse short prompts, too.
+_NO_MINIMUM = ("vLLM", "llama.cpp")
 #: A repeat may reach another replica or engine than the first request, so 0 is believed only after so many.
 _REPEATS = 4
 
@@ -97,15 +99,15 @@ class _Probe:
         if failure is None or answered(measured):
             return
         url, model = self.connection.target.base_url, self.connection.model
-        said = " ".join(failure.message.split())[:300]
+        reason = " ".join(failure.message.split())[:300]
         if failure.http_status in (401, 403):
-            fix = f"is refused by {url} (HTTP {failure.http_status}: {said}); correct it"
+            fix = f"is refused by {url} (HTTP {failure.http_status}: {reason}); correct it"
             raise InputError("OPENAI_API_KEY", None, fix)
         if failure.error_type is not ErrorType.REFUSED_INPUT:
             raise KvlabError(
-                f"{url} answers no chat request for model {model!r}: {failure.error_type}: {said}"
+                f"{url} answers no chat request for model {model!r}: {failure.error_type}: {reason}"
             )
-        what = f"refuses a chat request for model {model!r} (HTTP {failure.http_status}: {said})"
+        what = f"refuses a chat request for model {model!r} (HTTP {failure.http_status}: {reason})"
         fix = "correct the URL or OPENAI_MODEL" if failure.http_status == 404 else "the server says why"
         raise InputError("OPENAI_BASE_URL", url, f"{what}; {fix}")
 
@@ -122,6 +124,7 @@ class _Probe:
         facts["cached_tokens"] = _cached_tokens(self.connection, first, again, fresh)
         facts["cached_counters"] = _cached_counters(first, again)
         facts["reuse"] = _reuse(again)
+        facts[proof.ONE_CACHE] = _one_cache(again)
         facts["salt"] = self._salt(text)
         facts["token_ids"] = _token_ids(self.asker, tokenizer)
         if (words := self.connection.dialect.words) is not None:
@@ -185,7 +188,7 @@ class _Probe:
             return None
         longer = f"{text} x"
         self.see(longer)
-        other = self.see(longer)
+        other = self._repeat(longer)[-1]  # the next one may reach another replica
         if not _all_but_one(other) or other.prompt_tokens == again.prompt_tokens:
             return None
         return CacheLaw.by_token(_read(fresh) or 0)
@@ -233,8 +236,8 @@ def counter(connection: Connection, identity: Identity) -> Counter:
     sample = _chat(_text(4))
     if identity.can("tokenizer"):
         found = _tokenize(connection)
-        said = asker.usage(sample)[0]
-        off = 0 if said is None else said - found(sample)
+        reported = asker.usage(sample)[0]
+        off = 0 if reported is None else reported - found(sample)
         return found if abs(off) > _TEMPLATE_TOKENS else _with_offset(found, off)
     url = f"{connection.target.base_url}/chat/completions/input_tokens"
     counts = InputTokensCounter(connection.http, url, connection.model, redact=connection.settings.redact)
@@ -264,8 +267,9 @@ def _with_offset(found: ServerCounter, off: int) -> ServerCounter:
 
 def _lines(identity: Identity) -> int:
     # Several blocks. Servers that do not say use up to 1,024 tokens a step, or reuse nothing below so many.
-    least = 0 if identity.kind == "vLLM" else _HOSTED_MINIMUM_TOKENS
-    wanted = -(-max(4 * min(identity.block_size or 300, 4096), least) // _TOKENS_A_LINE)
+    least = 0 if identity.kind in _NO_MINIMUM else _HOSTED_MINIMUM_TOKENS
+    unknown = 64 if identity.kind == "llama.cpp" else 300  # it reuses by the token, and may compute slowly
+    wanted = -(-max(4 * min(identity.block_size or unknown, 4096), least) // _TOKENS_A_LINE)
     if identity.max_model_len is None:
         return wanted
     return max(1, min(wanted, (identity.max_model_len // 2) // (2 * _TOKENS_A_LINE)))
@@ -350,6 +354,18 @@ def _reuse(again: list[_Seen]) -> Fact:
     if all(figure is None for figure in figures):
         return Fact(why="nothing says what was read from a cache")
     return Fact(holds=False, why=f"a prompt that was repeated {len(again)} times was 0 tokens in the cache")
+
+
+def _one_cache(again: list[_Seen]) -> Fact:
+    """Whether every repeat found its prompt, or some reached a cache that did not have it."""
+    found = [_read(seen) for seen in again]
+    if not found[-1]:
+        return Fact(why="no repeat was read from a cache")
+    missed = sum(not tokens for tokens in found)
+    if not missed:
+        return Fact(holds=True, why="the first repeat was read from a cache")
+    why = f"{missed} of {len(found)} repeats found nothing: several replicas may answer, each with a cache of its own"
+    return Fact(holds=False, why=why)
 
 
 def _token_ids(asker: Asker, tokenizer: Fact) -> Fact:

@@ -98,7 +98,7 @@ def learn_capacity(
         n = _hold_out(pool, units, held_out, draw) if pool.candidates else 0
     except OverBudgetError:
         n = 0
-    return _told(pool, units, n, held_out, draw)
+    return _result(pool, units, n, held_out, draw)
 
 
 def _survives(pool: Pool, units: int, between: int) -> bool:
@@ -200,7 +200,7 @@ def _hold_out(pool: Pool, units: int, count: int, draw: random.Random) -> int:
     return LIMIT_AGAIN + max(count, len(texts))  # those whose answer was open
 
 
-def _told(pool: Pool, units: int, predicted: int, held_out: int, draw: random.Random) -> LearnedCapacity:
+def _result(pool: Pool, units: int, predicted: int, held_out: int, draw: random.Random) -> LearnedCapacity:
     grain = pool.law.grain_tokens
     names = tuple(sorted({name for name, _ in pool.pairs}))
     # Without a policy that predicts, only what was served is certain.

@@ -171,7 +171,7 @@ def learn_lifetime(
         )
     watch = _Watch(probe, law, prompt_tokens, overhead_tokens, now, sleep, first_text)
     if not _control(watch):
-        return _told(
+        return _result(
             watch, None, "a prompt that was sent twice at once was not served: no lifetime can be seen"
         )
     watch.round(_waits(first_s, limit_s), each)
@@ -183,7 +183,7 @@ def learn_lifetime(
         watch.round([low + step * (i + 1) for i in range(splits)], each)
         low, high = watch.bracket()
     renewed = None if high is None else _renewed(watch, low, high)
-    return _told(watch, renewed, None if high is not None else f"nothing was lost within {low:,.0f} s")
+    return _result(watch, renewed, None if high is not None else f"nothing was lost within {low:,.0f} s")
 
 
 def _control(watch: _Watch) -> bool:
@@ -214,7 +214,7 @@ def _renewed(watch: _Watch, low: float, high: float) -> bool | None:
     return False
 
 
-def _told(watch: _Watch, renewed: bool | None, reason: str | None) -> LearnedLifetime:
+def _result(watch: _Watch, renewed: bool | None, reason: str | None) -> LearnedLifetime:
     low, high = watch.bracket()
     groups: dict[float, list[bool]] = {}
     for one in sorted(watch.waited, key=lambda one: one.wait_s):

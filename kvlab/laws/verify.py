@@ -114,12 +114,14 @@ def held_out(study: Study, law: CacheLaw) -> None:
         if read == expected:
             continue
         what = f"{length:,} tokens, " + ("repeated" if whole else f"{spec.shared_tokens:,} of them shared")
-        said = f"a prompt of {what}: {read:,} cached, {expected:,} predicted by {law.formula} ({tries} times)"
+        difference = (
+            f"a prompt of {what}: {read:,} cached, {expected:,} predicted by {law.formula} ({tries} times)"
+        )
         if read < expected:
-            raise StoppedError(said)
+            raise StoppedError(difference)
         if not whole and read > asker.shared.get(spec.shared_tokens, 0):
             asker.shared[spec.shared_tokens] = read
-        raise RefitError(said)
+        raise RefitError(difference)
 
 
 def _ask(study: Study, spec: PromptSpec, whole: bool, expected: int) -> tuple[int, int]:

@@ -63,7 +63,7 @@ class Batches:
     def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
         self._source, self._clock = source, clock
         self._ended = False
-        self.said: dict[str, Any] | None = None
+        self.last_report: dict[str, Any] | None = None
 
     def next(self) -> list[Any] | None:
         """Return the exchanges that have arrived within `COMMIT_S`; ``None`` at the end."""
@@ -80,7 +80,7 @@ class Batches:
                 self._ended = True
                 break
             if isinstance(message, dict):
-                self.said = message
+                self.last_report = message
             else:
                 batch += message
         return batch

@@ -61,7 +61,7 @@ def run(
         job: What to do.
         so_far: What is done (`progress`).
         on_report: Called with each report of what has been committed.
-        tick: Called a few times a second.
+        tick: Called a few times per second.
 
     Raises:
         KeyboardInterrupt: The user stopped it.

@@ -6,7 +6,6 @@ everything stops at once. On standard output go length-prefixed pickles of `Fini
 """
 
 import contextlib
-import fcntl
 import gc
 import os
 import pickle
@@ -69,7 +68,7 @@ class Generator:
 
     def run(self) -> dict[str, Any]:
         """Send everything, drain, and return what the generator says of itself."""
-        self.pump.watch(0, selectors.EVENT_READ, self._told)
+        self.pump.watch(0, selectors.EVENT_READ, self._read_command)
         os.set_blocking(1, False)
         arrivals = self.job.arrivals
         places = arrivals.concurrency if arrivals.is_closed else 0
@@ -116,7 +115,7 @@ class Generator:
         taken = most is not None and self.pump.in_flight >= most
         return taken or self._backlog_bytes >= self.job.backlog_bytes
 
-    def _told(self) -> None:
+    def _read_command(self) -> None:
         if not os.read(0, 4096):
             os._exit(1)  # the recorder is gone: nothing that comes can be kept
         self.scheduler.stop()
@@ -207,7 +206,11 @@ class Generator:
 def main() -> None:
     """Do the job on standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the notebook's; it says stop
-    with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux: only less precise
+    with contextlib.suppress(
+        OSError, AttributeError, ImportError
+    ):  # elsewhere than on Linux: only less precise
+        import fcntl
+
         Path("/proc/self/timerslack_ns").write_text("1000")
         fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 2**20)
     allow_all_descriptors()

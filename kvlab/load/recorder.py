@@ -112,15 +112,15 @@ class Recorder:
                 for made in _in_time(batch, rows.row):
                     database.record_items(self.job.run_id, self.job.trial_id, made)
                     self._report(made)
-        said = batches.said
+        last_report = batches.last_report
         code = self._generator.wait()
-        died = None if code == 0 and said is not None else f"the generator ended with {code}"
+        died = None if code == 0 and last_report is not None else f"the generator ended with {code}"
         say(
             state="ended",
             done=self._done,
             failed=self._failed,
             retried=self._retried,
-            generator=said,
+            generator=last_report,
             died=died,
         )
         return EXIT_OK if died is None else EXIT_FAILED

@@ -30,8 +30,8 @@ def html(summary: Summary, folder: Path | None = None) -> str:
 
 
 def next_steps(summary: Summary) -> list[str]:
-    """Return what to do about the checks that do not hold."""
-    open_ = [check for check in summary.checks if check.holds is not True and check.role != "note"]
+    """Return what to do about the checks that did not pass."""
+    open_ = [check for check in summary.checks if check.passed is not True and check.role != "note"]
     return list(dict.fromkeys(check.advice for check in open_ if check.advice))
 
 

@@ -28,8 +28,8 @@ def answer(state: str, ttft: str, why: str, text: str) -> str:
 
 def check(found: Check) -> str:
     """Return one check of a verdict."""
-    word = {True: "yes", False: "no", None: "unknown"}[found.holds]
-    advice = f"<p>{html(found.advice)}</p>" if found.advice and found.holds is not True else ""
+    word = {True: "yes", False: "no", None: "unknown"}[found.passed]
+    advice = f"<p>{html(found.advice)}</p>" if found.advice and found.passed is not True else ""
     return (
         f"<div><p>{label(word)} <b>{html(found.name)}</b> ({found.role}): {html(found.asks)}</p>"
         f"<p>Seen: {html(found.seen)}</p>{advice}</div>"

@@ -1,7 +1,6 @@
 """A run's database, opened once, and everything that findings are made of."""
 
 import json
-import sqlite3
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +22,9 @@ class RunData:
     Attributes:
         folder: The run folder.
         database: Its open database.
-        stored: What it says of the run: experiment_id, name, profile, params, sources, contract,
+        sql: Its connection, for statements that a table alone does not answer.
+        profile: The name of the profile that the run was started with.
+        stored: What the database says of the run: experiment_id, name, profile, params, sources, contract,
             isolation_id, created_utc.
         identity: What answered, and what it could prove; ``None``: the manifest is missing.
     """
@@ -35,6 +36,7 @@ class RunData:
         self.folder: Path = database.path.parent
         self.stored: dict[str, Any] = stored or experiment_row(database)
         self.identity = identity or identity_of(self.folder)
+        self.sql, self.profile = database.sql, str(self.stored["profile"])
         self._tables: dict[str, pd.DataFrame] = {}
         self._requests: pd.DataFrame | None = None
 
@@ -57,16 +59,6 @@ class RunData:
 
     def __exit__(self, *_: object) -> None:
         self.database.close()
-
-    @property
-    def sql(self) -> sqlite3.Connection:
-        """The open connection, for statements that a table alone does not answer."""
-        return self.database.sql
-
-    @property
-    def profile(self) -> str:
-        """The profile's name."""
-        return str(self.stored["profile"])
 
     @property
     def requests(self) -> "pd.DataFrame":

@@ -117,7 +117,7 @@ class Run:
         database = Database(path, create=True)
         experiment_id = f"{folder.parent.name}/{folder.name}"
         template = str(contract["prompt_template_hash"])
-        # One transaction: a database that exists either names its experiment, or is no run yet.
+        # One transaction: a database that exists either names its experiment, or is not a run yet.
         if not resumed:
             with database.transaction():
                 _insert_experiment(
@@ -215,7 +215,7 @@ def experiment_row(database: Database) -> dict[str, Any]:
         except (ValueError, TypeError, RecursionError) as error:
             raise unreadable(database.path, f"{key}_json: {error}") from None
         if not isinstance(found[key], dict):
-            raise unreadable(database.path, f"{key}_json is no JSON object")
+            raise unreadable(database.path, f"{key}_json is not JSON object")
     return found
 
 

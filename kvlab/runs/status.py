@@ -85,7 +85,7 @@ def reconcile(folder: Path) -> dict[str, Any]:
 
     The latter is also written, where it can be: an archive stays as it is.
     """
-    if lock.is_held(folder):
+    if lock.is_locked(folder):
         return read_json(folder / FILE_NAME) | {"status": Status.RUNNING}
     content = read_json(folder / FILE_NAME)  # after the lock: it may have ended in between
     if content.get("status") != Status.RUNNING:

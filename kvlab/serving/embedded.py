@@ -19,7 +19,7 @@ from kvlab import paths
 from kvlab.errors import ServerError
 from kvlab.serving import threads
 from kvlab.serving.launch import KEY, ServerSpec, first_error, phase, server_spec
-from kvlab.serving.lease import Connection, Lease
+from kvlab.serving.lease import Lease, LeaseConnection
 from kvlab.serving.model import resolve_model
 from kvlab.serving.state import Home, State, homes, kill, make_home
 
@@ -116,9 +116,9 @@ def _serves(state: State) -> bool:
     return bool(state.processes and state.processes[0].process())
 
 
-def _join(home: Home) -> Connection | None:
+def _join(home: Home) -> LeaseConnection | None:
     """A lease on the server that the folder tells of; else the folder, cleared of what it tells of."""
-    if connection := Connection.open(home):
+    if connection := LeaseConnection.open(home):
         return connection
     if state := home.read():
         _retire(state)
@@ -134,7 +134,7 @@ def _retire(state: State) -> None:
     kill([*([state.supervisor] if state.supervisor else []), *state.processes])
 
 
-def _start(spec: ServerSpec, home: Home, grace_s: float) -> Connection:
+def _start(spec: ServerSpec, home: Home, grace_s: float) -> LeaseConnection:
     """Start a supervisor and take the first lease; the caller holds the folder's lock."""
     home.rotate_log()
     description = {
@@ -165,14 +165,14 @@ def _start(spec: ServerSpec, home: Home, grace_s: float) -> Connection:
             start_new_session=True,
         )
         starter.wait()
-    connection = Connection.open(home)
+    connection = LeaseConnection.open(home)
     if connection is None:
         raise _failure("its supervisor did not start", home)
     return connection
 
 
 def _await_ready(
-    connection: Connection, home: Home, say: Callable[[str], None], deadline: float
+    connection: LeaseConnection, home: Home, say: Callable[[str], None], deadline: float
 ) -> dict[str, Any]:
     """Wait until the server answers, and say now and then what it is doing."""
     began = time.monotonic()

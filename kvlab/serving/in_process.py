@@ -62,7 +62,7 @@ class InProcess:
 
     Attributes:
         llm: vLLM's ``LLM``.
-        block_size: Tokens a block of its prefix cache, as it has it.
+        block_size: Tokens per block of its prefix cache, as it has it.
         max_model_len: Its longest context in tokens.
     """
 
@@ -92,9 +92,9 @@ class InProcess:
                     seed=0,
                 )
         except Exception as error:
-            said = " ".join(str(error).split())[:300] or "no reason given"
+            message = " ".join(str(error).split())[:300] or "no reason given"
             raise ServerError(
-                f"vLLM could not load {spec.model.served_name}: {type(error).__name__}: {said}"
+                f"vLLM could not load {spec.model.served_name}: {type(error).__name__}: {message}"
             ) from None
         config = self.llm.llm_engine.vllm_config
         self.block_size = int(config.cache_config.block_size)

@@ -13,7 +13,7 @@ from kvlab.serving.state import Home, State
 GREETING_S = 30.0
 
 
-class Connection:
+class LeaseConnection:
     """The client's end of a lease: lines of JSON from the supervisor.
 
     Attributes:
@@ -30,7 +30,7 @@ class Connection:
         self.greeting = greeting
 
     @classmethod
-    def open(cls, home: Home) -> "Connection | None":
+    def open(cls, home: Home) -> "LeaseConnection | None":
         """A lease on the server of a runtime folder; None where nobody gives one."""
         channel = socket.socket(socket.AF_UNIX)
         try:
@@ -86,9 +86,9 @@ class Lease:
     """
 
     def __init__(
-        self, connection: Connection, ready: dict[str, Any], state: State, log: Path, *, reused: bool
+        self, connection: LeaseConnection, ready: dict[str, Any], state: State, log: Path, *, reused: bool
     ) -> None:
-        self._connection: Connection | None = connection
+        self._connection: LeaseConnection | None = connection
         self.base_url = f"http://127.0.0.1:{ready['port']}/v1"
         self.pid: int = ready["pid"]
         self.log_path, self.reused = log, reused

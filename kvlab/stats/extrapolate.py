@@ -29,7 +29,7 @@ LEAST_VALUES = 6
 METHOD = "steady rate and overhead; Student's t for one more trial"
 
 
-class Trial(NamedTuple):
+class TrialRate(NamedTuple):
     """What the fit takes of a trial: its size, total time, and its windows' seconds per request, in order.
 
     Each of its windows holds ``window_requests`` requests.
@@ -68,7 +68,7 @@ class Prediction:
         )  # fmt: skip
 
 
-def predict(trials: Sequence[Trial], requests: int, confidence: float) -> Prediction | None:
+def predict(trials: Sequence[TrialRate], requests: int, confidence: float) -> Prediction | None:
     """Return the time of ``requests`` requests; ``None``: no trial has a steady state."""
     used = [trial for trial in trials if len(trial.s_per_request)]
     if not used:
@@ -97,7 +97,7 @@ def predict(trials: Sequence[Trial], requests: int, confidence: float) -> Predic
 
 
 def _within_s(
-    used: Sequence[Trial], counts: "np.typing.NDArray[np.float64]", requests: int, confidence: float
+    used: Sequence[TrialRate], counts: "np.typing.NDArray[np.float64]", requests: int, confidence: float
 ) -> float:
     """Return half the interval of a further trial's seconds per request, as the windows' scatter has it."""
     squares = sum(
@@ -130,7 +130,7 @@ def _quantile(freedom: float, confidence: float) -> float:
     return float(special.stdtrit(freedom, (1 + confidence) / 2))
 
 
-def _shrink(trials: Sequence[Trial]) -> float:
+def _shrink(trials: Sequence[TrialRate]) -> float:
     """Return which share of the windows counts: (1 - r) / (1 + r), never more than 1.
 
     r is of the deviations from each trial's own mean: that trials differ makes no neighbours alike.

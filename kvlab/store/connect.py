@@ -26,12 +26,16 @@ def open_database(path: Path, *, create: bool = False) -> sqlite3.Connection:
     """Open a run's database; one of an earlier schema is brought to the present one.
 
     WAL with synchronous=FULL: a committed transaction survives a kill and a power cut. Where nothing can be
-    written (an archive, another user's folder), a copy in memory is opened: it can be read and asked as
-    ever, and what is written into it is gone when it is closed.
+    written (an archive, another user's folder), a copy in memory is opened: it can be read and queried as
+    usual, and what is written into it is gone when it is closed. So a writer passes ``create``, or calls
+    `refuse_read_only` first.
 
     Raises:
-        InputError: There is none at ``path`` (and ``create`` is false), it is not one, or it is damaged.
+        InputError: There is none at ``path`` (and ``create`` is false), it is not one, it is damaged, or ``create``
+            is true and it cannot be written.
     """
+    if create:
+        refuse_read_only(path)
     if not create and not path.is_file():
         raise InputError("run folder", str(path.parent), f"holds no {path.name}; name a run folder")
     connection = None
@@ -135,6 +139,17 @@ def is_in_use(error: sqlite3.Error) -> bool:
 def is_read_only(path: Path) -> bool:
     """Whether SQLite could not write ``path``, or the files that it keeps beside it."""
     return path.is_file() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+
+
+def refuse_read_only(path: Path) -> None:
+    """Refuse to write into a database where nothing can be written: it would all be lost.
+
+    Raises:
+        InputError: ``path``, or its folder, is read-only.
+    """
+    if is_read_only(path):
+        fix = "is read-only; copy it to a place that can be written, or write its report with `kvlab report FOLDER --to NEW`"
+        raise InputError("run folder", str(path.parent), fix)
 
 
 def bring_up_to_date(connection: sqlite3.Connection) -> int:

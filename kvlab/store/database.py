@@ -1,4 +1,4 @@
-"""Writing a run's database: one transaction a trial, and nothing is acknowledged before it commits."""
+"""Writing a run's database: one transaction per trial, and nothing is acknowledged before it commits."""
 
 import hashlib
 import json
@@ -153,7 +153,7 @@ class Database:
             trial_id: ``None``: of the run as a whole.
             name: What it is, with its unit: ``pause_s``.
             value: A number; ``None`` where it is a text, or where there is none.
-            text: The text; beside ``None``, the reason why there is no number.
+            text: The text; beside ``None``, the reason why there is not a number.
             request_id: The request it belongs to, if it is one's.
             t_ns: When, on this process's ``perf_counter``; ``None``: now.
 

@@ -20,7 +20,7 @@ class Arrivals:
     Attributes:
         mode: ``closed`` keeps ``concurrency`` requests in flight; the others send at planned moments.
         concurrency: Of a closed loop.
-        rate_per_s: Of an open loop, in requests a second; the rate that a ``ramp`` reaches.
+        rate_per_s: Of an open loop, in requests per second; the rate that a ``ramp`` reaches.
         ramp_from_per_s: The rate at which a ``ramp`` begins.
         ramp_s: How long it takes to reach ``rate_per_s``, which it then keeps.
         seed: Of the gaps of ``poisson``.

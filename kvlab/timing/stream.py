@@ -90,11 +90,11 @@ def usage_contradiction(generation: Generation) -> str | None:
     An event carries a token or more, so there are at least as many tokens as events. Gateways cut
     texts anew, so a few events more are let pass.
     """
-    said = as_tokens((generation.usage or {}).get("completion_tokens"))
+    reported = as_tokens((generation.usage or {}).get("completion_tokens"))
     events = len(generation.token_ns)
-    if said is None or events <= 1.5 * said + 4:
+    if reported is None or events <= 1.5 * reported + 4:
         return None
-    return f"usage contradicts the stream: {events} events with text, and {said} completion tokens"
+    return f"usage contradicts the stream: {events} events with text, and {reported} completion tokens"
 
 
 def events(pieces: Iterable[Piece], *, complete: bool = True) -> Iterator[Event | Fault]:
@@ -237,7 +237,7 @@ def parse(data: str) -> Any:  # noqa: ANN401 - JSON
     integers beyond 64 bits.
 
     Raises:
-        ValueError: It is no JSON; NaN and infinities, which Python's parser takes, are none.
+        ValueError: It is not JSON; NaN and infinities, which Python's parser takes, are none.
         RecursionError: It is nested too deeply.
     """
     chunk = _DECODER.decode(data)
@@ -245,7 +245,7 @@ def parse(data: str) -> Any:  # noqa: ANN401 - JSON
 
 
 def _refuse(constant: str) -> Never:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _finite(text: str) -> float:
@@ -320,7 +320,7 @@ def _read_chunk(
         generation.model = name
     choices = chunk.get("choices") or ()
     if not isinstance(choices, list | tuple):
-        raise _MalformedError("choices is no list")
+        raise _MalformedError("choices is not a list")
     for choice in choices:
         _read_choice(generation, t_ns, choice, texts, thoughts)
 
@@ -363,7 +363,7 @@ def _text(place: dict[str, Any], name: str) -> str:
     if not value:
         return ""
     if not isinstance(value, str):
-        raise _MalformedError(f"{name} is no text")
+        raise _MalformedError(f"{name} is not text")
     return value
 
 
@@ -380,7 +380,7 @@ def _parts(place: dict[str, Any], name: str) -> tuple[str, str]:
         if isinstance(inner, list):
             inner = "".join(_text(one, "text") for one in inner if isinstance(one, dict))
         if inner and not isinstance(inner, str):
-            raise _MalformedError(f"a part of {name} is no text")
+            raise _MalformedError(f"a part of {name} is not text")
         if part.get("type") in _THOUGHTS:
             thought += inner or ""
         else:

@@ -19,7 +19,7 @@ class CacheUsage:
     """``vllm:kv_cache_usage_perc`` of the cache's stated size, as a memory sampler.
 
     The share is of blocks that requests hold at that moment; blocks that are only kept for later
-    hits count as free. Only its line of the page is read: parsing all of it ten times a second would
+    hits count as free. Only its line of the page is read: parsing all of it ten times per second would
     take a tenth of a core from what is measured.
 
     Args:

@@ -14,7 +14,7 @@ _COLOURS = (figures.COLD, figures.HIT, figures.MARGIN, "#CC79A7", "#56B4E9")
 def memory_over_time(
     samples: "pd.DataFrame", windows: "pd.DataFrame", title: str = "Memory over time"
 ) -> "Figure":
-    """Return one line a series, with the trials as shaded stretches.
+    """Return one line per series, with the trials as shaded stretches.
 
     Args:
         samples: Of `kvlab.vram.timeline.samples`.

@@ -123,10 +123,23 @@ def test_a_run_that_cannot_be_written_in_is_reported_to_another_place(monkeypatc
     assert "is there already" in capsys.readouterr().err
 
 
+def test_a_report_to_another_place_that_fails_leaves_nothing_there(monkeypatch, capsys, old_run, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build, "rebuild", full)
+    assert run(monkeypatch, "report", old_run, "--to", tmp_path / "new" / "place") == 1
+    assert "no space is left" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    assert run(monkeypatch, "report", old_run, "--to", tmp_path / "file" / "place") == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
 def test_a_report_of_a_run_under_way_is_no_second_writer(monkeypatch, old_run):
-    with lock.held(old_run):
+    with lock.locked(old_run):
         assert run(monkeypatch, "report", old_run) == 0
-        assert lock.is_held(old_run)
+        assert lock.is_locked(old_run)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +167,7 @@ def test_going_on_is_proposed_where_it_would_work(monkeypatch, capsys, tmp_path,
             if what == "run":
                 fill(database)
                 database.record_attempt("r", "t0", [recorded("a")], "done")
-    outcome = runner.Outcome(folder, 1, Status.FAILED, "it died")
+    outcome = runner.RunResult(folder, 1, Status.FAILED, "it died")
     monkeypatch.setattr(runner, "run", lambda *_: outcome)
     assert run(monkeypatch, "run", "token_sweep") == 1
     said = capsys.readouterr().err

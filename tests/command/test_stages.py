@@ -1,15 +1,19 @@
 """The stages serve every experiment: which one, what has a meaning for it, and what is said where it has none."""
 
 import json
+import os
 
 import pytest
 import yaml
 
+import kvlab as kv
 from benchmarks.servers.process import FakeServer
+from kvlab import experiments
 from kvlab.command import pipeline
 from kvlab.errors import InputError
 from tests.command.tool import folders, kvlab, read
 from tests.conftest import ROOT
+from tests.golden import stored
 
 SWEEP = {"token_targets": [300, 600], "repeats": 3, "max_tokens": 2, "manual_sections": 30}
 
@@ -23,7 +27,7 @@ def sweep(tmp_path, outputs, point_at):
     config.write_text(yaml.safe_dump(SWEEP))
     with FakeServer(base_ms=1, itl_ms=0, ms_per_uncached_token=0.02) as server:
         point_at(server)
-        yield lambda *overrides, **more: pipeline.job(config, list(overrides), outputs=outputs, **more)
+        yield lambda *overrides, **more: pipeline.staged_run(config, list(overrides), outputs=outputs, **more)
 
 
 def test_a_sweep_in_stages(sweep, outputs):
@@ -68,6 +72,54 @@ def test_all_stages_at_once_and_then_nothing_again(sweep):
     ] * 2
 
 
+@pytest.fixture
+def read_only(monkeypatch):
+    """Make a folder one that cannot be written in; returns what is in it."""
+    access = os.access
+
+    def apply(folder):
+        monkeypatch.setattr(
+            os,
+            "access",
+            lambda path, mode: (
+                access(path, mode) and not (mode & os.W_OK and folder in [path, *path.parents])
+            ),
+        )
+        return lambda: {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    return apply
+
+
+def test_the_stages_of_a_run_that_is_read_only(sweep, read_only):
+    """What is up to date is said to be; what would have to be written is refused in one line, and nothing changes."""
+    said = []
+    folder = pipeline.everything(sweep(), said.append).parent
+    content = read_only(folder)
+    before = content()
+    for stage in (pipeline.run, pipeline.score, pipeline.analyze, pipeline.report):
+        stage(sweep(), said.append)
+    assert ["up to date" in line for line in said[-2:]] == [True, True]
+    for stage in (pipeline.analyze, pipeline.report):
+        with pytest.raises(InputError, match="is read-only; copy it to a place that can be written"):
+            stage(sweep(force=True), said.append)
+    with pytest.raises(InputError, match="is read-only"), pipeline.opened(sweep()):
+        pass
+    assert content() == before
+    assert kv.load(folder).summary.verdict == json.loads((folder / "summary.json").read_text())["verdict"]
+
+
+def test_no_score_is_lost_in_a_run_that_is_read_only(tmp_path, read_only):
+    """A database that cannot be written is read as a copy in memory: what were scored there would be gone."""
+    folder = stored.copy("kv_budget_transition", tmp_path / "run")
+    content = read_only(folder)
+    before = content()
+    experiment = experiments.get("kv_budget_transition")
+    staged = pipeline.StagedRun(experiment, None, None, "smoke", tmp_path, folder, force=True)
+    with pytest.raises(InputError, match="is read-only"):
+        pipeline.score(staged, lambda line: None)
+    assert content() == before
+
+
 def test_other_parameters_are_another_run(sweep):
     folder = pipeline.prepare(sweep(), lambda line: None)
     assert sweep().folder == folder
@@ -97,7 +149,7 @@ def test_whose_configuration_it_is(tmp_path, folder, named, found):
     config = tmp_path / folder / "empty.yaml"
     config.parent.mkdir()
     config.touch()
-    assert pipeline.job(config, [], experiment=named).experiment.name == found
+    assert pipeline.staged_run(config, [], experiment=named).experiment.name == found
 
 
 def test_a_run_of_another_experiment_is_refused(sweep, tmp_path):
@@ -105,7 +157,7 @@ def test_a_run_of_another_experiment_is_refused(sweep, tmp_path):
     config = tmp_path / "mine.yaml"
     config.touch()
     with pytest.raises(InputError, match="is a run of token_sweep; name a run of kv_budget_transition"):
-        pipeline.job(config, [], run=folder)
+        pipeline.staged_run(config, [], run=folder)
 
 
 def test_both_names_of_the_command_and_an_unknown_experiment():

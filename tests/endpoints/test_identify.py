@@ -88,6 +88,15 @@ def test_a_context_length_is_a_number_of_tokens_or_unknown(identified, stated, l
     assert identified(v1__models=models).max_model_len == length
 
 
+@pytest.mark.parametrize(
+    ("meta", "length"),
+    [({"n_ctx": 4096, "n_ctx_train": 8192}, 4096), ({"n_ctx_train": 8192}, None), ([1], None)],
+)
+def test_llama_cpp_states_the_context_that_it_was_started_with(identified, meta, length):
+    models = (200, {"data": [{"id": "m", "owned_by": "llamacpp", "meta": meta}]})
+    assert identified(v1__models=models).max_model_len == length
+
+
 @pytest.mark.parametrize("version", [5, {"a": 1}, None, "", ["1"]])
 def test_a_version_is_a_text_or_unknown(identified, version):
     assert identified(version=(200, {"version": version})).version is None

@@ -81,7 +81,7 @@ def test_hold_checks_the_context_and_starts_nothing(monkeypatch, tmp_path, capsy
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 123}')
     monkeypatch.setenv("KVLAB_MODEL", str(tmp_path))
     told = []
-    with vllm_offline.hold(load_settings(), told.append):
+    with vllm_offline.keep_running(load_settings(), told.append):
         assert told == [123]
     assert capsys.readouterr().out == ""
 
@@ -91,12 +91,15 @@ def test_an_endpoint_is_of_no_concern_and_that_is_said(monkeypatch, tmp_path, ca
     for key, value in {"KVLAB_MODEL": str(tmp_path), "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
                        "OPENAI_API_KEY": "EMPTY", "OPENAI_MODEL": "m"}.items():  # fmt: skip
         monkeypatch.setenv(key, value)
-    with vllm_offline.hold(load_settings(), lambda _: None):
+    with vllm_offline.keep_running(load_settings(), lambda _: None):
         pass
     assert capsys.readouterr().out.count("OPENAI_BASE_URL is not used here") == 1
 
 
 def test_without_vllm_there_is_one_line(monkeypatch):
     monkeypatch.setattr(vllm_offline.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(InputError, match="make setup"), vllm_offline.hold(load_settings(), lambda _: None):
+    with (
+        pytest.raises(InputError, match="make setup"),
+        vllm_offline.keep_running(load_settings(), lambda _: None),
+    ):
         pass

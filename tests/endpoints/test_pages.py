@@ -65,7 +65,7 @@ def test_a_busy_server_is_asked_again_when_it_says():
 def test_what_is_no_object_is_an_empty_one(body):
     page = fetch(client(httpx.Response(200, content=body)), "http://x/")
     assert page.object() == {}
-    assert isinstance(page.said(), str)
+    assert isinstance(page.message(), str)
 
 
 @pytest.mark.parametrize("url", ["http://", "http://[::1/", "nonsense", "http://x:99999/"])

@@ -1,5 +1,8 @@
 """What is found out about odd servers, and that a run and `doctor` are told the same."""
 
+import itertools
+import zlib
+
 import pytest
 
 from benchmarks.servers.odd_server import OddServer, Words, answer
@@ -214,6 +217,49 @@ def test_llama_cpps_own_count_of_a_chat_is_exact(probed):
         assert engine.identity.kind == "llama.cpp"
         assert isinstance(engine.counter, InputTokensCounter)
         assert engine.counter({"messages": [{"role": "user", "content": "one two"}]}) == 6
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_replicas_in_turns_are_seen_by_the_repeats_that_find_nothing(probed, replicas):
+    turns = itertools.cycle([cached(Words(grain=1)) for _ in range(replicas)])
+    with OddServer(lambda body: next(turns)(body)) as server:
+        identity = probed(server).identity
+        assert identity.facts["one_cache"].holds is (replicas == 1)
+        assert identity.law == CacheLaw.by_token(4)
+        verdict = proof.proves(identity)
+        assert verdict.holds, "what is cold and what is a hit is shown all the same"
+        assert ("several replicas" in verdict.why) == (replicas > 1)
+
+
+def llama_cpp(words, off=0):
+    """Pages of llama.cpp's server: it counts chats, and lists tokens of a text that the template was applied to."""
+
+    def numbers(body):
+        return 200, {"tokens": [zlib.crc32(word.encode()) for word in body["content"].split()] + [0] * off}
+
+    count = lambda body: (200, {"input_tokens": len(words.tokens(body))})  # noqa: E731
+    template = lambda body: (200, {"prompt": " ".join(words.tokens(body))})  # noqa: E731
+    pages = {"v1__chat__completions__input_tokens": count, "props": (200, {"build_info": "b1"})}
+    return pages | {"apply-template": template, "tokenize": numbers}
+
+
+@pytest.mark.parametrize(("off", "shared"), [(0, 24), (1, 0)])
+def test_a_template_s_start_is_listed_where_chats_cannot_be_tokenized_at_once(probed, off, shared):
+    """llama.cpp's chats begin with a default system prompt; a list that has not as many tokens as counted is none."""
+    words = Words(grain=1, start=24)
+    with OddServer(cached(words), **llama_cpp(words, off)) as server:
+        engine = probed(server)
+        chats = [{"messages": [{"role": "user", "content": text}]} for text in ("a first", "the other one")]
+        asked = len([body for body in server.bodies if body.get("stream")])
+        assert shared_start(engine.counter, *chats) == shared
+        assert len([body for body in server.bodies if body.get("stream")]) == asked, "nothing is generated"
+
+
+def test_the_first_look_at_llama_cpp_takes_few_tokens(probed):
+    words = Words(grain=1)
+    with OddServer(cached(words), **llama_cpp(words)) as server:
+        probed(server)
+        assert max(len(words.tokens(body)) for body in server.bodies if body.get("stream")) < 700
 
 
 @pytest.mark.parametrize("off", [3, 0])

@@ -142,15 +142,9 @@ def test_the_drawn_figures_are_the_announced_ones(name, state, tmp_path):
     assert sorted(path.stem for path in (folder / "plots").iterdir()) == sorted(announced)
 
 
-#: Its notebook asks for pictures that are there only where something was answered.
-ASKS_TOO_MUCH = {("kv_budget_transition", "empty")}
-
-
 @cases("measured", "empty")
-def test_a_notebook_asks_for_what_every_run_has(name, state, tmp_path, request):
+def test_a_notebook_asks_for_what_every_run_has(name, state, tmp_path):
     """Else it ends there, and a run that went wrong has no report; what may be missing stands behind an ``if``."""
-    if (name, state) in ASKS_TOO_MUCH:
-        request.applymarker(pytest.mark.xfail(strict=True))
     cells = json.loads(experiments.notebook(name).read_text())["cells"]
     lines = [line for cell in cells if cell["cell_type"] == "code" for line in cell["source"]]
     asked = {

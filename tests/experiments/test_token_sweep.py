@@ -89,7 +89,7 @@ def test_pass_has_the_reduction_within_the_pair():
     assert found.verdict == "PASS"
     assert found.results["median_ttft_reduction"] == 0.9
     assert (found.results["pairs_valid"], found.results["pairs_planned"]) == (10, 10)
-    assert all(check.holds for check in found.checks)
+    assert all(check.passed for check in found.checks)
 
 
 def test_too_small_a_saving_fails():
@@ -226,7 +226,7 @@ def test_without_controls_the_report_says_what_is_in_the_saving():
     found = judge(params(position_controls=0))
     assert found.verdict == "PASS"
     (check,) = [check for check in found.checks if check.name == "saving_beyond_position"]
-    assert (check.role, check.holds) == ("note", None)
+    assert (check.role, check.passed) == ("note", None)
 
 
 def test_no_two_calibrating_prompts_share_their_start():
@@ -253,7 +253,7 @@ def test_controls_that_are_too_alike_for_an_interval_still_bound_the_second_plac
     (check,) = [check for check in found.checks if check.name == "saving_beyond_position"]
     assert found.results["corrected_reduction_low"] is None
     assert found.results["reduction_beside_largest_position_effect"] == pytest.approx(0.889, abs=1e-3)
-    assert (found.verdict, check.holds) == ("PASS", True)
+    assert (found.verdict, check.passed) == ("PASS", True)
     assert "gained most" in check.seen
 
 

@@ -44,7 +44,7 @@ def test_the_end_comes_after_what_the_generator_says_and_loses_nothing():
     arriving = Arriving(0.01, [["a"], ["b", "c"], {"wall_s": 1.0}, None])
     taken = Batches(arriving, lambda: arriving.now)
     assert taken.next() == ["a", "b", "c"]
-    assert taken.said == {"wall_s": 1.0}
+    assert taken.last_report == {"wall_s": 1.0}
     assert taken.next() is None
 
 

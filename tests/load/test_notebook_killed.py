@@ -17,7 +17,8 @@ def _final(folder):
 
 
 def test_the_kernel_is_killed_under_load_and_the_resume_sends_the_rest(outputs, point_at):
-    with FakeServer(base_ms=20, itl_ms=2) as server:
+    # Later requests wait at the server: no machine is fast enough to end the load before the kill.
+    with FakeServer(base_ms=5, itl_ms=1, answer_first=300) as server:
         point_at(server)
         process = start(*LOAD)
         until(lambda: bool(folders(outputs)) and len(_final(folders(outputs)[0])) > 60)
@@ -29,8 +30,9 @@ def test_the_kernel_is_killed_under_load_and_the_resume_sends_the_rest(outputs, 
         assert process.returncode == 1
         assert not psutil.wait_procs(family, timeout=20)[1], "nothing is left behind"
         before = _final(folder)
-        assert 60 < len(before) < ITEMS
+        assert 60 < len(before) <= 300
 
+        server.control(answer_first=10**9)
         server.clear_truth()
         resumed = kvlab("run", "batch_benchmark", "--resume", str(folder))
         assert resumed.returncode == 0, resumed.stdout

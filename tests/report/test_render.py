@@ -26,7 +26,7 @@ STORED = {
 def page(evil):
     summary = Summary(
         experiment="x", profile=evil, verdict=Verdict.PASS, headline=f"fine {evil}", reasons=[evil], results={},
-        checks=[Check(name=evil, asks=evil, seen=evil, holds=True)], limitations=[evil],
+        checks=[Check(name=evil, asks=evil, seen=evil, passed=True)], limitations=[evil],
         tables=[StoredTable(name="t", title=evil, columns=["a", evil], rows=[[evil, 1.0], [None, evil]], note=evil)],
         figures=[StoredFigure(name="f", title=evil, caption=evil)], sections=[Section(title=evil, paragraphs=[evil])],
     )  # fmt: skip

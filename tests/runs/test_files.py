@@ -29,7 +29,7 @@ def test_what_a_kill_leaves_goes_with_the_next_lock(tmp_path):
     ours = (tmp_path / ".env.settings", tmp_path / ".gitignore")
     for path in ours:
         path.touch()
-    with lock.held(tmp_path):
+    with lock.locked(tmp_path):
         assert not [*tmp_path.glob(".*.tmp"), *tmp_path.glob("plots/.*")]
     assert all(path.exists() for path in ours)
 

@@ -18,7 +18,7 @@ def write(folder, **content):
 def test_a_held_lock_is_a_run_under_way(tmp_path, content):
     write(tmp_path, **content)
     before = (tmp_path / "status.json").read_bytes()
-    with lock.held(tmp_path):
+    with lock.locked(tmp_path):
         assert reconcile(tmp_path)["status"] == Status.RUNNING
     assert (tmp_path / "status.json").read_bytes() == before
 

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
 from benchmarks.servers.asking import chunks, events, samples, stream
+from benchmarks.servers.process import FakeServer
 
 
 def test_chat_stream_has_the_shape_of_vllm(client):
@@ -53,6 +55,18 @@ def test_fragmented_streams_say_the_same(server, client, options):
     server.control(split_gap_ms=0.2, **options)
     assert [c["choices"] for c in chunks(stream(client, max_tokens=60))] == plain
     assert server.truth()[-1]["tokens"] == 60
+
+
+def test_what_is_not_to_be_answered_yet_waits_until_it_is():
+    with FakeServer(answer_first=1) as server, httpx.Client(base_url=server.root_url, timeout=30) as client:
+        assert stream(client).status_code == 200
+        with ThreadPoolExecutor(2) as pool:
+            later = [pool.submit(stream, client) for _ in range(2)]
+            while samples(client)["vllm:num_requests_waiting"] < 2:
+                assert not any(answer.done() for answer in later)
+            server.control(answer_first=3)
+            assert [answer.result(timeout=30).status_code for answer in later] == [200, 200]
+        assert [record["started_ns"] > record["received_ns"] for record in server.truth()[1:]] == [True, True]
 
 
 def test_stamps_are_on_the_clients_clock_and_never_early(server, client):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kvlab.stats.extrapolate import Trial, fit_trend, predict, trend
+from kvlab.stats.extrapolate import TrialRate, fit_trend, predict, trend
 
 
 def trials(draw, sizes, tau=0.1, overhead=2.0, scatter=0.05, between=0.0, window=4):
@@ -12,7 +12,7 @@ def trials(draw, sizes, tau=0.1, overhead=2.0, scatter=0.05, between=0.0, window
     for size in sizes:
         own = tau * (1 + between * draw.standard_normal())
         windows = own * (1 + scatter * draw.standard_normal(max(2, size // window - 2)))
-        found.append(Trial(size, overhead + float(windows.mean()) * size, windows.tolist(), window))
+        found.append(TrialRate(size, overhead + float(windows.mean()) * size, windows.tolist(), window))
     return found
 
 
@@ -23,13 +23,13 @@ def further_s(draw, size, tau=0.1, overhead=2.0, scatter=0.05, between=0.0, wind
 
 
 def test_a_constant_rate_is_found_with_its_overhead():
-    made = predict([Trial(100, 12.0, [0.1] * 10), Trial(200, 22.0, [0.1] * 20)], 1000, 0.95)
+    made = predict([TrialRate(100, 12.0, [0.1] * 10), TrialRate(200, 22.0, [0.1] * 20)], 1000, 0.95)
     assert made.seconds == pytest.approx(102.0)
     assert (made.low_s, made.high_s) == (pytest.approx(102.0), pytest.approx(102.0))
 
 
 def test_a_window_weighs_as_many_requests_as_it_holds():
-    made = predict([Trial(8, 0.9, [0.2, 0.2], 1), Trial(80, 4.0, [0.1, 0.1], 9)], 1000, 0.95)
+    made = predict([TrialRate(8, 0.9, [0.2, 0.2], 1), TrialRate(80, 4.0, [0.1, 0.1], 9)], 1000, 0.95)
     assert made.seconds == pytest.approx(1000 * 0.11 + (0.9 - 1.6 + 4.0 - 8.0) / 2)
 
 
@@ -45,29 +45,33 @@ def test_the_interval_covers_a_further_trial_as_often_as_it_says(sizes, target, 
 
 
 def test_trials_that_differ_widen_the_interval():
-    alike = predict([Trial(100, 10.0, [0.1, 0.11] * 5), Trial(200, 20.0, [0.1, 0.11] * 5)], 1000, 0.95)
-    apart = predict([Trial(100, 10.0, [0.1, 0.11] * 5), Trial(200, 20.0, [0.2, 0.21] * 5)], 1000, 0.95)
+    alike = predict(
+        [TrialRate(100, 10.0, [0.1, 0.11] * 5), TrialRate(200, 20.0, [0.1, 0.11] * 5)], 1000, 0.95
+    )
+    apart = predict(
+        [TrialRate(100, 10.0, [0.1, 0.11] * 5), TrialRate(200, 20.0, [0.2, 0.21] * 5)], 1000, 0.95
+    )
     assert apart.high_s - apart.low_s > 10 * (alike.high_s - alike.low_s)
 
 
 def test_neighbours_that_are_alike_count_for_less():
     up, down = [0.1] * 10 + [0.12] * 10, [0.1, 0.12] * 10
-    slow = predict([Trial(200, 22.0, up)] * 2, 1000, 0.95)
-    fast = predict([Trial(200, 22.0, down)] * 2, 1000, 0.95)
+    slow = predict([TrialRate(200, 22.0, up)] * 2, 1000, 0.95)
+    fast = predict([TrialRate(200, 22.0, down)] * 2, 1000, 0.95)
     assert slow.high_s - slow.low_s > 2 * (fast.high_s - fast.low_s)
 
 
 def test_one_trial_has_no_interval_for_it_says_nothing_of_how_trials_differ():
-    made = predict([Trial(200, 22.0, [0.1, 0.11] * 10)], 1000, 0.95)
+    made = predict([TrialRate(200, 22.0, [0.1, 0.11] * 10)], 1000, 0.95)
     assert (made.low_s, made.trials) == (None, 1)
     assert "how much trials differ is not known" in made.reason
-    two = predict([Trial(200, 22.0, [0.1, 0.11] * 10)] * 2, 1000, 0.95).interval
+    two = predict([TrialRate(200, 22.0, [0.1, 0.11] * 10)] * 2, 1000, 0.95).interval
     assert two.made_by.endswith("n = 2 trials")
     assert two.label == "95 % if the rate stays what it was"
 
 
 def test_without_a_steady_state_there_is_no_prediction():
-    assert predict([Trial(8, 1.0, [])], 1000, 0.95) is None
+    assert predict([TrialRate(8, 1.0, [])], 1000, 0.95) is None
 
 
 def wandering(draw, n, rho):

@@ -77,7 +77,7 @@ class Manifest(_Model):
         sampling: ``uniform``, ``focus_transition`` or ``pinned``.
         seed: Of generation and sampling.
         spec: The parameters that it was prepared with, paths left out.
-        bin_edges: Upper edges in tokens, ascending, one a bin; the last is the longest length.
+        bin_edges: Upper edges in tokens, ascending, one per bin; the last is the longest length.
         bins: What each bin has and lacks.
         excluded: How many examples of the source were left out, by reason.
         entries: Sorted by (token_len, example_id).

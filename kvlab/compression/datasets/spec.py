@@ -45,7 +45,7 @@ class DatasetSpec(BaseModel):
         n_documents: Documents in a multi-document context, in turn; exclusive with its lengths.
         n_examples: How many rows to use: all for ``longbench``, ``n_bins * n_per_bin`` for
             ``multidoc_qa`` where it is None.
-        n_bins: Length bins; None: one a length for ``synthetic``, else 5.
+        n_bins: Length bins; None: one per length for ``synthetic``, else 5.
         n_per_bin: Examples asked in each bin.
         sampling: ``uniform``, or ``focus_transition`` with the next three.
         focus_bins: Bins that get more examples.

@@ -49,7 +49,7 @@ def open_engine(
 
 
 @contextmanager
-def hold(settings: Settings, check: Callable[[int | None], None]) -> Iterator[None]:
+def keep_running(settings: Settings, check: Callable[[int | None], None]) -> Iterator[None]:
     """Refuse what cannot work before a notebook's process loads the engine. Starts nothing."""
     check(find(settings).max_model_len)
     yield

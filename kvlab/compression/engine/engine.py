@@ -134,7 +134,7 @@ class KvEngine:
             max_new_tokens: At least 1.
 
         Returns:
-            One generation a budget, in their order; failed ones have an error.
+            One generation per budget, in their order; failed ones have an error.
 
         Raises:
             InputError: The policy cannot honour a budget, or the new tokens do not fit.

@@ -69,18 +69,11 @@ class Generation:
         """Prefill, scoring, pruning and the first token, in milliseconds; None: see `timing_reason`."""
         return None if self.first_token_ns is None else (self.first_token_ns - self.sent_ns) / 1e6
 
-    @property
-    def decode_ms_per_token(self) -> float | None:
-        """Mean time between tokens (TPOT), in milliseconds; None where fewer than two have a time."""
-        if len(self.token_ns) < 2:
-            return None
-        return (self.token_ns[-1] - self.token_ns[0]) / (len(self.token_ns) - 1) / 1e6
-
 
 def as_failure(error: Exception) -> Failure:
     """Return what an exception of the engine means: out of memory, or anything else."""
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    full = full or "out of memory" in said.lower() or "can't allocate memory" in said
+    full = full or "out of memory" in message.lower() or "can't allocate memory" in message
     kind = ErrorType.OUT_OF_MEMORY if full else ErrorType.ENGINE_ERROR
-    return Failure(kind, f"{type(error).__name__}: {said or 'no reason given'}"[:500])
+    return Failure(kind, f"{type(error).__name__}: {message or 'no reason given'}"[:500])

@@ -65,7 +65,11 @@ def find(settings: Settings) -> Model:
         InputError: torch is not installed, or ``KVLAB_MODEL`` names no model.
     """
     if importlib.util.find_spec("torch") is None:
-        raise InputError("torch", None, "is not installed, and this engine runs on it; run `make setup`")
+        raise InputError(
+            "torch",
+            None,
+            "is not installed, and this engine runs on it; run `make setup EXTRA=kv` (no vLLM), or cpu, or gpu",
+        )
     threads.bound(os.environ, steady=True)  # before torch is imported
     return resolve_model(settings.kvlab_model, cache_dir=paths.cache_dir(), say=print)
 
@@ -97,8 +101,8 @@ def load(model: Model, options: Options) -> tuple[Any, Any]:
     except InputError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError("KVLAB_MODEL", shown, f"cannot be loaded by transformers: {said}") from None
+        message = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError("KVLAB_MODEL", shown, f"cannot be loaded by transformers: {message}") from None
     return loaded.to(options.place()).eval(), tokenizer
 
 

@@ -79,7 +79,7 @@ class Rows:
         *_: object,
         **__: object,
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Add each sequence's entries to its row. Returns all rows' keys and values, a list each."""
+        """Add each sequence's entries to its row. Returns all rows' keys and values, one list per row."""
         pairs = [row.append(layer, keys[i : i + 1], values[i : i + 1]) for i, row in enumerate(self._rows)]
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 

@@ -1,4 +1,4 @@
-"""KV-cache policies: which context entries a smaller cache keeps. One policy a file.
+"""KV-cache policies: which context entries a smaller cache keeps. One policy per file.
 
 Each is a dataclass whose docstring names its paper, and whose id says all of its parameters. A new
 policy is one file and one line here.

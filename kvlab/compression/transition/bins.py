@@ -38,7 +38,7 @@ def timings(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 def bin_table(
     frame: pd.DataFrame, *, metric: str, n_bins: int, confidence: float, seed: int, resamples: int
 ) -> pd.DataFrame:
-    """Return one row a policy, budget and bin, the empty bins too: `BIN_COLUMNS`.
+    """Return one row per policy, budget and bin, the empty bins too: `BIN_COLUMNS`.
 
     - ``n``: answers asked for. ``acc_mean``: mean of the metric, a failed answer counting as 0;
       ``acc_std`` is the population's; the interval is over contexts
@@ -157,12 +157,6 @@ def worst_bin(
     shares = (largest / largest.sum(axis=1, keepdims=True)).mean(axis=0)
     filled = iter(shares)
     return [float(next(filled)) if here else None for here in there]
-
-
-def means_by_bin(scores: Scores, n_bins: int, treatment: Treatment = "zero") -> Floats:
-    """Return mean scores, NaN where there is none; [bins, budgets]."""
-    filled = scores.filled(treatment)
-    return np.array([_column_means(filled[scores.bins == b]) for b in range(n_bins)])
 
 
 def curve(scores: Scores, treatment: Treatment = "zero") -> dict[float, float]:

@@ -24,11 +24,13 @@ import numpy as np
 from kvlab.compression.transition.drop import Drop, drop_at, holm, leading, p_exceeds, p_holds
 from kvlab.compression.transition.scores import FULL, Scores, Treatment
 
-Outcome = Literal["transition", "no transition", "failures", "not monotone", "underpowered", "not tested"]
+TransitionOutcome = Literal[
+    "transition", "no transition", "failures", "not monotone", "underpowered", "not tested"
+]
 
 
 @dataclass(frozen=True)
-class Call:
+class TransitionCall:
     """What the planned sequence says.
 
     Attributes:
@@ -40,12 +42,12 @@ class Call:
         fails_at: The largest planned budget that the sequence has reached.
         holds_at: The smallest planned budget down to which the drop is shown to be below the margin;
             1.0 where it is shown of none.
-        drops: One a planned budget below 1.0, descending.
+        drops: One per planned budget below 1.0, descending.
         also_falls_at: Planned budgets outside the sequence whose drop exceeds the margin by itself (Holm over all
             budgets): the curve comes back below them, or was not shown to stay down.
     """
 
-    outcome: Outcome
+    outcome: TransitionOutcome
     fails_at: float | None
     holds_at: float | None
     drops: tuple[Drop, ...]
@@ -104,7 +106,7 @@ def drops_of(
 
 def call(
     scores: Scores, *, margin: float, alpha: float, seed: int, treatment: Treatment | None = None
-) -> Call:
+) -> TransitionCall:
     """Return what the planned budgets of ``scores`` say.
 
     Args:
@@ -117,7 +119,7 @@ def call(
     plan = scores.plan
     drops = drops_of(plan, margin=margin, alpha=alpha, seed=seed, treatment=treatment)
     if not any(drop.n for drop in drops):
-        return Call("not tested", None, None, drops)
+        return TransitionCall("not tested", None, None, drops)
     # Where nothing was answered nothing can be shown, and what lies above need not wait for it.
     skips = treatment in (None, "missing")
     rising = [drop for drop in drops[::-1] if not skips or _answered(plan, drop.budget)]
@@ -131,7 +133,7 @@ def call(
         for drop, p in zip(drops, adjusted, strict=True)
         if p <= alpha / 2 and (fails_at is None or drop.budget > fails_at)
     )
-    outcome: Outcome = "underpowered"
+    outcome: TransitionOutcome = "underpowered"
     if reached:
         outcome = "transition"
     elif held == len(drops):
@@ -141,7 +143,7 @@ def call(
     elif treatment is None and plan.failed.any():
         as_wrong = call(plan, margin=margin, alpha=alpha, seed=seed, treatment="zero")
         outcome = "underpowered" if as_wrong.fails_at is None else "failures"
-    return Call(outcome, fails_at, holds_at, drops, also)
+    return TransitionCall(outcome, fails_at, holds_at, drops, also)
 
 
 def _answered(plan: Scores, budget: float) -> bool:

@@ -22,7 +22,7 @@ def profile(
     price_per_million_prompt_tokens: float | None = None,
     price_per_million_completion_tokens: float | None = None,
 ) -> pd.DataFrame:
-    """Return one row a policy and budget, descending: `COLUMNS`; ``None`` (NaN) where nothing was measured.
+    """Return one row per policy and budget, descending: `COLUMNS`; ``None`` (NaN) where nothing was measured.
 
     Tokens and cache are those of the answers, times and peak memory those of the timed pass where there
     is one. ``timed_n`` is the number of latencies; a median of too few is refused, as in the bins.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kvlab.compression.transition.detect import Call, call
+from kvlab.compression.transition.detect import TransitionCall, call
 from kvlab.compression.transition.scores import TREATMENTS, Scores, Treatment
 
 #: Labels that the integrity summary always shows, even where there is none of them.
@@ -76,7 +76,9 @@ def _driver(failures: float, wrong: float) -> str | None:
     return "wrong answers" if wrong >= 0.75 * whole else "failures and wrong answers"
 
 
-def by_treatment(scores: Scores, *, margin: float, alpha: float, seed: int) -> dict[Treatment, Call]:
+def by_treatment(
+    scores: Scores, *, margin: float, alpha: float, seed: int
+) -> dict[Treatment, TransitionCall]:
     """Return the call with failures as 0, as missing, and as both bounds."""
     return {
         treatment: call(scores, margin=margin, alpha=alpha, seed=seed, treatment=treatment)
@@ -84,7 +86,7 @@ def by_treatment(scores: Scores, *, margin: float, alpha: float, seed: int) -> d
     }
 
 
-def decide_call(calls: Mapping[Treatment, Call]) -> bool:
+def decide_call(calls: Mapping[Treatment, TransitionCall]) -> bool:
     """Whether what failures count as changes the call: its outcome, or a budget that it names."""
     return (
         len({(made.outcome, made.fails_at, made.holds_at, made.also_falls_at) for made in calls.values()}) > 1

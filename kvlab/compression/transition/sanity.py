@@ -1,4 +1,4 @@
-"""Assertions on behaviour: what must hold if the scores mean what they seem to."""
+"""Assertions on behaviour: what must be true if the scores mean what they seem to."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ SAMPLE = 10
 
 @dataclass(frozen=True)
 class Assertion:
-    """One of them; ``holds`` is ``None`` where there was nothing to see."""
+    """One of them; ``passed`` is ``None`` where there was nothing to see."""
 
     name: str
     asks: str
     seen: str
-    holds: bool | None
+    passed: bool | None
 
 
 def no_systematic_gain(scores: Scores, *, alpha: float, seed: int) -> Assertion:

@@ -1,4 +1,4 @@
-"""The answers of a run as a matrix: one row an example, one column a budget."""
+"""The answers of a run as a matrix: one row per example, one column per budget."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,7 +116,7 @@ def collect(frame: pd.DataFrame, metric: str, budgets: Sequence[float] | None = 
     """Return the planned and added answers of a frame as a matrix.
 
     Args:
-        frame: One row an answer: ``example_id``, ``context_id``, ``bin_idx``, ``budget``, ``phase``,
+        frame: One row per answer: ``example_id``, ``context_id``, ``bin_idx``, ``budget``, ``phase``,
             ``failed``, ``outcome`` and the metric's column; ``asked``, the budget as it was asked for, where
             that may be a number of entries. Rows of other phases are left out.
         metric: The column that is the score, in [0, 1].
@@ -126,7 +126,7 @@ def collect(frame: pd.DataFrame, metric: str, budgets: Sequence[float] | None = 
         InputError: An answer is there twice, or there is none of that metric.
     """
     if metric not in frame.columns:
-        raise InputError("metric", metric, "is no column of the answers; choose f1, em or contains")
+        raise InputError("metric", metric, "is not a column of the answers; choose f1, em or contains")
     curve = frame[frame["phase"].isin(CURVE)]
     if curve.duplicated(["example_id", "budget"]).any():
         twice = curve[curve.duplicated(["example_id", "budget"])].iloc[0]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from kvlab.endpoints.answer import evidence_of
-from kvlab.endpoints.batch_api import MAX_BYTES, MAX_LINES, OVER, Batch, said_of
+from kvlab.endpoints.batch_api import MAX_BYTES, MAX_LINES, OVER, Batch, message_of
 from kvlab.endpoints.metrics import ServerView
 from kvlab.evidence import Evidence, classify
 from kvlab.experiment import UnfinishedError
@@ -77,7 +77,7 @@ def send(session: "Session[BatchBenchmarkParams]", trial: Trial) -> str:
     after = stretch.counters_after(connection, session.identity, before, done)
     stretch.end(database, number, "done", after)
     ends = ", ".join(
-        f"{name} ({end['status']}{': ' + said if (said := said_of(end)[:500]) else ''})"
+        f"{name} ({end['status']}{': ' + message if (message := message_of(end)[:500]) else ''})"
         for name, end in zip(state["batch_ids"], last, strict=True)
     )
     return f"{done:,} requests stored of batch {ends}"
@@ -113,10 +113,10 @@ def _wait(
 ) -> dict[str, Any]:
     """Poll until the batch is over, or has taken too long: then it is cancelled as far as we care."""
     limit = time.monotonic() + session.params.batch_limit_s
-    said = time.monotonic()
+    last_line_s = time.monotonic()
     while (last := batch.look(batch_id))["status"] not in OVER and time.monotonic() < limit:
-        if time.monotonic() - said > SAY_S:
-            said = time.monotonic()
+        if time.monotonic() - last_line_s > SAY_S:
+            last_line_s = time.monotonic()
             counts = last.get("request_counts")
             counts = counts if isinstance(counts, dict) else {}
             session.note(
@@ -168,10 +168,10 @@ def _store(
 
 def _missing(last: list[dict[str, Any]]) -> Failure:
     """Return why a request has no line: what the server says of the batch, or how it ended."""
-    said = "; ".join(filter(None, (said_of(end) for end in last)))
+    message = "; ".join(filter(None, (message_of(end) for end in last)))
     statuses = sorted({end["status"] for end in last})
-    how = f"the batch ended as {', '.join(statuses)} without it" + (f": {said}" if said else "")
-    late = not said and any(status not in OVER or status == "expired" for status in statuses)
+    how = f"the batch ended as {', '.join(statuses)} without it" + (f": {message}" if message else "")
+    late = not message and any(status not in OVER or status == "expired" for status in statuses)
     return Failure(ErrorType.TIMEOUT if late else ErrorType.ENGINE_ERROR, how)
 
 

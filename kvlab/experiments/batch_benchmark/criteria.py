@@ -22,7 +22,7 @@ def complete(offered: Sequence[Cell], left_out: int) -> Check:
         name="all_sizes_complete",
         asks="every request of every trial has its final row",
         seen=f"{done} of {len(offered)} trials" + (f"; {left_out} not offered" if left_out else ""),
-        holds=done == len(offered) if done else None,
+        passed=done == len(offered) if done else None,
     )
 
 
@@ -34,7 +34,7 @@ def no_errors(offered: Sequence[Cell]) -> Check:
         name="no_errors",
         asks="no request failed for good",
         seen=f"{sum(cell['failed'] for cell in offered)} failed" + (f": {lost}" if lost else ""),
-        holds=not lost if known else None,
+        passed=not lost if known else None,
     )
 
 
@@ -45,7 +45,7 @@ def few_empty(offered: Sequence[Cell], params: "BatchBenchmarkParams") -> Check:
         name="few_empty_answers",
         asks=f"at most {params.max_empty_share:.0%} of the answers hold no token",
         seen=f"{empty} of {served:,} answers" if served else "nothing was answered",
-        holds=empty / served <= params.max_empty_share if served else None,
+        passed=empty / served <= params.max_empty_share if served else None,
     )
 
 
@@ -54,20 +54,20 @@ def consistent(found: Sequence[Change], params: "BatchBenchmarkParams") -> Check
     margin = params.max_rate_change
     worst = min(found, key=lambda change: change.high, default=None)
     unclear = min(found, key=lambda change: change.low, default=None)
-    holds: bool | None = None
+    passed: bool | None = None
     if worst is None or unclear is None:
         seen = f"fewer than two sizes have a steady state of {LEAST_WINDOWS} windows: raise sizes, or lower concurrency"
     elif worst.high < -margin:
-        holds, seen = False, f"slower: {worst}"
+        passed, seen = False, f"slower: {worst}"
     elif unclear.low < -margin:
         seen = f"too uncertain to say: {unclear}"
     else:
-        holds, seen = True, f"at worst {unclear}"
+        passed, seen = True, f"at worst {unclear}"
     return Check(
         name="consistent_across_scales",
         asks=f"the steady rate falls by at most {margin:.0%} from a smaller size to a larger one",
         seen=seen,
-        holds=holds,
+        passed=passed,
         optional=bool(found),
     )
 
@@ -80,23 +80,23 @@ def as_predicted(found: Sequence[Cell], params: "BatchBenchmarkParams") -> Check
         (cell["savings"] / cell["predicted_savings"], cell) for cell in known if cell["predicted_savings"]
     ]
     unknown = [cell["trial_id"] for cell in wanted if cell["savings"] is None]
-    worst, holds = min(ratios, key=lambda ratio: ratio[0], default=None), None
+    worst, passed = min(ratios, key=lambda ratio: ratio[0], default=None), None
     if worst is not None:
         share, cell = worst
-        holds = share >= params.min_savings_match
+        passed = share >= params.min_savings_match
         seen = f"at worst {share:.1%} of it ({cell['trial_id']})"
         if cell["predicted_from"]:
             seen += f"; predicted {cell['predicted_from']}"
-            holds = holds or None  # a server with blocks may keep less, and be right
+            passed = passed or None  # a server with blocks may keep less, and be right
         if unknown:
-            holds, seen = None, f"{seen}; unknown: {', '.join(unknown)}"
+            passed, seen = None, f"{seen}; unknown: {', '.join(unknown)}"
     else:
         seen = _why_none(wanted, known)
     return Check(
         name="savings_as_predicted",
         asks=f"measured token savings are at least {params.min_savings_match:.0%} of the predicted ones",
         seen=seen,
-        holds=holds,
+        passed=passed,
     )
 
 
@@ -111,7 +111,7 @@ def possible(found: Sequence[Cell]) -> Check:
         name="savings_are_possible",
         asks="no trial saved more than its prompts share",
         seen=seen,
-        holds=None if worst is None else worst[0] <= 0,
+        passed=None if worst is None else worst[0] <= 0,
         role="proof",
         optional=True,
     )
@@ -163,7 +163,7 @@ def control(found: Sequence[Cell]) -> Check:
         name="control_is_isolated",
         asks="the isolated requests find no more in the cache than the chat template's own blocks",
         seen=seen,
-        holds=None if worst is None else worst[0] <= 1e-9,
+        passed=None if worst is None else worst[0] <= 1e-9,
         optional=True,
     )
 
@@ -195,7 +195,7 @@ def memory(found: Sequence[Cell], params: "BatchBenchmarkParams") -> Check:
         asks=f"in what was measured, memory stays below its limit, and rises by at most {params.max_memory_rise:.0%} "
         "within the later half of a trial of the largest size, and over those trials",
         seen="; ".join([seen, *over[:3], *rising[:3]]),
-        holds=False if over or rising else True if tells else None,
+        passed=False if over or rising else True if tells else None,
         optional=True,
     )
 
@@ -212,6 +212,6 @@ def memory_at_target(known: leaks.AtTarget, params: "BatchBenchmarkParams") -> C
         name="memory_at_target",
         asks=f"memory is shown to rise by at most {params.max_memory_rise:.0%} up to {params.target_requests:,} requests",
         seen=seen if known.is_level else f"not known: {seen}",
-        holds=known.is_level,
+        passed=known.is_level,
         optional=not known.enough,
     )

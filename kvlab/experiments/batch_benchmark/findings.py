@@ -94,7 +94,7 @@ def _checks(
             name="extrapolation_stands",
             asks="the fit from the smaller sizes predicts the largest, and nothing speaks against going on",
             seen="; ".join(_checked(found) for found in forecasts),
-            holds=any(not found["refused"] for found in forecasts),
+            passed=any(not found["refused"] for found in forecasts),
             role="note",
         ),
     ]
@@ -140,7 +140,7 @@ def _limitations(table: Sequence[Cell], reasons: Mapping[str, str]) -> list[str]
     lines = [
         "The extrapolation goes on from a steady state: it knows nothing of hours in which the server's load, its "
         "neighbours or the prompts change.",
-        "Tokens a second are generated ones; a prompt's are in the table of tokens.",
+        "Tokens per second are generated ones; a prompt's are in the table of tokens.",
     ]
     lines += [f"Memory: {name}: {why}." for name, why in sorted(reasons.items())]
     return lines + [f"{cell['trial_id']}: {cell['why']}." for cell in table if cell["why"]]

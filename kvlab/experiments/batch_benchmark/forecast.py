@@ -50,10 +50,10 @@ def forecast(table: Sequence[Cell], params: "BatchBenchmarkParams", strategy: st
     }
 
 
-def _trial(cell: Cell) -> extrapolate.Trial:
+def _trial(cell: Cell) -> extrapolate.TrialRate:
     windows = cell["steady"].windows
     each = int(windows["requests"].iloc[0]) if len(windows) else 1  # all of a trial's hold as many
-    return extrapolate.Trial(
+    return extrapolate.TrialRate(
         cell["answered"], cell["total_s"] or 0.0, windows["s_per_request"].tolist(), each
     )
 

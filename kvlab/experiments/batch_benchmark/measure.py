@@ -101,14 +101,14 @@ class _Seen:
 
     def __init__(self, session: "Session[BatchBenchmarkParams]", trial: Trial, monitor: vram.Monitor) -> None:
         self.session, self.trial, self.monitor = session, trial, monitor
-        self._began = self._said = self._stored = time.monotonic()
+        self._began = self._last_line_s = self._stored = time.monotonic()
 
     def report(self, report: dict[str, Any]) -> None:
         """Show a report of what is committed, every few seconds."""
         now = time.monotonic()
-        if report["state"] != "running" or now - self._said < SAY_S:
+        if report["state"] != "running" or now - self._last_line_s < SAY_S:
             return
-        self._said = now
+        self._last_line_s = now
         eta = "" if report["eta_s"] is None else f", about {report['eta_s']:.0f} s left"
         lost = f", {report['failed']} failed" if report["failed"] else ""
         again = f", {report['retried']} sent again" if report["retried"] else ""

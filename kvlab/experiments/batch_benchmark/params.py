@@ -92,7 +92,7 @@ class BatchBenchmarkParams(Params):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
 
     @classmethod
-    def read_in(cls, values: dict[str, Any], sources: dict[str, str]) -> None:
+    def inline_files(cls, values: dict[str, Any], sources: dict[str, str]) -> None:
         """Replace ``context_limit_summary`` by the trimming constants that it holds."""
         path = values.get("context_limit_summary")
         if not isinstance(path, str):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from kvlab.experiments.cache_laws import said, tables
+from kvlab.experiments.cache_laws import sentences, tables
 from kvlab.experiments.cache_laws.outcomes import Outcomes
 from kvlab.experiments.cache_laws.params import CacheLawsParams
 from kvlab.experiments.cache_laws.pictures import pictures
@@ -17,15 +17,16 @@ def findings(data: RunData, params: CacheLawsParams) -> Findings:
     found = Outcomes.of(data, params)
     made, drawn = tables.tables(found), pictures(found)
     return Findings(
-        headline=said.headline(found),
+        headline=sentences.headline(found),
         checks=_checks(found),
         results=results(found, data.requests),
         tables=made,
         pictures=drawn,
-        remarks=said.remarks(found),
-        limitations=[*said.limitations(found), *_small_cache(data)],
+        first_reasons=sentences.first(found),
+        remarks=sentences.remarks(found),
+        limitations=[*sentences.limitations(found), *_small_cache(data)],
         sections=_sections(found, [t.name for t in made], [p.name for p in drawn]),
-        files=said.files(found),
+        files=sentences.files(found),
     )
 
 
@@ -48,12 +49,12 @@ def _sections(found: Outcomes, made: list[str], drawn: list[str]) -> list[Sectio
     sections = [
         Section(
             title="Why are there fewer hits than I expect?",
-            paragraphs=said.answer(found),
+            paragraphs=sentences.answer(found),
             figures=some("cached_over_length"),
             tables=some("expected_hits", "law"),
         ),
-        Section(title="Was it predicted?", paragraphs=said.prediction(found), tables=some("held_out")),
-        Section(title="How to use it", paragraphs=said.use(found)),
+        Section(title="Was it predicted?", paragraphs=sentences.prediction(found), tables=some("held_out")),
+        Section(title="How to use it", paragraphs=sentences.use(found)),
     ]
     for part, title in (
         ("capacity", "How much does it hold?"),
@@ -62,7 +63,7 @@ def _sections(found: Outcomes, made: list[str], drawn: list[str]) -> list[Sectio
         ("fidelity", "Is a hit the same answer?"),
     ):
         if part in found.params.parts:
-            text = said.part(found, part)
+            text = sentences.part(found, part)
             sections.append(Section(title=title, paragraphs=[text], tables=some(part), figures=some(part)))
     sections.append(Section(title="Every probe", tables=some("probes")))
     return sections
@@ -147,11 +148,11 @@ def _checks(found: Outcomes) -> list[Check]:
         Check(
             name=name,
             asks=asks,
-            seen=said.part(found, part),
-            holds=holds,
+            seen=sentences.part(found, part),
+            passed=passed,
             optional="law" in found.params.parts,
         )
-        for part, name, asks, holds in (
+        for part, name, asks, passed in (
             ("capacity", "capacity_found", "the capacity is found", found.capacity_known),
             ("lifetime", "lifetime_found", "how long entries stay is found", found.lifetime_known),
             ("sharing", "sharing_found", "whether salts share a cache is found", found.sharing_known),
@@ -168,7 +169,7 @@ def _reported(found: Outcomes) -> Check:
         name="cached_tokens_reported",
         asks="every answer says how many tokens were read from the cache",
         seen=f"{told} of {len(probes)} probes",
-        holds=told == len(probes) if len(probes) else None,
+        passed=told == len(probes) if len(probes) else None,
         role="proof",
         advice="turn it on (vLLM: --enable-prompt-tokens-details) where it is not",
     )
@@ -182,7 +183,7 @@ def _cold(found: Outcomes) -> Check:
         name="cold_reads_nothing",
         asks=f"prompts that share nothing read no more than the {allowed} tokens of the shared start",
         seen=f"{int((cold <= allowed).sum())} of {len(cold)}, the most {most}",
-        holds=bool((cold <= allowed).all()) if len(cold) else None,
+        passed=bool((cold <= allowed).all()) if len(cold) else None,
         role="proof",
         advice="let nobody send the same prompts, or set another isolation_id",
     )
@@ -196,7 +197,7 @@ def _predicted(found: Outcomes) -> Check:
         name="law_predicts",
         asks="the law predicts every held-out prompt to the token",
         seen=seen,
-        holds=None if law is None or not n else right == n,
+        passed=None if law is None or not n else right == n,
     )
 
 
@@ -215,7 +216,7 @@ def _declared(found: Outcomes) -> Check:
         name="declared_law_agrees",
         asks="the declared law says the same",
         seen=seen,
-        holds=agrees,
+        passed=agrees,
         role="note",
     )
 
@@ -261,6 +262,6 @@ def _evicted(found: Outcomes) -> Check:
         name="nothing_was_evicted",
         asks="no reading was lower than a later one of the same point",
         seen=seen,
-        holds=None if again is None else again == 0,
+        passed=None if again is None else again == 0,
         role="note",
     )

@@ -128,8 +128,8 @@ class _Asking:
             away = pause is None and failure is not None and failure.error_type in RETRYABLE
             yield replace(row, item=log.number, final=pause is None and not away, expected=True)
             if failure is not None and away:
-                said = " ".join(failure.message.split())[:200]
-                raise UnfinishedError(f"{failure.error_type}: {said}; --resume goes on from here")
+                reason = " ".join(failure.message.split())[:200]
+                raise UnfinishedError(f"{failure.error_type}: {reason}; --resume goes on from here")
             if pause is None:
                 answer = _answer(row, failure, nothing_reused(session.identity))
                 log.answered(spec, variant, answer, row, held)
@@ -155,8 +155,8 @@ def _answer(row: Recorded, failure: Failure | None, doubt: str | None) -> Answer
             reuse. A minimum may be why, and the learner itself claims nothing until it has seen some.
     """
     if failure is not None:
-        said = " ".join(failure.message.split())[:200]
-        return Answer(None, None, note=f"a request failed: {failure.error_type}: {said}")
+        reason = " ".join(failure.message.split())[:200]
+        return Answer(None, None, note=f"a request failed: {failure.error_type}: {reason}")
     evidence = row.evidence
     if row.measurement.generation is None:  # an answer without text has its usage all the same
         evidence = replace(evidence, usage_tokens=usage_evidence(row.measurement.usage)[1])
@@ -180,5 +180,5 @@ def _refuse(failure: Failure | None) -> None:
         KvlabError: The key, the account, the address or the model is refused.
     """
     if failure is not None and failure.http_status in REFUSES_ALL:
-        said = " ".join(failure.message.split())[:200]
-        raise KvlabError(f"the server refuses requests (HTTP {failure.http_status}): {said}")
+        reason = " ".join(failure.message.split())[:200]
+        raise KvlabError(f"the server refuses requests (HTTP {failure.http_status}): {reason}")

@@ -246,16 +246,16 @@ class Bench:
         Raises:
             KvlabError: It does not.
         """
-        deadline, said = time.monotonic() + self.params.recover_s, False
+        deadline, announced = time.monotonic() + self.params.recover_s, False
         while not self.alive():
             embedded = self.engine.connection.embedded
             if time.monotonic() >= deadline or (embedded is not None and not embedded.alive()):
                 raise KvlabError(
                     f"the server no longer answers; start it again and resume with --resume {self.session.folder}"
                 )
-            if not said:
+            if not announced:
                 self.session.note(f"waiting up to {self.params.recover_s:g} s for the server to come back")
-                said = True
+                announced = True
             time.sleep(1)
 
     def preemptions(self) -> float | None:

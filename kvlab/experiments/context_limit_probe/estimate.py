@@ -10,7 +10,7 @@ import numpy as np
 
 from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY, Probe
-from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
+from kvlab.experiments.context_limit_probe.outcomes import WORDS, ProbeOutcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.search import Bracket, bracket, confirmed, first_loss, in_tokens
 from kvlab.stats.slopes import slope_interval
@@ -242,7 +242,7 @@ class Estimate:
         system_tokens: The context of no exchange: fixed part and request.
         maximum: The context that still works; ``None``: none does, or what is used of it is unknown.
         because: What ends it, or why it is unknown.
-        constants: Empty where there is no maximum, or it is too short to trim within.
+        constants: Empty where there is not a maximum, or it is too short to trim within.
     """
 
     probes: list[Probe]
@@ -320,7 +320,9 @@ def _maximum(
     if endpoint.held is None:
         return None, "no context was accepted"
     limit = (
-        WORDS[endpoint.failed.outcome or Outcome.RUN_ENDED] if endpoint.failed else "nothing longer was tried"
+        WORDS[endpoint.failed.outcome or ProbeOutcome.RUN_ENDED]
+        if endpoint.failed
+        else "nothing longer was tried"
     )
     if not asked:
         return endpoint.low, f"{limit}; whether its start is still answered was not asked: needles=0"
@@ -331,7 +333,7 @@ def _maximum(
             "the facts at the start were answered at no length, so what of a context is used is unknown",
         )
     if quality.failed is not None and quality.failed.tokens <= endpoint.low:
-        return quality.held.tokens, WORDS[Outcome.QUALITY_LOST]
+        return quality.held.tokens, WORDS[ProbeOutcome.QUALITY_LOST]
     if growth is None or endpoint.low - quality.held.tokens > _NEAR_EXCHANGES * growth:
         return quality.held.tokens, "the facts at the start were asked for at no longer context"
     return endpoint.low, limit

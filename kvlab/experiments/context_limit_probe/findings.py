@@ -10,7 +10,7 @@ from kvlab.experiments.context_limit_probe import exports, pictures, replay, tab
 from kvlab.experiments.context_limit_probe.estimate import Estimate, estimate, expected_tokens, value
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Probe, counts_only_computed, read
 from kvlab.experiments.context_limit_probe.memory import Memory
-from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
+from kvlab.experiments.context_limit_probe.outcomes import WORDS, ProbeOutcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.search import next_size, tolerance_tokens
 from kvlab.findings import Check, Findings
@@ -58,13 +58,13 @@ def _limit_found(found: Estimate, params: ContextLimitProbeParams, identity: Ide
     name, held, failed = "limit_found", found.endpoint.held, found.endpoint.failed
     if held is None or failed is None:
         seen = "nothing was accepted" if held is None else f"{held.tokens:,} accepted, nothing longer failed"
-        return Check(name=name, asks="the limit lies between two neighbouring sizes", seen=seen, holds=None)
+        return Check(name=name, asks="the limit lies between two neighbouring sizes", seen=seen, passed=None)
     tolerance = tolerance_tokens(held.tokens, params, identity)
     return Check(
         name=name,
         asks=f"the largest accepted and the smallest failed prompt are at most {tolerance} tokens apart",
-        seen=f"{held.tokens:,} accepted, {_failed_in_words(found)}{_said(failed)}",
-        holds=failed.tokens - held.tokens <= tolerance,
+        seen=f"{held.tokens:,} accepted, {_failed_in_words(found)}{_server_message(failed)}",
+        passed=failed.tokens - held.tokens <= tolerance,
     )
 
 
@@ -73,10 +73,10 @@ def _failed_in_words(found: Estimate) -> str:
     if failed is None:
         return "nothing failed"
     about = "about " if "characters" in failed.detail else ""
-    return f"{about}{failed.tokens:,} {WORDS[failed.outcome or Outcome.RUN_ENDED]}"
+    return f"{about}{failed.tokens:,} {WORDS[failed.outcome or ProbeOutcome.RUN_ENDED]}"
 
 
-def _said(failed: Probe) -> str:
+def _server_message(failed: Probe) -> str:
     """Return the server's own sentence."""
     message = " ".join(str(failed.detail.get("message") or "").split())
     if not message:
@@ -85,13 +85,13 @@ def _said(failed: Probe) -> str:
 
 
 def _predictable(found: Estimate, params: ContextLimitProbeParams) -> Check:
-    holds, shown = list[bool | None](), list[str]()
+    passed, shown = list[bool | None](), list[str]()
     for dtype, (_, line) in found.children.items():
         if line is None:
-            holds.append(None)
+            passed.append(None)
             shown.append(f"{dtype}: no line")
             continue
-        holds.append(
+        passed.append(
             line.r_squared >= params.min_r_squared and line.residual_fraction <= params.max_residual_fraction
         )
         shown.append(f"{dtype}: R² {line.r_squared:.5f}, residual {line.residual_fraction:.2%}")
@@ -100,74 +100,74 @@ def _predictable(found: Estimate, params: ContextLimitProbeParams) -> Check:
         asks=f"memory grows along a line: R² ≥ {params.min_r_squared:g} and no residual above "
         f"{params.max_residual_fraction:.0%} of the growth",
         seen="; ".join(shown) or "no growth was measured",
-        holds=_all(holds),
+        passed=_all(passed),
         optional=not found.children_tried,
     )
 
 
 def _near_theory(found: Estimate, params: ContextLimitProbeParams) -> Check:
-    holds, shown = list[bool | None](), list[str]()
+    passed, shown = list[bool | None](), list[str]()
     for dtype, (_, line) in found.children.items():
         theory = found.theory_bytes(dtype)
         if line is None or theory is None:
-            holds.append(None)
+            passed.append(None)
             why = "not measured" if line is None else str(found.detail(dtype, "layout") or "no theory")
             shown.append(f"{dtype}: {why}")
             continue
         low, high = theory * (1 - params.growth_margin), theory * (1 + params.growth_margin)
-        holds.append(line.low >= low and line.high <= high)
+        passed.append(line.low >= low and line.high <= high)
         shown.append(f"{dtype}: {line.slope:,.0f} ({line.low:,.0f} to {line.high:,.0f}) of {theory:,}")
     return Check(
         name="bytes_per_token_as_theory",
         asks=f"bytes per token, interval included, within {params.growth_margin:.0%} of the theory",
         seen="; ".join(shown) or "not measured",
-        holds=_all(holds),
+        passed=_all(passed),
         optional=not found.children_tried,
     )
 
 
-def _all(holds: list[bool | None]) -> bool | None:
+def _all(passed: list[bool | None]) -> bool | None:
     """Return whether all hold: one that does not is enough for no, one that cannot be said for neither."""
-    if False in holds:
+    if False in passed:
         return False
-    return None if None in holds or not holds else True
+    return None if None in passed or not passed else True
 
 
 def _below_safe(found: Estimate, params: ContextLimitProbeParams) -> Check:
-    seen, holds = found.because, None
+    seen, passed = found.because, None
     if found.maximum is not None:
         seen = f"{found.maximum:,} tokens are too short to trim in, or no two points of growth were accepted"
     if found.constants and found.maximum is not None:
         largest = value(found.constants, "MAX_CONTEXT_TOKENS")
         seen = f"{largest:,} of {found.maximum:,}: {largest / found.maximum:.2%}"
-        holds = largest < params.safe_fraction * found.maximum
+        passed = largest < params.safe_fraction * found.maximum
     return Check(
         name="recommendation_is_safe",
         asks=f"MAX_CONTEXT_TOKENS is below {params.safe_fraction:.0%} of the measured maximum",
         seen=seen,
-        holds=holds,
+        passed=passed,
     )
 
 
 def _as_expected(found: Estimate, identity: Identity | None) -> Check:
     expected, failed = expected_tokens(found, identity), found.endpoint.failed
-    seen, holds = "the server promises nothing", None
+    seen, passed = "the server promises nothing", None
     if expected is not None and found.endpoint.held is not None:
         seen = f"promised {expected:,}; " + (f"{failed.tokens:,} failed" if failed else "nothing failed")
         # One token of the context is the generated one; and where tokens are guessed, a hundredth may be wrong.
         slack = expected // 100 if failed and "characters" in failed.detail else 1
-        holds = failed is None or failed.tokens > expected - slack
+        passed = failed is None or failed.tokens > expected - slack
     return Check(
         name="no_failure_below_expected",
         asks="nothing failed below the context that the server promises",
         seen=seen,
-        holds=holds,
+        passed=passed,
         optional=True,
     )
 
 
 def _replay_holds(found: Estimate, replays: pd.DataFrame, params: ContextLimitProbeParams) -> Check:
-    holds: bool | None = None
+    passed: bool | None = None
     if not params.replay_exchanges or not found.constants:
         seen = "not asked for" if not params.replay_exchanges else "no constants to replay"
     else:
@@ -176,7 +176,7 @@ def _replay_holds(found: Estimate, replays: pd.DataFrame, params: ContextLimitPr
         )
         asked = len(params.interval_factors)
         whole = len(replays) == asked and bool((replays["turns"] == params.replay_exchanges).all())
-        seen, holds = f"{failed} of {turns} turns failed, over {trims} trims", failed == 0 and whole
+        seen, passed = f"{failed} of {turns} turns failed, over {trims} trims", failed == 0 and whole
         if not whole:
             seen += (
                 f"; {len(replays)} of {asked} intervals were replayed, {turns} of "
@@ -186,7 +186,7 @@ def _replay_holds(found: Estimate, replays: pd.DataFrame, params: ContextLimitPr
         name="replay_never_fails",
         asks="a long conversation under the recommended constants never fails, at any interval",
         seen=seen,
-        holds=holds,
+        passed=passed,
         optional=True,
     )
 
@@ -200,7 +200,7 @@ def _headline(found: Estimate, replays: pd.DataFrame) -> str:
     parts = [f"{found.endpoint.low:,} tokens are accepted"]
     if (failed := found.endpoint.failed) is not None:
         about = "about " if "characters" in failed.detail else ""
-        parts[0] += f", {about}{failed.tokens:,} not ({WORDS[failed.outcome or Outcome.RUN_ENDED]})"
+        parts[0] += f", {about}{failed.tokens:,} not ({WORDS[failed.outcome or ProbeOutcome.RUN_ENDED]})"
     if found.quality.failed is not None and found.quality.held is not None:
         parts.append(f"what stands at the start is answered up to {found.quality.low:,}")
     for dtype, (_, line) in found.children.items():
@@ -258,7 +258,7 @@ def _line(found: Estimate, dtype: str, params: ContextLimitProbeParams) -> dict[
         "failed_because": str(limits.failed.outcome) if limits.failed else None,
         "theory": theory,
         "layout": found.detail(dtype, "layout"),
-        "explained": tables.ratio_in_words(found, dtype, params.fit_from_tokens),
+        "ratio_explanation": tables.ratio_in_words(found, dtype, params.fit_from_tokens),
     }
     if line is None:
         return {**shared, "reason": "too few points to fit"}
@@ -294,7 +294,7 @@ def _limitations(
             "Which interval costs least is not said: their mean TTFTs are not apart, or too few whole cycles were replayed "
             f"for an interval (the fewest: {cycles}). A longer replay (replay_exchanges) has more."
         )
-    unloaded = [each for each in found.probes if each.outcome is Outcome.COULD_NOT_LOAD]
+    unloaded = [each for each in found.probes if each.outcome is ProbeOutcome.COULD_NOT_LOAD]
     lines += [f"No child process in {each.target}: {each.detail.get('message')}." for each in unloaded]
     if found.children and not found.children_tried:
         lines.append(

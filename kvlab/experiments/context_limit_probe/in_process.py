@@ -15,7 +15,7 @@ from kvlab.evidence import Evidence, classify
 from kvlab.experiment import Measuring
 from kvlab.experiments.context_limit_probe.bench import Bench
 from kvlab.experiments.context_limit_probe.ledger import Probe
-from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
+from kvlab.experiments.context_limit_probe.outcomes import WORDS, ProbeOutcome
 from kvlab.experiments.context_limit_probe.search import bracket, tolerance_tokens
 from kvlab.records import Recorded, Trial
 from kvlab.taxonomy import ErrorType
@@ -29,10 +29,10 @@ from kvlab.vram.mortal_process import Child
 
 MIB = 2**20
 _OUTCOMES = {
-    "held": Outcome.HELD,
-    "out_of_memory": Outcome.OUT_OF_MEMORY,
-    "timeout": Outcome.TIMEOUT,
-    "died": Outcome.CHILD_DIED,
+    "held": ProbeOutcome.HELD,
+    "out_of_memory": ProbeOutcome.OUT_OF_MEMORY,
+    "timeout": ProbeOutcome.TIMEOUT,
+    "died": ProbeOutcome.CHILD_DIED,
 }
 
 
@@ -61,16 +61,16 @@ def forbidden(probes: Sequence[Probe], headroom_bytes: int) -> int | None:
     half of the cap was in use just before: then it was not this probe that ended it. Twice at one size
     it was, whatever the cap: a container may have a lower limit than anybody can see.
     """
-    ended = Counter(probe.tokens for probe in probes if probe.outcome is Outcome.RUN_ENDED)
+    ended = Counter(probe.tokens for probe in probes if probe.outcome is ProbeOutcome.RUN_ENDED)
     sizes = [tokens for tokens, times in ended.items() if times > 1]
     for index, probe in enumerate(probes):
-        if probe.outcome in (None, Outcome.HELD, Outcome.COULD_NOT_LOAD):
+        if probe.outcome in (None, ProbeOutcome.HELD, ProbeOutcome.COULD_NOT_LOAD):
             continue
         before = probes[index - 1] if index else None
         used = before.detail.get("grown_bytes") if before is not None and before.held else None
         first = before is None or before.trial_id != probe.trial_id or not before.held
         harmless = first or (used is not None and used < headroom_bytes / 2)
-        if probe.outcome is not Outcome.RUN_ENDED or not harmless:
+        if probe.outcome is not ProbeOutcome.RUN_ENDED or not harmless:
             sizes.append(probe.tokens)
     return min(sizes, default=None)
 
@@ -107,7 +107,7 @@ def _try(bench: Bench, trial: Trial, sizes: Sequence[int], why: str) -> Measurin
                 ready = child.wait_until_ready()
             except KvlabError as error:
                 # The run goes on, and says that nothing was measured.
-                bench.ledger.end(loading, Outcome.COULD_NOT_LOAD, message=str(error))
+                bench.ledger.end(loading, ProbeOutcome.COULD_NOT_LOAD, message=str(error))
                 kind = (
                     ErrorType.OUT_OF_MEMORY if "memory" in str(error).lower() else ErrorType.UNKNOWN_FAILURE
                 )
@@ -165,25 +165,25 @@ def _drive(attempt: _Try, child: Child, sizes: Sequence[int], why: str, ready: d
     """Lengthen a loaded child's context, size by size, to its end."""
     ledger, dtype = attempt.bench.ledger, str(attempt.job["dtype"])
     facts = {"device": ready.get("device", "cpu"), **theory(ready.get("config") or {}, dtype)}
-    held, loaded, said = 0, _held_bytes(ready), time.monotonic()
+    held, loaded, last_line_s = 0, _held_bytes(ready), time.monotonic()
     for asked in sizes:
         probe_id = ledger.begin(attempt.trial.trial_id, dtype, asked, why)
         event = child.grow(asked)
         outcome = _OUTCOMES[event["event"]]
         detail = {key: value for key, value in event.items() if key not in ("event", "tokens")}
-        if outcome is Outcome.HELD:
+        if outcome is ProbeOutcome.HELD:
             detail["grown_bytes"] = _held_bytes(event) - loaded
         ledger.end(probe_id, outcome, loaded_bytes=loaded, **facts, **detail)
-        if outcome is not Outcome.HELD:
+        if outcome is not ProbeOutcome.HELD:
             text = f"{WORDS[outcome]} at {asked} tokens, after {held}: {event['message']}"
-            kind = ErrorType.TIMEOUT if outcome is Outcome.TIMEOUT else ErrorType.ENGINE_ERROR
+            kind = ErrorType.TIMEOUT if outcome is ProbeOutcome.TIMEOUT else ErrorType.ENGINE_ERROR
             return attempt.recorded(held, sizes[-1], Failure(kind, text), expected=True)
         held = asked
-        if time.monotonic() - said > 5:
+        if time.monotonic() - last_line_s > 5:
             attempt.bench.session.note(
                 f"{dtype}: {held:,} tokens held, {detail['grown_bytes'] / MIB:.0f} MiB"
             )
-            said = time.monotonic()
+            last_line_s = time.monotonic()
     return attempt.recorded(held, sizes[-1], None)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvlab.experiments.context_limit_probe.outcomes import Outcome
+from kvlab.experiments.context_limit_probe.outcomes import ProbeOutcome
 from kvlab.store.database import Database, to_json
 
 ENDPOINT, QUALITY = "endpoint", "quality"
@@ -34,13 +34,13 @@ class Probe:
     target: str
     tokens: int
     chosen_by: str
-    outcome: Outcome | None
+    outcome: ProbeOutcome | None
     detail: dict[str, Any] = field(default_factory=dict)
 
     @property
     def held(self) -> bool:
         """Whether the context was held."""
-        return self.outcome is Outcome.HELD
+        return self.outcome is ProbeOutcome.HELD
 
     @property
     def size(self) -> int:
@@ -62,7 +62,7 @@ class Ledger:
         with database.transaction():
             database.sql.execute(
                 "UPDATE context_probes SET outcome = ? WHERE outcome IS NULL AND session_id < ?",
-                (str(Outcome.RUN_ENDED), session_id),
+                (str(ProbeOutcome.RUN_ENDED), session_id),
             )
 
     def begin(self, trial_id: str, target: str, tokens: int, chosen_by: str, **detail: Any) -> int:  # noqa: ANN401
@@ -79,7 +79,7 @@ class Ledger:
             )
             return int(self._database.sql.execute("SELECT last_insert_rowid()").fetchone()[0])
 
-    def end(self, probe_id: int, outcome: Outcome, *, tokens: int | None = None, **detail: Any) -> None:  # noqa: ANN401
+    def end(self, probe_id: int, outcome: ProbeOutcome, *, tokens: int | None = None, **detail: Any) -> None:  # noqa: ANN401
         """Write down what became of it; ``tokens``: how long it turned out to be."""
         with self._database.transaction():
             query = "SELECT detail_json FROM context_probes WHERE probe_id = ?"
@@ -108,7 +108,9 @@ def read(sql: sqlite3.Connection) -> list[Probe]:
     for *row, outcome, detail in rows:
         made = dict(zip(names.split(", "), row, strict=False))
         found.append(
-            Probe(**made, outcome=None if outcome is None else Outcome(outcome), detail=json.loads(detail))
+            Probe(
+                **made, outcome=None if outcome is None else ProbeOutcome(outcome), detail=json.loads(detail)
+            )
         )
     return found
 

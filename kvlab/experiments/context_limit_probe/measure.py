@@ -8,7 +8,7 @@ from kvlab.experiment import Measuring
 from kvlab.experiments.context_limit_probe import in_process, material, replay
 from kvlab.experiments.context_limit_probe.bench import Bench
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, QUALITY
-from kvlab.experiments.context_limit_probe.outcomes import WORDS, Outcome
+from kvlab.experiments.context_limit_probe.outcomes import WORDS, ProbeOutcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.probe import try_size
 from kvlab.experiments.context_limit_probe.search import (
@@ -56,7 +56,7 @@ def _grow(bench: Bench, trial: Trial) -> Measuring:
         "growth",
         exchanges=count,
     )
-    if outcome is Outcome.HELD:
+    if outcome is ProbeOutcome.HELD:
         yield from _ask_for_the_facts(bench, trial, count)
     return _line(row, outcome)
 
@@ -73,7 +73,7 @@ def _cut(bench: Bench, trial: Trial) -> Measuring:
         return "no shorter context can be made"
     row, outcome = yield from try_size(bench, trial, lambda mark: bench.cut(size, mark), 1, chosen.why)
     lost_before = first_loss(bench.ledger.probes(QUALITY)).failed is not None
-    if outcome is Outcome.HELD and chosen.why in (STATED, DOUBLING) and not lost_before:
+    if outcome is ProbeOutcome.HELD and chosen.why in (STATED, DOUBLING) and not lost_before:
         count = _exchanges_that_fit(bench)
         if count is not None:
             yield from _ask_for_the_facts(bench, trial, count)
@@ -148,15 +148,17 @@ def _ask_for_the_facts(bench: Bench, trial: Trial, count: int) -> Measuring:
         counted = None if bench.counts_only_computed else row.evidence.prompt_tokens
         tokens = counted or bench.length(prompt)
     if known:
-        outcome = Outcome.HELD if right >= params.needle_min_share * len(known) else Outcome.QUALITY_LOST
+        outcome = (
+            ProbeOutcome.HELD if right >= params.needle_min_share * len(known) else ProbeOutcome.QUALITY_LOST
+        )
         probe_id = bench.ledger.begin(trial.trial_id, QUALITY, tokens, "growth")
         bench.ledger.end(probe_id, outcome, right=right, asked=len(known), exchanges=count)
     return line
 
 
-def _line(row: Recorded, outcome: Outcome | None = None) -> str:
+def _line(row: Recorded, outcome: ProbeOutcome | None = None) -> str:
     """Return what became of a request; an outcome that its answer does not show is said."""
-    if row.was_read and outcome not in (None, Outcome.HELD):
+    if row.was_read and outcome not in (None, ProbeOutcome.HELD):
         return f"{row.target_tokens} tokens: {WORDS[outcome]}"
     failure = row.measurement.failure
     if failure is not None and not row.was_read:

@@ -9,7 +9,7 @@ from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Failure
 
 
-class Outcome(StrEnum):
+class ProbeOutcome(StrEnum):
     """How a probe ended. The labels are stable: databases and reports hold them."""
 
     HELD = "held"
@@ -29,19 +29,19 @@ class Outcome(StrEnum):
 
 #: What each says to a person.
 WORDS = {
-    Outcome.HELD: "held",
-    Outcome.REFUSED: "refused by the server",
-    Outcome.OUT_OF_MEMORY: "out of memory",
-    Outcome.CACHE_EXHAUSTED: "KV cache exhausted or preempted",
-    Outcome.TIMEOUT: "no answer in time",
-    Outcome.QUALITY_LOST: "what stands at the start is no longer answered",
-    Outcome.TRUNCATED: "cut silently: the server counted fewer tokens than were sent",
-    Outcome.NOTHING: "counted, and answered with nothing",
-    Outcome.SERVER_ERROR: "answered with an error that names no cause, or with nothing",
-    Outcome.SERVER_DIED: "the server, or the engine behind it, died",
-    Outcome.COULD_NOT_LOAD: "the model could not be loaded",
-    Outcome.CHILD_DIED: "the child process died",
-    Outcome.RUN_ENDED: "the run ended while it was tried",
+    ProbeOutcome.HELD: "held",
+    ProbeOutcome.REFUSED: "refused by the server",
+    ProbeOutcome.OUT_OF_MEMORY: "out of memory",
+    ProbeOutcome.CACHE_EXHAUSTED: "KV cache exhausted or preempted",
+    ProbeOutcome.TIMEOUT: "no answer in time",
+    ProbeOutcome.QUALITY_LOST: "what stands at the start is no longer answered",
+    ProbeOutcome.TRUNCATED: "cut silently: the server counted fewer tokens than were sent",
+    ProbeOutcome.NOTHING: "counted, and answered with nothing",
+    ProbeOutcome.SERVER_ERROR: "answered with an error that names no cause, or with nothing",
+    ProbeOutcome.SERVER_DIED: "the server, or the engine behind it, died",
+    ProbeOutcome.COULD_NOT_LOAD: "the model could not be loaded",
+    ProbeOutcome.CHILD_DIED: "the child process died",
+    ProbeOutcome.RUN_ENDED: "the run ended while it was tried",
 }
 
 # As the servers' own sources word it: vLLM, llama.cpp, Ollama, TGI, SGLang, and OpenAI's API.
@@ -109,7 +109,7 @@ class Seen:
     preemptions: float | None = None
 
 
-def classify(seen: Seen) -> Outcome | None:
+def classify(seen: Seen) -> ProbeOutcome | None:
     """Return what became of a probe; ``None``: a failure that says nothing about its length.
 
     What the server says comes before whether it answers: one that is busy with an abandoned prompt is
@@ -120,36 +120,36 @@ def classify(seen: Seen) -> Outcome | None:
     kind = seen.failure.error_type
     if kind is ErrorType.EMPTY_OUTPUT:
         # Nothing was generated. Only the server's count says that the prompt was read at all.
-        return Outcome.SERVER_ERROR if seen.counted_tokens is None else _of_an_answer(seen)
+        return ProbeOutcome.SERVER_ERROR if seen.counted_tokens is None else _of_an_answer(seen)
     if kind is ErrorType.TIMEOUT:
-        return Outcome.TIMEOUT
+        return ProbeOutcome.TIMEOUT
     if kind not in (ErrorType.REFUSED_INPUT, ErrorType.ENGINE_ERROR):
         return None
     if (named := _of_a_message(seen, kind, seen.failure.message)) is not None:
         return named
     if not seen.alive:
-        return Outcome.SERVER_DIED
-    return Outcome.SERVER_ERROR if kind is ErrorType.ENGINE_ERROR else None
+        return ProbeOutcome.SERVER_DIED
+    return ProbeOutcome.SERVER_ERROR if kind is ErrorType.ENGINE_ERROR else None
 
 
-def _of_a_message(seen: Seen, kind: ErrorType, message: str) -> Outcome | None:
+def _of_a_message(seen: Seen, kind: ErrorType, message: str) -> ProbeOutcome | None:
     """Return what a server says that happened; ``None``: it names no cause."""
     if _MEMORY.search(message):
-        return Outcome.OUT_OF_MEMORY
+        return ProbeOutcome.OUT_OF_MEMORY
     if _DEAD.search(message):
-        return Outcome.SERVER_DIED
+        return ProbeOutcome.SERVER_DIED
     too_long = seen.room_tokens is not None and seen.tokens > seen.room_tokens
     if _LENGTH.search(message) or (kind is ErrorType.REFUSED_INPUT and too_long):
-        return Outcome.REFUSED
+        return ProbeOutcome.REFUSED
     if _CACHE.search(message):
-        return Outcome.CACHE_EXHAUSTED
-    return Outcome.TIMEOUT if kind is ErrorType.ENGINE_ERROR and _SLOW.search(message) else None
+        return ProbeOutcome.CACHE_EXHAUSTED
+    return ProbeOutcome.TIMEOUT if kind is ErrorType.ENGINE_ERROR and _SLOW.search(message) else None
 
 
-def _of_an_answer(seen: Seen) -> Outcome:
+def _of_an_answer(seen: Seen) -> ProbeOutcome:
     if None not in (seen.counted_tokens, seen.least_tokens) and seen.counted_tokens < seen.least_tokens:  # type: ignore[operator]
-        return Outcome.TRUNCATED
-    return Outcome.CACHE_EXHAUSTED if seen.preemptions else Outcome.HELD
+        return ProbeOutcome.TRUNCATED
+    return ProbeOutcome.CACHE_EXHAUSTED if seen.preemptions else ProbeOutcome.HELD
 
 
 def stated_maximum(
@@ -165,7 +165,7 @@ def stated_maximum(
         message: The server's words.
         held_tokens: What it has accepted: no maximum is smaller.
         asked_tokens: What it has refused, at most: no maximum is larger.
-        repeated: What was asked for: a number that repeats it is no maximum.
+        repeated: What was asked for: a number that repeats it is not a maximum.
 
     >>> stated_maximum("This model's maximum context length is 8192 tokens. However, you requested 9000")
     8192

@@ -32,7 +32,7 @@ class ContextLimitProbeParams(Params):
         chunk_tokens: The child's context grows by so many tokens at a time.
         fit_from_tokens: Memory below this length is not fitted: the allocator rounds small tensors.
         in_process_tokens: The child's context never exceeds this.
-        growth_margin: How far the measured bytes a token may be from the theoretical, as a fraction.
+        growth_margin: How far the measured bytes per token may be from the theoretical, as a fraction.
         min_r_squared: Below this, growth is not predictable.
         max_residual_fraction: Largest residual of the fit, as a share of the growth, that is predictable.
         safe_fraction: MAX_CONTEXT_TOKENS stays below this share of the measured maximum.

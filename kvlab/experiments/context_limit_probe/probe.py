@@ -17,7 +17,7 @@ from typing import Any
 from kvlab.evidence import as_tokens
 from kvlab.experiments.context_limit_probe.bench import Bench
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Probe
-from kvlab.experiments.context_limit_probe.outcomes import Outcome, Seen, classify, stated_maximum
+from kvlab.experiments.context_limit_probe.outcomes import ProbeOutcome, Seen, classify, stated_maximum
 from kvlab.experiments.context_limit_probe.search import (
     STATED,
     bracket,
@@ -43,7 +43,7 @@ def try_size(
     max_tokens: int,
     why: str,
     **detail: Any,  # noqa: ANN401 - JSON
-) -> Generator[Recorded, None, tuple[Recorded, Outcome | None]]:
+) -> Generator[Recorded, None, tuple[Recorded, ProbeOutcome | None]]:
     """Write a size down, try it, write down what became of it, and give its requests.
 
     Returns the request that decided, and the outcome; ``None``: it says nothing about the size.
@@ -58,14 +58,14 @@ def try_size(
     one = _OneSize(bench, trial, probe_id, max_tokens, why)
     one.mark = fresh if bench.counts_only_computed else None
     outcome = one.first(prompt)
-    if outcome is Outcome.TRUNCATED and not bench.counts_only_computed:
+    if outcome is ProbeOutcome.TRUNCATED and not bench.counts_only_computed:
         prompt, one.mark = build(fresh), fresh
         outcome = one.again_with_nothing_cached(prompt)
-    if outcome is Outcome.HELD and not one.row.ok:
+    if outcome is ProbeOutcome.HELD and not one.row.ok:
         outcome = one.again_for_more_tokens(prompt)
     elif outcome is None and _may_be_its_length(one.row):
         outcome = one.is_a_shorter_one_accepted()
-    if outcome is Outcome.HELD and one.row.ok:
+    if outcome is ProbeOutcome.HELD and one.row.ok:
         one.is_a_repeat_counted_the_same(prompt)
     expected = one.finish(outcome)
     for row in one.rows:
@@ -102,7 +102,7 @@ class _OneSize:
         self.rows.append(row)
         return row
 
-    def first(self, prompt: Mapping[str, Any]) -> Outcome | None:
+    def first(self, prompt: Mapping[str, Any]) -> ProbeOutcome | None:
         """Ask for the size."""
         before = self.bench.preemptions()
         arm = "probe-fresh" if self.bench.counts_only_computed else "probe"
@@ -111,14 +111,14 @@ class _OneSize:
         preempted = None if before is None or after is None else after - before
         return _outcome(self.bench, self.row, prompt, preempted)
 
-    def again_for_more_tokens(self, prompt: Mapping[str, Any]) -> Outcome | None:
+    def again_for_more_tokens(self, prompt: Mapping[str, Any]) -> ProbeOutcome | None:
         """Find out whether an answer without text was one: whether tokens are generated at this length.
 
         The prompt is shortened by as many tokens as are asked for, so that prompt and answer together are as
         long as before: at the limit itself there would be no room for them.
         """
         if self.max_tokens > 1 and generated(self.row) >= self.max_tokens:
-            return Outcome.HELD
+            return ProbeOutcome.HELD
         bench, more = self.bench, self.bench.params.decode_tokens
         # The scale is a guess, so a little more is cut where it is needed.
         per_token = 1.2 * bench.scale().characters_per_token if bench.by_characters else 1.0
@@ -127,27 +127,27 @@ class _OneSize:
         failure, answer = row.measurement.failure, row.measurement.generation
         ended_itself = answer is not None and answer.finish_reason != "length"
         if ended_itself or (row.was_read and generated(row) >= more):
-            return Outcome.HELD
+            return ProbeOutcome.HELD
         if failure is None:
-            return Outcome.NOTHING  # it had room for less than was asked for: the limit lies between
+            return ProbeOutcome.NOTHING  # it had room for less than was asked for: the limit lies between
         refused = failure.error_type in (ErrorType.EMPTY_OUTPUT, ErrorType.REFUSED_INPUT)
-        return Outcome.NOTHING if refused else None
+        return ProbeOutcome.NOTHING if refused else None
 
-    def again_with_nothing_cached(self, prompt: Mapping[str, Any]) -> Outcome | None:
+    def again_with_nothing_cached(self, prompt: Mapping[str, Any]) -> ProbeOutcome | None:
         """Find out whether too small a count is that of a cut prompt, or leaves out what was in the cache."""
         self.row = self._ask("probe-fresh", prompt, self.max_tokens)
         outcome = _outcome(self.bench, self.row, prompt, None)
-        if outcome is Outcome.HELD:
+        if outcome is ProbeOutcome.HELD:
             self.facts["counts"] = "computed"
         return outcome
 
-    def is_a_shorter_one_accepted(self) -> Outcome | None:
+    def is_a_shorter_one_accepted(self) -> ProbeOutcome | None:
         """Find out whether a refusal in unknown words is one of the length: whether a shorter one is accepted."""
         held = bracket(confirmed(self.bench.ledger.probes(ENDPOINT))).held
         if held is None:
-            return Outcome.REFUSED  # whatever it means, something shorter is to be tried
+            return ProbeOutcome.REFUSED  # whatever it means, something shorter is to be tried
         control = self._ask("control", self.bench.cut(held.size), 1)
-        return Outcome.REFUSED if control.was_read else None
+        return ProbeOutcome.REFUSED if control.was_read else None
 
     def is_a_repeat_counted_the_same(self, prompt: Mapping[str, Any]) -> None:
         """Find out, once and at the smallest size, whether counts leave out what is in the cache.
@@ -162,19 +162,19 @@ class _OneSize:
         if again is not None:
             self.facts["counts"] = "all" if again >= _SAME_SHARE * counted else "computed"
 
-    def finish(self, outcome: Outcome | None) -> bool:
+    def finish(self, outcome: ProbeOutcome | None) -> bool:
         """Write down what became of it. Returns whether a failure is what was looked for."""
         row, bench = self.row, self.bench
         if outcome is None:
             bench.ledger.withdraw(self.probe_id)
             return False
         counted, failure = row.evidence.prompt_tokens, row.measurement.failure
-        nothing = outcome is Outcome.NOTHING
+        nothing = outcome is ProbeOutcome.NOTHING
         message = failure.message if failure is not None and (nothing or not row.was_read) else None
         bench.ledger.end(
             self.probe_id,
             outcome,
-            tokens=counted if outcome is Outcome.HELD else None,
+            tokens=counted if outcome is ProbeOutcome.HELD else None,
             counted=counted,
             request_id=row.request_id,
             message=message,
@@ -194,7 +194,7 @@ class _OneSize:
         held = bracket(confirmed(self.bench.ledger.probes(ENDPOINT))).low
         tokens = self.row.target_tokens or 0
         asked = tokens + self.max_tokens
-        # A number that repeats what was asked for is no maximum; but a stated one is asked for to the token.
+        # A number that repeats what was asked for is not a maximum; but a stated one is asked for to the token.
         repeated = {asked} if self.why == STATED else {asked, tokens}
         most = round(1.5 * asked) if self.bench.by_characters else asked
         return stated_maximum(message, held_tokens=held, asked_tokens=most, repeated=repeated)
@@ -207,7 +207,7 @@ def generated(row: Recorded) -> int:
 
 def _outcome(
     bench: Bench, row: Recorded, prompt: Mapping[str, Any], preempted: float | None
-) -> Outcome | None:
+) -> ProbeOutcome | None:
     size, tokens = bench.size(prompt), row.target_tokens or 0
     counted, maximum = row.evidence.prompt_tokens, bench.identity.max_model_len
     known = bench.ledger.probes(ENDPOINT)
@@ -223,12 +223,12 @@ def _outcome(
     )
     found = classify(seen)
     if (
-        found is Outcome.HELD
+        found is ProbeOutcome.HELD
         and bench.by_characters
         and counted is not None
         and is_on_the_plateau(known, size, counted)
     ):
-        return Outcome.TRUNCATED
+        return ProbeOutcome.TRUNCATED
     return found
 
 

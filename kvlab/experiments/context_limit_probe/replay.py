@@ -141,10 +141,10 @@ def _median(values: "pd.Series[Any]") -> float | None:
 
 
 def best_interval(table: pd.DataFrame) -> "pd.Series[Any] | None":
-    """Return the row whose mean TTFT a turn is apart from all others' and below; ``None``: not told apart.
+    """Return the row whose mean TTFT per turn lies clearly below all others; ``None``: none does.
 
-    Apart: its interval ends below where each other's begins. A row that failed, or whose cycles are too
-    few for an interval, is apart from none.
+    Clearly: its interval ends below the beginning of every other one. After a failure, or with too few
+    cycles for an interval, none does.
     """
     if len(table) < 2 or table["failed"].any():
         return None
@@ -157,11 +157,11 @@ def best_interval(table: pd.DataFrame) -> "pd.Series[Any] | None":
 
 
 def cost_in_words(table: pd.DataFrame) -> str | None:
-    """Return which interval costs least, or that they are not told apart; ``None``: fewer than two were replayed."""
+    """Return which interval costs least, or that their costs do not differ measurably; ``None``: fewer than two were replayed."""
     if len(table) < 2:
         return None
     if (best := best_interval(table)) is not None:
         return f"of the intervals, {best['interval']} costs least"
     return (
-        f"of the intervals {', '.join(str(n) for n in table['interval'])}, what they cost is not told apart"
+        f"the costs of the intervals {', '.join(str(n) for n in table['interval'])} do not differ measurably"
     )

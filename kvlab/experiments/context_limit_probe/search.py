@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe.ledger import Probe
-from kvlab.experiments.context_limit_probe.outcomes import Outcome
+from kvlab.experiments.context_limit_probe.outcomes import ProbeOutcome
 
 if TYPE_CHECKING:
     from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
@@ -26,7 +26,7 @@ STATED, DOUBLING, BISECTION = "stated maximum", "doubling", "bisection"
 #: How far from a stated maximum a context is aimed whose tokens are only known by a scale.
 _NEAR = 0.005
 #: Outcomes that bound nothing unless they come twice at one size.
-_WITHOUT_A_CAUSE = (Outcome.RUN_ENDED, Outcome.SERVER_ERROR)
+_WITHOUT_A_CAUSE = (ProbeOutcome.RUN_ENDED, ProbeOutcome.SERVER_ERROR)
 #: Of the tokens that a longer context must add, a whole one has at least this share: by one earlier count, by more.
 _SHARE_BY_ONE, _SHARE = 0.6, 0.85
 #: What two counts of the same text may differ by, in tokens.
@@ -67,7 +67,9 @@ def bracket(probes: Sequence[Probe]) -> Bracket:
     """
     held = max((probe for probe in probes if probe.held), key=lambda probe: probe.size, default=None)
     low = held.size if held else 0
-    failed = [probe for probe in probes if probe.outcome not in (None, Outcome.HELD) and probe.size > low]
+    failed = [
+        probe for probe in probes if probe.outcome not in (None, ProbeOutcome.HELD) and probe.size > low
+    ]
     smallest = min(failed, key=lambda p: (p.size, p.outcome in _WITHOUT_A_CAUSE), default=None)
     return Bracket(held, smallest)
 
@@ -78,7 +80,7 @@ def first_loss(probes: Sequence[Probe]) -> Bracket:
     An answer that is right beyond a loss is luck, or a loss that was: neither moves the limit up.
     """
     lost = min(
-        (p for p in probes if p.outcome not in (None, Outcome.HELD)), key=lambda p: p.size, default=None
+        (p for p in probes if p.outcome not in (None, ProbeOutcome.HELD)), key=lambda p: p.size, default=None
     )
     below = [p for p in probes if p.held and (lost is None or p.size < lost.size)]
     return Bracket(max(below, key=lambda probe: probe.size, default=None), lost)
@@ -164,7 +166,9 @@ def least_tokens(probes: Sequence[Probe], characters: int, guess: Scale) -> floa
 def is_on_the_plateau(probes: Sequence[Probe], characters: int, counted: int) -> bool:
     """Whether a longer prompt, known to be cut, was counted as no more than this one."""
     return any(
-        probe.outcome is Outcome.TRUNCATED and probe.size > characters and probe.detail["counted"] <= counted
+        probe.outcome is ProbeOutcome.TRUNCATED
+        and probe.size > characters
+        and probe.detail["counted"] <= counted
         for probe in probes
     )
 

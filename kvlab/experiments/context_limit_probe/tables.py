@@ -71,9 +71,9 @@ def _quality(found: Estimate) -> Table:
     return Table(
         name="quality",
         title="Facts at the start of the context: how many are answered",
-        columns=["tokens", "exchanges", "right", "asked", "holds"],
+        columns=["tokens", "exchanges", "right", "asked", "held"],
         rows=[
-            {"tokens": probe.tokens, "holds": probe.held}
+            {"tokens": probe.tokens, "held": probe.held}
             | {name: probe.detail[name] for name in ("exchanges", "right", "asked")}
             for probe in sorted(found.probes, key=lambda probe: probe.tokens)
             if probe.target == QUALITY

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Opening:
+class EngineFactory:
     """A model in this process, or an endpoint that must show that it applies budgets."""
 
     params: KVBudgetTransitionParams
@@ -40,7 +40,7 @@ class Opening:
         """What the model runs on; ``None``: an endpoint answers."""
         return "torch" if self.params.in_process else None
 
-    def open(self, check: engines.Check) -> Any:  # noqa: ANN401 - one of two engines
+    def open(self, check: engines.LengthCheck) -> Any:  # noqa: ANN401 - one of two engines
         """Load the model, or connect and let the endpoint prove its budgets.
 
         Raises:
@@ -56,13 +56,13 @@ class Opening:
         cache_bytes = int(chosen.prefill_cache_gib * 2**30)
         return transformers_kv.open_engine(self._with_model(), check, options, cache_bytes=cache_bytes)
 
-    def hold(self, check: engines.Check) -> AbstractContextManager[None]:
+    def keep_running(self, check: engines.LengthCheck) -> AbstractContextManager[None]:
         """Keep an endpoint up; of a model, only refuse what cannot work."""
         if not self.params.in_process:
-            return engines.Endpoint(self.settings).hold(check)
+            return engines.Endpoint(self.settings).keep_running(check)
         from kvlab.compression import engine as transformers_kv
 
-        return transformers_kv.hold(self._with_model(), check)
+        return transformers_kv.keep_running(self._with_model(), check)
 
     def _with_model(self) -> Settings:
         """Return the settings with the parameters' own model, if they name one."""
@@ -172,7 +172,7 @@ EXPERIMENT: Experiment[KVBudgetTransitionParams] = Experiment(
     title="KV-budget transition: where accuracy breaks, and how sure that is",
     Params=KVBudgetTransitionParams,
     proves="the KV entries kept, read from the cache's own tensors",
-    open=Opening,
+    open=EngineFactory,
     plan=make_plan,
     check=check,
     session=_state,

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pandas as pd
 
 from kvlab.compression.transition import bins, controls, efficiency, failures, flips, sanity
-from kvlab.compression.transition.detect import BinCall, Call, call, call_bins, drops_of
+from kvlab.compression.transition.detect import BinCall, TransitionCall, call, call_bins, drops_of
 from kvlab.compression.transition.drop import Drop
 from kvlab.compression.transition.location import Location, locate
 from kvlab.compression.transition.point_rule import PointTransition, point_rule
@@ -230,7 +230,7 @@ class Analysis:
     Attributes:
         asked: The parameters.
         frame: The answers of the run's query mode.
-        stats: One row a policy, budget and bin (`kvlab.compression.transition.bins.bin_table`).
+        stats: One row per policy, budget and bin (`kvlab.compression.transition.bins.bin_table`).
         focus: The budget that bins, failures and flips are read at: that of the call, without one the
             budget with the largest mean drop; ``None`` where there is nothing below 1.0.
     """
@@ -240,7 +240,7 @@ class Analysis:
     stats: pd.DataFrame
     scores: Scores
     drops: tuple[Drop, ...]
-    call: Call
+    call: TransitionCall
     bin_calls: list[BinCall]
     point: PointTransition
     half: Location
@@ -251,7 +251,7 @@ class Analysis:
     worst: list[float | None]
     flips: list[flips.Flips]
     parts: list[failures.Parts]
-    treatments: dict[Treatment, Call]
+    treatments: dict[Treatment, TransitionCall]
     integrity: pd.DataFrame
     noise: controls.NoiseFloor
     random: list[controls.Beside]
@@ -271,7 +271,7 @@ def analyse(frame: pd.DataFrame, asked: Asked) -> Analysis:
     """Return all results of the answers.
 
     Args:
-        frame: One row an answer; see `kvlab.compression.transition.scores.collect` for the columns it must have.
+        frame: One row per answer; see `kvlab.compression.transition.scores.collect` for the columns it must have.
         asked: The parameters.
 
     Raises:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from kvlab.compression.transition import failures
 from kvlab.compression.transition.bins import column, timings
-from kvlab.compression.transition.detect import Call
+from kvlab.compression.transition.detect import TransitionCall
 from kvlab.compression.transition.scores import FULL
 from kvlab.experiments.kv_budget_transition import sections, store
 from kvlab.experiments.kv_budget_transition.estimate import Analysis, Answers, Asked, analyse
@@ -70,7 +70,7 @@ def report(
     """
     complete = _complete(found, planned_answers, trials)
     drawn = pictures(found)
-    partial = "partial run: " if complete.holds is False else ""
+    partial = "partial run: " if complete.passed is False else ""
     unscored = found.asked.metric == ANSWERED
     alone = "failures and costs alone, as this task has no score: " if unscored else ""
     return Findings(
@@ -100,7 +100,7 @@ def _complete(found: Analysis, planned_answers: int, trials: tuple[int, int]) ->
         name="all_planned_answered",
         asks="every planned answer is there, or the model's failure, and every trial is done",
         seen=seen + ("" if whole else ": a partial run"),
-        holds=whole if planned_answers else None,
+        passed=whole if planned_answers else None,
         role="proof",
     )
 
@@ -112,7 +112,7 @@ def _notes(found: Analysis) -> list[Check]:
             name="not_of_failures_alone",
             asks="no drop is called that missing answers alone make",
             seen=f"called: {found.call.outcome}",
-            holds=found.call.outcome != "failures",
+            passed=found.call.outcome != "failures",
             role="power",
             reason=sections.FAILURES_ALONE,
         ),
@@ -120,17 +120,17 @@ def _notes(found: Analysis) -> list[Check]:
             name="failures_do_not_decide",
             asks="the call is the same with failures as 0, as missing, and as both bounds",
             seen=", ".join(outcomes),
-            holds=not failures.decide_call(found.treatments),
+            passed=not failures.decide_call(found.treatments),
             role="note",
         ),
         *(
-            Check(name=item.name, asks=item.asks, seen=item.seen, holds=item.holds, role="note")
+            Check(name=item.name, asks=item.asks, seen=item.seen, passed=item.passed, role="note")
             for item in found.assertions
         ),
     ]
 
 
-def _in_short(call: Call, found: Analysis) -> str:
+def _in_short(call: TransitionCall, found: Analysis) -> str:
     """Return a call's outcome and the budgets that it names."""
     name = found.scores.name
     parts: list[str] = [call.outcome]
@@ -153,7 +153,7 @@ def _repeats(found: Analysis, deterministic: bool) -> Check:
         asks="budget 1.0 once more gives the same tokens"
         + ("" if deterministic else ", which this engine does not promise"),
         seen=seen,
-        holds=noise.same == noise.n if noise.n else None,
+        passed=noise.same == noise.n if noise.n else None,
         role="criterion" if deterministic else "note",
         optional=True,
     )
@@ -171,13 +171,13 @@ def _kept(frame: pd.DataFrame, tolerance: int) -> Check:
     seen = f"{equal} of {len(rows)}" + (f", {unknown} without an observation" if unknown else "")
     if not len(rows):
         seen = "no answer below 1.0, and none observed at it: no budget to apply"
-    holds = False if wrong else None if unknown else True
+    passed = False if wrong else None if unknown else True
     return Check(
         name="n_kept_as_planned",
         asks=f"the KV entries kept, as observed, equal the plan in every layer of every answer{within}",
         seen=seen,
-        holds=holds,
-        reason=f"a budget that is not observed is not a budget: {seen}" if holds is None else "",
+        passed=passed,
+        reason=f"a budget that is not observed is not a budget: {seen}" if passed is None else "",
     )
 
 
@@ -185,21 +185,21 @@ def _headline(found: Analysis) -> str:
     drop, least = found.called_drop, sections.least_of(found)
     if drop is None or found.call.outcome == "not tested":
         return "no transition was looked for: there is no budget below 1.0 with an answer"
-    said = f"accuracy at {found.scores.name(drop.budget)} is lower than at 1.0 by {sections.range_of(drop)}"
+    drop_words = (
+        f"accuracy at {found.scores.name(drop.budget)} is lower than at 1.0 by {sections.range_of(drop)}"
+    )
     if found.noise.absolute:
-        said += f" (1.0 differs from itself by {found.noise.absolute:.3f}; no smaller drop counts)"
+        drop_words += f" (1.0 differs from itself by {found.noise.absolute:.3f}; no smaller drop counts)"
     if found.call.outcome == "transition":
-        return (
-            f"transition: the middle of the fall lies {sections.place_of(found, found.half)}; {said}; {least}"
-        )
+        return f"transition: the middle of the fall lies {sections.place_of(found, found.half)}; {drop_words}; {least}"
     smallest = f"[{found.scores.name(found.call.drops[-1].budget)}, 1]"
     if found.call.outcome == "no transition":
-        return f"no transition in {smallest}: every planned budget is shown to lose less than {found.asked.margin:g}; {said}; {least}"
+        return f"no transition in {smallest}: every planned budget is shown to lose less than {found.asked.margin:g}; {drop_words}; {least}"
     if found.call.outcome == "failures":
-        return f"no call: {sections.FAILURES_ALONE}; {said}; {least}"
+        return f"no call: {sections.FAILURES_ALONE}; {drop_words}; {least}"
     if found.call.outcome == "not monotone":
-        return f"not monotone: {sections.comes_back(found)}; {said}; {least}"
-    return f"underpowered: neither a loss of more than {found.asked.margin:g} in {smallest} nor its absence is shown; {said}; {least}"
+        return f"not monotone: {sections.comes_back(found)}; {drop_words}; {least}"
+    return f"underpowered: neither a loss of more than {found.asked.margin:g} in {smallest} nor its absence is shown; {drop_words}; {least}"
 
 
 def _results(found: Analysis) -> dict[str, Any]:

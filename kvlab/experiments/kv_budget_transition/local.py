@@ -66,17 +66,17 @@ def ask(session: "Session[KVBudgetTransitionParams]", trial: Trial) -> Measuring
     params = session.params
     place, example = session.state.examples[trial.planned["example_id"]]
     if trial.planned["timed"]:
-        return (yield from _said(_timed(session, trial, example)))
+        return (yield from _with_line(_timed(session, trial, example)))
     chosen = plan.planned(params, place)
     if round_number := int(trial.planned["round"]):
         budget = budget_of(session.data(), params, round_number, _floor(session))
         if budget is None:
             return "nothing to ask"
         chosen = plan.added(params, budget)
-    return (yield from _said(_swept(session, trial, example, chosen)))
+    return (yield from _with_line(_swept(session, trial, example, chosen)))
 
 
-def _said(rows: Iterable[Recorded]) -> Measuring:
+def _with_line(rows: Iterable[Recorded]) -> Measuring:
     """Yield the rows, and return what was answered at each budget, shortened."""
     made: list[Recorded] = []
     for row in rows:
@@ -90,7 +90,7 @@ def line(rows: Sequence[Recorded]) -> str:
     if not rows:
         return "nothing to ask"
     curve = (plan.PLANNED, plan.ADDED, plan.TIMED)
-    said = [
+    parts = [
         f"{Budget.of(row.kv.budget).label} {_begin(row)}"
         for row in rows
         if row.phase in curve and row.kv is not None
@@ -98,8 +98,8 @@ def line(rows: Sequence[Recorded]) -> str:
     failures = [row.measurement.failure for row in rows if row.measurement.failure is not None]
     if failures:
         kinds = ", ".join(sorted({str(failure.error_type) for failure in failures}))
-        said.append(f"{len(failures)} of {len(rows)} requests failed ({kinds})")
-    return " · ".join(said) or "the controls"
+        parts.append(f"{len(failures)} of {len(rows)} requests failed ({kinds})")
+    return " · ".join(parts) or "the controls"
 
 
 def _begin(row: Recorded) -> str:

@@ -33,7 +33,7 @@ class EngineGroup(Group):
         device: ``auto`` takes a GPU where there is one.
         attention: The attention implementation.
         prefill_cache_gib: Memory for prefilled contexts that later rounds use again.
-        max_rpm: At most so many requests a minute are sent to an endpoint; ``None``: no pacing.
+        max_rpm: At most this many requests per minute are sent to an endpoint; ``None``: no pacing.
         extra_body: For an endpoint: what a request carries to ask for a budget, by the budget's text.
         kept_tokens_field: For an endpoint: the dotted path in its answer that says how many entries it kept.
         kept_tolerance_tokens: How far that may be from the plan; servers that keep whole blocks need more.
@@ -62,7 +62,7 @@ class KVGroup(Group):
         min_budget_gap: It adds none nearer than this to another.
         controls: ``noise_floor``: budget 1.0 once more, on every second example; ``random``: a random policy at the same
             budgets; ``no_context``: the question alone.
-        timed_per_bin: Examples a bin for the passes that take TTFT, latency and memory of each
+        timed_per_bin: Examples per bin for the passes that take TTFT, latency and memory of each
             budget alone; 0: none. On an endpoint there are none: its answers have their own times.
     """
 
@@ -155,7 +155,7 @@ class KVBudgetTransitionParams(Params):
     analysis: AnalysisGroup = AnalysisGroup()
 
     @classmethod
-    def superseded(cls, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    def obsolete_after(cls, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         """Return the dataset's parameters that were meant for the dataset before."""
         old, new = before.get("dataset") or {}, after.get("dataset") or {}
         if not isinstance(old, Mapping) or not isinstance(new, Mapping):
@@ -185,7 +185,7 @@ class KVBudgetTransitionParams(Params):
 
     @property
     def timed_per_bin(self) -> int:
-        """How many examples a bin are asked once more for their times; an endpoint's answers have their own."""
+        """How many examples per bin are asked once more for their times; an endpoint's answers have their own."""
         return self.kv.timed_per_bin if self.in_process else 0
 
 

@@ -42,7 +42,7 @@ def pictures(found: Analysis) -> list[Picture]:
         Picture(
             "flips",
             "Each example at each budget",
-            "One row an example, sorted by bin and by where it breaks; one column a budget. Right is a score of at least "
+            "One row per example, sorted by bin and by where it breaks; one column per budget. Right is a score of at least "
             "0.5.",
             lambda: _flips(found),
         ),

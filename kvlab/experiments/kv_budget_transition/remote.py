@@ -60,7 +60,9 @@ def _check_means(params: KVBudgetTransitionParams, smaller: list[float]) -> None
         raise InputError("kv.budgets", params.kv.budgets, fix)
 
 
-def open_engine(params: KVBudgetTransitionParams, settings: Settings, check: engines.Check) -> "OpenAICompat":
+def open_engine(
+    params: KVBudgetTransitionParams, settings: Settings, check: engines.LengthCheck
+) -> "OpenAICompat":
     """Connect to the endpoint, and let it prove its budgets.
 
     Raises:
@@ -136,14 +138,14 @@ def _honoured(params: KVBudgetTransitionParams, budget: float, kept: int, total:
     return abs(kept - Budget.of(budget).n_kept(total)) <= params.engine.kept_tolerance_tokens
 
 
-def is_settled(failure: Failure | None) -> bool:
+def is_final(failure: Failure | None) -> bool:
     """Whether a request is answered, or failed by the model: what broke in the serving, a later run may get answered."""
     if failure is None:
         return True
     return failure.error_type not in RETRYABLE and failure.http_status not in REFUSES_ALL
 
 
-def settled_arms(database: Database, trial_id: str) -> set[str]:
+def final_arms(database: Database, trial_id: str) -> set[str]:
     """Return the arms of a trial whose last attempt, over all sessions, leaves nothing to ask."""
     rows = database.sql.execute(
         "SELECT arm, error_type, http_status, message FROM requests LEFT JOIN failures USING (request_id) "
@@ -151,7 +153,7 @@ def settled_arms(database: Database, trial_id: str) -> set[str]:
         (trial_id,),
     )
     last = {arm: _failure(*rest) for arm, *rest in rows}
-    return {arm for arm, failure in last.items() if is_settled(failure)}
+    return {arm for arm, failure in last.items() if is_final(failure)}
 
 
 def _failure(error_type: str | None, http_status: int | None, message: str) -> Failure | None:
@@ -170,18 +172,18 @@ def ask(session: "Session[KVBudgetTransitionParams]", trial: Trial) -> Measuring
     place, _ = session.state.examples[trial.planned["example_id"]]
     chosen = plan.timed(session.params) if trial.planned["timed"] else plan.planned(session.params, place)
     store.ensure_runs(session.database, session.run.run_id, chosen)
-    before, rows, settled = settled_arms(session.database, trial.trial_id), list[Recorded](), True
+    before, rows, settled = final_arms(session.database, trial.trial_id), list[Recorded](), True
     for item, arm in enumerate(chosen):
         if arm.name in before:
             continue
-        rows += yield from _until_settled(session, trial, arm, item)
-        settled &= is_settled(rows[-1].measurement.failure)
+        rows += yield from _until_final(session, trial, arm, item)
+        settled &= is_final(rows[-1].measurement.failure)
     if not settled:
         raise UnfinishedError(line(rows))
     return line(rows)
 
 
-def _until_settled(
+def _until_final(
     session: "Session[KVBudgetTransitionParams]", trial: Trial, arm: Arm, item: int
 ) -> Generator[Recorded, None, list[Recorded]]:
     """Ask one arm, again where that may help: each time under a number that no other request of it has."""
@@ -193,14 +195,14 @@ def _until_settled(
         session.state.pace.wait()
         row = _once(session, trial, arm)
         failure = row.measurement.failure
-        row = replace(row, item=item, final=is_settled(failure))
+        row = replace(row, item=item, final=is_final(failure))
         yield row
         rows.append(row)
         if failure is None:
             return rows
         if failure.http_status in REFUSES_ALL:
-            said = f"the endpoint refuses every request (HTTP {failure.http_status}): {failure.message}"
-            raise KvlabError(f"{said}; correct that, and resume")
+            reason = f"the endpoint refuses every request (HTTP {failure.http_status}): {failure.message}"
+            raise KvlabError(f"{reason}; correct that, and resume")
         pause = session.pause_s(failure, len(rows), began)
         if pause is None:
             return rows
@@ -260,8 +262,10 @@ def _with_evidence(params: KVBudgetTransitionParams, arm: Arm, row: Recorded) ->
     kept = as_tokens(measured.generation.kept_value)
     shown = kept is not None and total is not None and _honoured(params, arm.budget, kept, total)
     if not shown and not (arm.budget == 1.0 and kept is None):
-        said = f"{params.engine.kept_tokens_field} says {kept} of {total} entries"
-        failure = Failure(ErrorType.ENGINE_ERROR, f"the budget was not applied: {said}", measured.http_status)
+        reason = f"{params.engine.kept_tokens_field} says {kept} of {total} entries"
+        failure = Failure(
+            ErrorType.ENGINE_ERROR, f"the budget was not applied: {reason}", measured.http_status
+        )
         return replace(row, measurement=replace(measured, generation=None, failure=failure))
     if total is None:
         return row

@@ -188,7 +188,7 @@ def _each(found: Analysis, name: str, show: Callable[[float], str]) -> str:
 
 
 def _sanity(found: Analysis) -> list[str]:
-    failed = [item for item in found.assertions if item.holds is False]
+    failed = [item for item in found.assertions if item.passed is False]
     lines = [f"{item.name}: {item.seen}." for item in failed] or [
         "Every assertion that could be tried holds."
     ]

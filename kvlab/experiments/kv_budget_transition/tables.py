@@ -334,7 +334,7 @@ def _ends(interval: Interval) -> dict[str, float | None]:
 
 def _assertions(found: Analysis) -> Table:
     rows = [
-        {"assertion": item.name, "asks": item.asks, "seen": item.seen, "holds": item.holds}
+        {"assertion": item.name, "asks": item.asks, "seen": item.seen, "passed": item.passed}
         for item in found.assertions
     ]
     return _table(found, "assertions", "What must hold if the scores mean something", rows)

@@ -114,7 +114,7 @@ def _checks(
                 "blocks of their primed prefix and misses read nothing"
             ),
             seen=f"{proven} of {planned}",
-            holds=proven >= params.min_valid_fraction * planned if planned else None,
+            passed=proven >= params.min_valid_fraction * planned if planned else None,
             role="proof",
             reason=_unproven(proven, planned, params),
         ),
@@ -122,14 +122,14 @@ def _checks(
             name="same_length_miss_slower",
             asks="median paired TTFT(miss of the same length) - TTFT(hit) > 0, at every (A, B)",
             seen=_each(differences, lambda item: f"{item.estimate:+.1f} ms" if item.n else "no pair"),
-            holds=slower,
+            passed=slower,
             optional=True,  # undecided is what the check of the interval says, with what to do
         ),
         Check(
             name="interval_excludes_0",
             asks="the interval of that difference lies above 0, at every (A, B)",
             seen=_each(differences, _bounds),
-            holds=slower,
+            passed=slower,
             role="power",
             advice="raise num_trials",
         ),
@@ -137,7 +137,7 @@ def _checks(
             name="as_written_misses_are_misses",
             asks="no measured miss of the as-written arm read from the cache",
             seen=f"{flagged} of {misses} did",
-            holds=flagged == 0 if misses else None,
+            passed=flagged == 0 if misses else None,
             role="note",
         ),
     ]

@@ -72,7 +72,7 @@ class Control:
                 name="saving_beyond_position",
                 asks=asks,
                 seen="no control pairs were measured: whatever the second place is worth is in the saving",
-                holds=None,
+                passed=None,
                 role="note",
             )
         decision, beyond_all = decide(self.corrected, margin), ""
@@ -86,7 +86,7 @@ class Control:
             asks=asks,
             seen=f"{self.proven} of {self.planned} control pairs proven cold twice; being second is worth "
             f"{percent(self.effect)}; a hit saves {percent(self.corrected)} beyond that{beyond_all}",
-            holds=None if decision == "undecided" else decision == "above",
+            passed=None if decision == "undecided" else decision == "above",
             role="power" if decision == "undecided" else "criterion",
             advice="raise position_controls or repeats" if decision == "undecided" else "",
         )

@@ -17,7 +17,7 @@ class TokenSweepParams(Params):
             being the second request is worth without a cache. An interval at 95 % needs 6, and some may be lost; 0: none.
         order: ``ascending`` goes through the lengths one repeat after the other, as the scenario
             says; ``random`` shuffles each repeat, so that drift does not look like length.
-        max_tokens: Generated tokens a request.
+        max_tokens: Generated tokens per request.
         manual_seed: Of the document's text.
         manual_sections: How long a document the prompts are cut from.
         ttft_min_reduction_fraction: The margin of the verdict.

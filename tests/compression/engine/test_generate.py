@@ -146,11 +146,10 @@ def test_only_a_budget_timed_alone_has_times_and_memory_of_its_own():
     done = engine.prefill(CONTEXT, TAIL, "agnostic", POLICIES)
     shared = engine.generate(done, POLICIES[0], BUDGETS, 4)[1]
     timed = engine.timed(CONTEXT, TAIL, "agnostic", POLICIES[0], BUDGETS[1], 4)
-    assert (shared.ttft_ms, shared.decode_ms_per_token, shared.peak_memory_bytes) == (None, None, None)
+    assert (shared.ttft_ms, shared.peak_memory_bytes) == (None, None)
     assert "shared" in shared.timing_reason
     assert "shared" in shared.memory_reason
     assert timed.ttft_ms > 0
-    assert timed.decode_ms_per_token > 0
     assert timed.timing_reason is None
     assert timed.sent_ns < timed.first_token_ns == timed.token_ns[0] < timed.token_ns[-1] <= timed.done_ns
     assert timed.peak_memory_bytes is None or timed.peak_memory_bytes > 0

@@ -114,14 +114,14 @@ def test_controls_are_paired_with_the_policy():
 def test_a_gain_at_a_smaller_budget_is_flagged():
     curves = {f"e{i:02d}": {1.0: 0.0 if i % 2 else 1.0, 0.5: 1.0} for i in range(30)}
     gain, failed, base = assertions(collect(answers(curves), "f1"), margin=0.05, alpha=0.05, seed=1)
-    assert gain.holds is False
+    assert gain.passed is False
     assert "metric/task mismatch or prompt leakage" in gain.seen
-    assert (failed.holds, base.holds) == (True, True)
+    assert (failed.passed, base.passed) == (True, True)
     frame = cliff()
-    held = [item.holds for item in assertions(collect(frame, "f1"), margin=0.05, alpha=0.05, seed=1)]
+    held = [item.passed for item in assertions(collect(frame, "f1"), margin=0.05, alpha=0.05, seed=1)]
     assert held == [True, True, True], "what is cut off has answered"
     frame["outcome"] = frame["outcome"].replace("TRUNCATED", "EMPTY_OUTPUT")
-    held = [item.holds for item in assertions(collect(frame, "f1"), margin=0.05, alpha=0.05, seed=1)]
+    held = [item.passed for item in assertions(collect(frame, "f1"), margin=0.05, alpha=0.05, seed=1)]
     assert held == [True, False, True]
 
 

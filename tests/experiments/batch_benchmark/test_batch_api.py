@@ -8,7 +8,7 @@ import stamina
 
 from benchmarks.servers.process import FakeServer
 from kvlab import api
-from kvlab.endpoints.batch_api import Batch, said_of
+from kvlab.endpoints.batch_api import Batch, message_of
 from kvlab.experiments.batch_benchmark import batch_api
 from kvlab.redact import Redactor
 from kvlab.timing.request import Failure
@@ -186,7 +186,7 @@ def test_whatever_the_server_says_of_a_key_comes_without_it():
     job = {"status": KEY, "request_counts": {"completed": KEY}, "errors": {"data": [{"message": long}]}}
     found = safe((200, job)).look("b")
     assert "canary" not in json.dumps(found).lower()
-    assert "CANARY" not in said_of(found)
+    assert "CANARY" not in message_of(found)
     assert "CANARY" not in str(
         list(safe((200, json.dumps({"custom_id": KEY, KEY: long}).encode())).lines("f"))
     )

@@ -28,28 +28,28 @@ def judged(*cells):
 
 def test_a_steady_rate_is_consistent():
     check = judged(cell(16, windows(0.1)), cell(32, windows(0.101, seed=1)), cell(64, windows(0.102, seed=2)))
-    assert check.holds, check.seen
+    assert check.passed, check.seen
     assert "shared_prefix, 16 to 64 requests" in check.seen
 
 
 def test_two_falls_within_the_margin_are_one_beyond_it():
     check = judged(cell(16, windows(0.1)), cell(32, windows(0.123, seed=1)), cell(64, windows(0.152, seed=2)))
-    assert check.holds is False
+    assert check.passed is False
     assert "slower: -34" in check.seen
 
 
 def test_a_faster_larger_size_is_no_fall():
-    assert judged(cell(16, windows(0.2)), cell(64, windows(0.1, seed=1))).holds
+    assert judged(cell(16, windows(0.2)), cell(64, windows(0.1, seed=1))).passed
 
 
 def test_what_windows_cannot_tell_is_no_failure():
     wide = judged(cell(16, windows(0.1, 6, 0.3)), cell(64, windows(0.12, 6, 0.3, seed=1)))
-    assert wide.holds is None
+    assert wide.passed is None
     assert "too uncertain to say" in wide.seen
     few = judged(cell(16, windows(0.1, 3)), cell(64, windows(0.2)), cell(32, []))
-    assert few.holds is None
+    assert few.passed is None
     assert "fewer than two sizes have a steady state of 4 windows" in few.seen
-    assert judged().holds is None
+    assert judged().passed is None
 
 
 def test_strategies_are_not_compared_with_one_another():
@@ -80,7 +80,7 @@ def smoke_run(draw, factor, length_s, every_s, fall):
 @pytest.mark.parametrize("spells", [(4, 5, 120), (3, 10, 60)])
 def test_slow_spells_of_the_machine_fail_no_run_and_hide_no_fall(spells):
     draw = np.random.default_rng(3)
-    sound = [judged(*smoke_run(draw, *spells, fall=0.0)).holds for _ in range(15)]
+    sound = [judged(*smoke_run(draw, *spells, fall=0.0)).passed for _ in range(15)]
     assert sound.count(False) == 0
-    falling = [judged(*smoke_run(draw, *spells, fall=0.5)).holds for _ in range(15)]
+    falling = [judged(*smoke_run(draw, *spells, fall=0.5)).passed for _ in range(15)]
     assert falling.count(False) >= 0.8 * 15

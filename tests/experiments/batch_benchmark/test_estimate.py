@@ -83,11 +83,11 @@ def test_an_empty_answer_is_served_and_no_error():
     assert (found["errors"], found["attempt_errors"]) == ({}, {})
     assert found["requests_per_s"] == pytest.approx(10)
     assert found["failure_s"] == 0
-    assert criteria.no_errors([found]).holds
+    assert criteria.no_errors([found]).passed
     few = criteria.few_empty([found], PARAMS)
-    assert (few.holds, few.seen) == (False, "2 of 20 answers")
-    assert criteria.few_empty([found], PARAMS.model_copy(update={"max_empty_share": 0.1})).holds
-    assert criteria.few_empty([], PARAMS).holds is None
+    assert (few.passed, few.seen) == (False, "2 of 20 answers")
+    assert criteria.few_empty([found], PARAMS.model_copy(update={"max_empty_share": 0.1})).passed
+    assert criteria.few_empty([], PARAMS).passed is None
 
 
 def predicted(rows, block, state):
@@ -122,7 +122,7 @@ def saved(share, expected, roughly=None, **more):
 
 
 @pytest.mark.parametrize(
-    ("found", "holds", "says"),
+    ("found", "passed", "says"),
     [
         ([saved(0.8, 0.85)], True, "at worst 94.1% of it"),
         ([saved(0.7, 0.85)], False, "at worst 82.4% of it"),
@@ -135,21 +135,23 @@ def saved(share, expected, roughly=None, **more):
         ([], None, "neither shared_prefix nor conversation"),
     ],
 )
-def test_a_saving_is_held_against_a_prediction_and_where_there_is_none_the_reason_is_true(found, holds, says):
+def test_a_saving_is_held_against_a_prediction_and_where_there_is_none_the_reason_is_true(
+    found, passed, says
+):
     check = criteria.as_predicted(found, PARAMS)
-    assert check.holds is holds
+    assert check.passed is passed
     assert says in check.seen
 
 
 @pytest.mark.parametrize(
-    ("share", "template", "again", "holds"),
+    ("share", "template", "again", "passed"),
     [(0.0, 0.0, 0, True), (0.8, 0.0, 0, False), (0.16, 0.16, 0, True), (0.17, 0.16, 0, False),
      (0.05, 0.0, 1, True), (0.05, None, 0, True), (0.3, None, 0, False), (None, 0.0, 0, None)],
 )  # fmt: skip
-def test_the_control_may_find_nothing_but_the_template(share, template, again, holds):
+def test_the_control_may_find_nothing_but_the_template(share, template, again, passed):
     found = saved(share, 0.0, template_share=template, sent_again=again, served=20)
-    assert criteria.control([{**found, "strategy": "isolated"}]).holds is holds
-    assert criteria.control([]).holds is None
+    assert criteria.control([{**found, "strategy": "isolated"}]).passed is passed
+    assert criteria.control([]).passed is None
 
 
 def test_the_templates_share_is_its_whole_blocks():
@@ -169,7 +171,7 @@ def possible(savings, most, **changes):
 
 
 @pytest.mark.parametrize(
-    ("savings", "most", "changes", "holds"),
+    ("savings", "most", "changes", "passed"),
     [
         (0.943, 0.78, {"predicted_from": "from an estimate of the prefix"}, False),
         (0.80, 0.78, {"predicted_from": "from an estimate of the prefix"}, True),
@@ -180,9 +182,9 @@ def possible(savings, most, **changes):
         (0.80, None, {}, None),
     ],
 )
-def test_a_saving_beyond_what_the_prompts_share_is_a_contradiction(savings, most, changes, holds):
+def test_a_saving_beyond_what_the_prompts_share_is_a_contradiction(savings, most, changes, passed):
     check = possible(savings, most, **changes)
-    assert (check.holds, check.role) == (holds, "proof")
+    assert (check.passed, check.role) == (passed, "proof")
 
 
 def stood_still(rows, stalled_ms):

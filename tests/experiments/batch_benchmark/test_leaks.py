@@ -79,7 +79,7 @@ def test_a_short_run_does_not_say_what_a_long_one_would_meet(levels):
     assert "the 224 requests of the run's later half" in known.reason
     assert "136,000 requests in all would" in known.reason
     check = criteria.memory_at_target(known, PARAMS)
-    assert (check.holds, check.optional) == (None, True)
+    assert (check.passed, check.optional) == (None, True)
     assert check.seen.startswith("not known: ")
 
 
@@ -125,14 +125,14 @@ def test_the_worst_of_all_series_counts_and_the_limit_does():
 
 def test_what_was_measured_is_judged_whatever_is_known_of_the_target():
     over = PARAMS.model_copy(update={"memory_limit_bytes": 50})
-    assert criteria.memory([flat(1000, 100)], over).holds is False
-    assert criteria.memory([flat(1000, 100)], PARAMS).holds is True
+    assert criteria.memory([flat(1000, 100)], over).passed is False
+    assert criteria.memory([flat(1000, 100)], PARAMS).passed is True
     few = criteria.memory([cell(1000, [100, 100, 100])] * 2, PARAMS)
-    assert (few.holds, few.optional) == (None, True)
+    assert (few.passed, few.optional) == (None, True)
     assert "too few looks" in few.seen
-    assert criteria.memory([cell(1000, [100, 100, 100])] * 3, PARAMS).holds is True
+    assert criteria.memory([cell(1000, [100, 100, 100])] * 3, PARAMS).passed is True
     unseen = criteria.memory([{**flat(100, 1), "memory": {}}], PARAMS)
-    assert (unseen.holds, unseen.optional) == (None, True)
+    assert (unseen.passed, unseen.optional) == (None, True)
 
 
 def test_looks_are_spread_over_requests_whatever_time_they_took():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kvlab.experiments import get
-from kvlab.experiments.cache_laws import said
+from kvlab.experiments.cache_laws import sentences
 from kvlab.laws.law import CacheLaw
 from kvlab.report import build
 from kvlab.runs.data import RunData
@@ -70,7 +70,7 @@ def test_the_summary_has_the_fixed_fields(run):
 )
 def test_a_law_is_one_plain_sentence(law, words):
     shortest = next(n for n in range(1, 5000) if law.full_hit(n))
-    assert said.sentence(law, shortest) == words
+    assert sentences.sentence(law, shortest) == words
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_law_is_one_plain_sentence(law, words):
     ],
 )
 def test_only_a_law_of_whole_blocks_becomes_a_line_of_env(law, block):
-    assert said.block_size(law) == block
+    assert sentences.block_size(law) == block
     if block is not None:
         whole = CacheLaw.whole_blocks(block)
         assert all(law.full_hit(n) == whole.full_hit(n) for n in range(1, 200))
@@ -144,13 +144,13 @@ def test_a_declared_law_that_is_wrong_is_said(run):
     run.identity = run.identity.model_copy(update={"block_size": 16})
     summary = found(run)
     (check,) = [check for check in summary.checks if check.name == "declared_law_agrees"]
-    assert check.holds is False
+    assert check.passed is False
     assert any("is not this server's" in reason for reason in summary.reasons)
     assert summary.verdict == "PASS", "the law was learned all the same"
 
 
 def test_the_law_is_written_for_others(run, tmp_path):
     build.write_results(run, LAWS)
-    content = json.loads((run.folder / said.LAW_FILE).read_text())
+    content = json.loads((run.folder / sentences.LAW_FILE).read_text())
     assert CacheLaw(**content["learned_law"]) == CacheLaw(32)
-    assert (run.folder / said.ENV_FILE).read_text() == "KV_BLOCK_SIZE_TOKENS=32\n"
+    assert (run.folder / sentences.ENV_FILE).read_text() == "KV_BLOCK_SIZE_TOKENS=32\n"

@@ -12,7 +12,7 @@ from benchmarks.servers.process import FakeServer
 from kvlab import api as kv
 from kvlab.errors import InputError, KvlabError
 from kvlab.experiments.context_limit_probe import ledger, material
-from kvlab.experiments.context_limit_probe.outcomes import Outcome
+from kvlab.experiments.context_limit_probe.outcomes import ProbeOutcome
 from kvlab.store.database import Database
 from kvlab.vram import timeline
 from tests.command.tool import done, folders, kvlab, read, until
@@ -50,7 +50,7 @@ def test_the_limit_is_found_to_the_token_and_the_constants_hold(server):
     session, probes, summary = run()
     results = summary.results
     assert (results["largest_accepted_tokens"], results["smallest_failed_tokens"]) == (1499, 1500)
-    assert results["limit_reason"] == Outcome.REFUSED
+    assert results["limit_reason"] == ProbeOutcome.REFUSED
     assert "maximum context length is 1500" in results["limit_message"]
     assert summary.verdict == "PASS", summary.checks
     assert results["constants"]["MAX_CONTEXT_TOKENS"] == 1199
@@ -94,7 +94,7 @@ def test_an_answer_without_text_is_an_answer(server, silent, monkeypatch):
     results = summary.results
     assert (results["largest_accepted_tokens"], results["smallest_failed_tokens"]) == (1499, 1500)
     at_the_limit = next(probe for probe in probes if probe.tokens == 1499)
-    assert at_the_limit.outcome is Outcome.HELD
+    assert at_the_limit.outcome is ProbeOutcome.HELD
     (error,) = read(
         session.folder,
         f"SELECT error_type FROM failures WHERE request_id = '{at_the_limit.detail['request_id']}'",
@@ -104,7 +104,7 @@ def test_an_answer_without_text_is_an_answer(server, silent, monkeypatch):
         assert (results["replay_turns"], results["replay_failures"]) == (90, 0)
     else:
         lost = [probe.outcome for probe in probes if probe.target == ledger.QUALITY]
-        assert set(lost) == {Outcome.QUALITY_LOST}, "no answer is no right one"
+        assert set(lost) == {ProbeOutcome.QUALITY_LOST}, "no answer is no right one"
 
 
 def test_documents_grow_too_and_what_is_too_large_for_this_machine_is_refused(server, outputs):
@@ -150,7 +150,7 @@ def test_a_server_that_gives_no_answer_in_time_is_a_limit(server, monkeypatch):
         session.measure(trial)
     outcomes = [probe.outcome for probe in ledger.read(session.run.database.sql)]
     session.finish()
-    assert Outcome.TIMEOUT in outcomes
+    assert ProbeOutcome.TIMEOUT in outcomes
 
 
 def test_a_server_that_dies_ends_the_run_in_one_line_and_is_on_record(server):

@@ -11,7 +11,7 @@ from benchmarks.servers.process import FakeServer
 from kvlab import api as kv
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import ledger
-from kvlab.experiments.context_limit_probe.outcomes import Outcome
+from kvlab.experiments.context_limit_probe.outcomes import ProbeOutcome
 from tests.command.tool import read, until
 from tests.experiments.context_limit_probe.test_endpoint import SMALL, run
 
@@ -68,7 +68,7 @@ def refuse_last(server, number):
 def test_a_replay_that_fails_fails_the_run(server, tell):
     summary = measured(server, before_each_replay=tell)
     assert summary.verdict == "FAIL", summary.checks
-    assert replay_check(summary).holds is False
+    assert replay_check(summary).passed is False
     assert summary.results["replay_failures"] == (3 if tell is fail_all else 1)
     assert summary.results["constants"]["MAX_CONTEXT_TOKENS"] == 1199, "what was found is still said"
 
@@ -82,7 +82,7 @@ def test_a_replay_that_another_attempt_mends_is_no_failure(server):
 def test_an_error_that_repeats_at_one_size_is_a_limit_with_its_own_name(server):
     faults = {"2": "status_502", "3": "status_502"}
     probes, summary = struck(server, faults, exchanges=[2, 5, 8], max_attempts=2)
-    twice = [probe for probe in probes if probe.outcome is Outcome.SERVER_ERROR]
+    twice = [probe for probe in probes if probe.outcome is ProbeOutcome.SERVER_ERROR]
     assert len(twice) == 2
     assert len({probe.tokens for probe in twice}) == 1
     assert summary.results["smallest_failed_tokens"] == twice[0].tokens
@@ -98,7 +98,7 @@ def test_an_engine_that_died_behind_its_server_is_not_killed_again(server):
     session.measure(next(trials))
     session.measure(next(trials))
     killing = ledger.read(session.run.database.sql)[-1]
-    assert killing.outcome is Outcome.SERVER_DIED
+    assert killing.outcome is ProbeOutcome.SERVER_DIED
     with pytest.raises(KvlabError, match="no longer answers"):
         session.measure(next(trials))
     session.close()
@@ -131,7 +131,7 @@ def test_a_server_that_is_killed_by_a_probe_is_not_asked_for_that_size_again(ser
     session.measure(next(trials))
     killer.join()
     killing = ledger.read(session.run.database.sql)[-1]
-    assert killing.outcome is Outcome.SERVER_DIED
+    assert killing.outcome is ProbeOutcome.SERVER_DIED
     with pytest.raises(KvlabError, match=r"no longer answers.*resume") as caught:
         session.measure(next(trials))
     assert "\n" not in str(caught.value)

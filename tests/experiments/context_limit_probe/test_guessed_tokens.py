@@ -5,7 +5,7 @@ import pytest
 from benchmarks.servers.process import FakeServer
 from kvlab.errors import InputError
 from kvlab.experiments.context_limit_probe import ledger
-from kvlab.experiments.context_limit_probe.outcomes import Outcome
+from kvlab.experiments.context_limit_probe.outcomes import ProbeOutcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.search import (
     Scale,
@@ -22,7 +22,7 @@ from tests.experiments.context_limit_probe.test_ledger import probe
 GUESS = Scale(((2000, 500), (200_000, 50_000)))
 
 
-def text(characters, outcome=Outcome.HELD, counted=None, **detail):
+def text(characters, outcome=ProbeOutcome.HELD, counted=None, **detail):
     return probe(counted or characters // 4, outcome, characters=characters, counted=counted, **detail)
 
 
@@ -36,7 +36,7 @@ def test_a_scale_goes_through_its_points_and_back():
 def test_only_what_was_held_and_counted_makes_the_scale():
     probes = [
         text(1000, counted=300),
-        text(9000, Outcome.TRUNCATED, counted=900),
+        text(9000, ProbeOutcome.TRUNCATED, counted=900),
         text(2000),
         text(3000, counted=900),
     ]
@@ -55,8 +55,8 @@ def search(limit, of_characters, *, high, truncates=False, stated=None):
             held = counted >= least_tokens(probes, characters, GUESS) and not is_on_the_plateau(
                 probes, characters, counted
             )
-        outcome = Outcome.HELD if held else Outcome.TRUNCATED if truncates else Outcome.REFUSED
-        detail = {"stated": stated} if outcome is Outcome.REFUSED else {}
+        outcome = ProbeOutcome.HELD if held else ProbeOutcome.TRUNCATED if truncates else ProbeOutcome.REFUSED
+        detail = {"stated": stated} if outcome is ProbeOutcome.REFUSED else {}
         made = ledger.Probe(
             len(probes),
             1,
@@ -105,7 +105,7 @@ def test_a_server_whose_chats_are_a_third_longer_than_estimated(point_at, trunca
     assert not 0.9 < first.detail["planned"] / first.detail["counted"] < 1.1, "the estimate is off"
     assert 4000 <= results["largest_accepted_tokens"] <= 4096
     assert results["limit_reason"] == ("truncated_silently" if truncates else "refused_by_server")
-    assert next(check for check in summary.checks if check.name == "limit_found").holds is True
+    assert next(check for check in summary.checks if check.name == "limit_found").passed is True
     assert results["smallest_failed_tokens"] - results["largest_accepted_tokens"] <= 40
     assert summary.verdict == "PASS", summary.checks
 

@@ -14,7 +14,7 @@ from kvlab import api as kv
 from kvlab.errors import KvlabError
 from kvlab.experiments.context_limit_probe import ledger
 from kvlab.experiments.context_limit_probe.estimate import fit_child, held_bytes
-from kvlab.experiments.context_limit_probe.outcomes import Outcome
+from kvlab.experiments.context_limit_probe.outcomes import ProbeOutcome
 from kvlab.experiments.context_limit_probe.search import bracket
 from kvlab.vram.kv_bytes import kv_layout
 from kvlab.vram.mortal_model import Model
@@ -64,7 +64,7 @@ def test_the_child_dies_of_its_cap_and_the_run_does_not(probe, tiny):
     frame, states = session.requests, {state for state, _ in session.run.database.trial_state().values()}
     summary = session.finish()
     found = bracket(probes)
-    assert found.failed.outcome in (Outcome.OUT_OF_MEMORY, Outcome.CHILD_DIED)
+    assert found.failed.outcome in (ProbeOutcome.OUT_OF_MEMORY, ProbeOutcome.CHILD_DIED)
     assert found.failed.tokens - found.low == 64
     failures = [each.tokens for each in probes if not each.held]
     assert len(failures) == len(set(failures)), "no killing size twice"
@@ -167,7 +167,7 @@ def test_a_run_that_ends_with_its_child_resumes_below_what_it_was_trying(probe, 
     book = ledger.Ledger(session.run.database, session.run.session_id)
     for size, grown_mib in ((64, 1), (1024, 20)):
         detail = {"rss_bytes": 1, "grown_bytes": grown_mib * 2**20}
-        book.end(book.begin("child-float32", "float32", size, "growth"), Outcome.HELD, **detail)
+        book.end(book.begin("child-float32", "float32", size, "growth"), ProbeOutcome.HELD, **detail)
     book.begin("child-float32", "float32", 1088, "growth")
     folder = session.folder
     session.close()
@@ -177,7 +177,7 @@ def test_a_run_that_ends_with_its_child_resumes_below_what_it_was_trying(probe, 
     probes = children(ledger.read(session.run.database.sql))
     session.finish()
     assert [each.tokens for each in probes].count(1088) == 1
-    assert [each.outcome for each in probes if each.tokens == 1088] == [Outcome.RUN_ENDED]
+    assert [each.outcome for each in probes if each.tokens == 1088] == [ProbeOutcome.RUN_ENDED]
     assert max(each.tokens for each in probes) == 1088
     assert bracket(probes).low >= 1024
     assert probes[-1].trial_id == "child-float32-cut-01", "bisected, in a new child"
@@ -200,5 +200,5 @@ def test_a_child_that_is_killed_from_outside_is_a_result(probe):
     killer.join()
     last = children(ledger.read(session.run.database.sql))[-1]
     session.engine.close()
-    assert last.outcome is Outcome.CHILD_DIED
+    assert last.outcome is ProbeOutcome.CHILD_DIED
     assert "-9" in rows[0].measurement.failure.message

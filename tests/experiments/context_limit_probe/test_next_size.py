@@ -5,7 +5,7 @@ import pytest
 from benchmarks.servers.process import FakeServer
 from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe import ledger, material
-from kvlab.experiments.context_limit_probe.outcomes import Outcome
+from kvlab.experiments.context_limit_probe.outcomes import ProbeOutcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.search import DOUBLING, STATED, bracket, confirmed, next_size
 from tests.experiments.context_limit_probe.test_endpoint import run
@@ -21,7 +21,7 @@ def states(tokens):
 def search(limit, identity, params=PARAMS):
     probes = [probe(53_000)]
     while (chosen := next_size(probes, params, identity)).size is not None:
-        outcome = Outcome.HELD if chosen.size <= limit else Outcome.REFUSED
+        outcome = ProbeOutcome.HELD if chosen.size <= limit else ProbeOutcome.REFUSED
         probes.append(probe(chosen.size, outcome))
         assert len(probes) < 20
     return [each.tokens for each in probes[1:]], bracket(probes), chosen
@@ -67,12 +67,12 @@ def test_where_nothing_was_accepted_there_is_nothing_to_double():
     assert next_size([], PARAMS, None).size is None
 
 
-@pytest.mark.parametrize("outcome", [Outcome.SERVER_ERROR, Outcome.RUN_ENDED])
+@pytest.mark.parametrize("outcome", [ProbeOutcome.SERVER_ERROR, ProbeOutcome.RUN_ENDED])
 def test_a_failure_without_a_cause_bounds_nothing_until_it_comes_again(outcome):
-    once = [probe(100), probe(300, outcome), probe(900, Outcome.REFUSED)]
+    once = [probe(100), probe(300, outcome), probe(900, ProbeOutcome.REFUSED)]
     assert bracket(confirmed(once)).failed.tokens == 900
     assert bracket(confirmed([*once, probe(300, outcome)])).failed.tokens == 300
-    assert bracket(confirmed([*once, probe(300, Outcome.HELD)])).low == 300
+    assert bracket(confirmed([*once, probe(300, ProbeOutcome.HELD)])).low == 300
 
 
 def test_a_long_context_server_is_probed_to_its_limit_and_so_is_its_quality(point_at, monkeypatch):

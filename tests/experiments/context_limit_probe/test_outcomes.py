@@ -1,6 +1,6 @@
 import pytest
 
-from kvlab.experiments.context_limit_probe.outcomes import Outcome, Seen, classify, stated_maximum
+from kvlab.experiments.context_limit_probe.outcomes import ProbeOutcome, Seen, classify, stated_maximum
 from kvlab.taxonomy import ErrorType
 from kvlab.timing.request import Failure
 
@@ -32,36 +32,39 @@ def failure(message, kind=ErrorType.REFUSED_INPUT):
 @pytest.mark.parametrize(
     ("seen", "outcome"),
     [
-        (Seen(100, counted_tokens=100), Outcome.HELD),
-        (Seen(100, counted_tokens=None), Outcome.HELD),
-        (Seen(100, counted_tokens=100, preemptions=1), Outcome.CACHE_EXHAUSTED),
-        (Seen(5000, counted_tokens=4096, least_tokens=5000), Outcome.TRUNCATED),
-        (Seen(5000, counted_tokens=4800, least_tokens=4700.5), Outcome.HELD),
+        (Seen(100, counted_tokens=100), ProbeOutcome.HELD),
+        (Seen(100, counted_tokens=None), ProbeOutcome.HELD),
+        (Seen(100, counted_tokens=100, preemptions=1), ProbeOutcome.CACHE_EXHAUSTED),
+        (Seen(5000, counted_tokens=4096, least_tokens=5000), ProbeOutcome.TRUNCATED),
+        (Seen(5000, counted_tokens=4800, least_tokens=4700.5), ProbeOutcome.HELD),
         (
             Seen(100, failure("no token", ErrorType.EMPTY_OUTPUT), counted_tokens=100, least_tokens=100),
-            Outcome.HELD,
+            ProbeOutcome.HELD,
         ),
-        (Seen(100, failure("no token", ErrorType.EMPTY_OUTPUT)), Outcome.SERVER_ERROR),
-        (Seen(8193, failure(VLLM)), Outcome.REFUSED),
-        (Seen(8192, failure(VLLM_NO_ROOM), room_tokens=8191), Outcome.REFUSED),
-        (Seen(5000, failure(LLAMA)), Outcome.REFUSED),
-        (Seen(130_000, failure(OPENAI)), Outcome.REFUSED),
-        (Seen(9000, failure(TORCH, ErrorType.ENGINE_ERROR)), Outcome.OUT_OF_MEMORY),
-        (Seen(9000, failure(CPU, ErrorType.ENGINE_ERROR)), Outcome.OUT_OF_MEMORY),
-        (Seen(9000, failure(SLOT, ErrorType.ENGINE_ERROR)), Outcome.CACHE_EXHAUSTED),
-        (Seen(9000, failure("no answer in 3 s", ErrorType.TIMEOUT)), Outcome.TIMEOUT),
-        (Seen(9000, failure("connection reset", ErrorType.ENGINE_ERROR), alive=False), Outcome.SERVER_DIED),
-        (Seen(9000, failure(OLLAMA_STOPPED, ErrorType.ENGINE_ERROR)), Outcome.SERVER_DIED),
-        (Seen(9000, failure(OLLAMA_MEMORY, ErrorType.ENGINE_ERROR)), Outcome.OUT_OF_MEMORY),
-        (Seen(9000, failure(OLLAMA_KILLED, ErrorType.ENGINE_ERROR)), Outcome.SERVER_DIED),
-        (Seen(9000, failure(ENGINE_DEAD, ErrorType.ENGINE_ERROR)), Outcome.SERVER_DIED),
-        (Seen(9000, failure("Internal Server Error", ErrorType.ENGINE_ERROR)), Outcome.SERVER_ERROR),
-        (Seen(9000, failure("Bad Gateway", ErrorType.ENGINE_ERROR)), Outcome.SERVER_ERROR),
-        (Seen(9000, failure("the request took too long", ErrorType.ENGINE_ERROR)), Outcome.TIMEOUT),
-        (Seen(4100, failure(TGI)), Outcome.REFUSED),
-        (Seen(5000, failure(TGI_INPUTS)), Outcome.REFUSED),
-        (Seen(8193, failure(VLLM), alive=False), Outcome.REFUSED),
-        (Seen(9000, failure("no answer in 3 s", ErrorType.TIMEOUT), alive=False), Outcome.TIMEOUT),
+        (Seen(100, failure("no token", ErrorType.EMPTY_OUTPUT)), ProbeOutcome.SERVER_ERROR),
+        (Seen(8193, failure(VLLM)), ProbeOutcome.REFUSED),
+        (Seen(8192, failure(VLLM_NO_ROOM), room_tokens=8191), ProbeOutcome.REFUSED),
+        (Seen(5000, failure(LLAMA)), ProbeOutcome.REFUSED),
+        (Seen(130_000, failure(OPENAI)), ProbeOutcome.REFUSED),
+        (Seen(9000, failure(TORCH, ErrorType.ENGINE_ERROR)), ProbeOutcome.OUT_OF_MEMORY),
+        (Seen(9000, failure(CPU, ErrorType.ENGINE_ERROR)), ProbeOutcome.OUT_OF_MEMORY),
+        (Seen(9000, failure(SLOT, ErrorType.ENGINE_ERROR)), ProbeOutcome.CACHE_EXHAUSTED),
+        (Seen(9000, failure("no answer in 3 s", ErrorType.TIMEOUT)), ProbeOutcome.TIMEOUT),
+        (
+            Seen(9000, failure("connection reset", ErrorType.ENGINE_ERROR), alive=False),
+            ProbeOutcome.SERVER_DIED,
+        ),
+        (Seen(9000, failure(OLLAMA_STOPPED, ErrorType.ENGINE_ERROR)), ProbeOutcome.SERVER_DIED),
+        (Seen(9000, failure(OLLAMA_MEMORY, ErrorType.ENGINE_ERROR)), ProbeOutcome.OUT_OF_MEMORY),
+        (Seen(9000, failure(OLLAMA_KILLED, ErrorType.ENGINE_ERROR)), ProbeOutcome.SERVER_DIED),
+        (Seen(9000, failure(ENGINE_DEAD, ErrorType.ENGINE_ERROR)), ProbeOutcome.SERVER_DIED),
+        (Seen(9000, failure("Internal Server Error", ErrorType.ENGINE_ERROR)), ProbeOutcome.SERVER_ERROR),
+        (Seen(9000, failure("Bad Gateway", ErrorType.ENGINE_ERROR)), ProbeOutcome.SERVER_ERROR),
+        (Seen(9000, failure("the request took too long", ErrorType.ENGINE_ERROR)), ProbeOutcome.TIMEOUT),
+        (Seen(4100, failure(TGI)), ProbeOutcome.REFUSED),
+        (Seen(5000, failure(TGI_INPUTS)), ProbeOutcome.REFUSED),
+        (Seen(8193, failure(VLLM), alive=False), ProbeOutcome.REFUSED),
+        (Seen(9000, failure("no answer in 3 s", ErrorType.TIMEOUT), alive=False), ProbeOutcome.TIMEOUT),
     ],
 )
 def test_each_failure_has_its_name(seen, outcome):

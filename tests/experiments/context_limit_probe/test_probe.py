@@ -10,7 +10,7 @@ from kvlab.evidence import Evidence, classify
 from kvlab.experiments.context_limit_probe.bench import Bench
 from kvlab.experiments.context_limit_probe.estimate import estimate
 from kvlab.experiments.context_limit_probe.ledger import Ledger
-from kvlab.experiments.context_limit_probe.outcomes import Outcome
+from kvlab.experiments.context_limit_probe.outcomes import ProbeOutcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.experiments.context_limit_probe.probe import try_size
 from kvlab.experiments.context_limit_probe.search import Scale, bracket, confirmed, next_size
@@ -152,14 +152,14 @@ def aborts(tokens, max_tokens):
 
 
 KINDS = {
-    "silent, no tokens": (silent(0), Outcome.NOTHING),
-    "silent, tokens not said": (silent(None), Outcome.NOTHING),
-    "silent, one token said": (silent(1), Outcome.NOTHING),
-    "aborts": (aborts, Outcome.SERVER_ERROR),
-    "refuses in known words": (says("maximum context length is 2000 tokens, you asked for {all}"), Outcome.REFUSED),
-    "refuses in unknown words": (says("nope: {all} is more than we like"), Outcome.REFUSED),
-    "refuses with an error code": (says("context length error 40013"), Outcome.REFUSED),
-    "truncates": ("truncates", Outcome.TRUNCATED),
+    "silent, no tokens": (silent(0), ProbeOutcome.NOTHING),
+    "silent, tokens not said": (silent(None), ProbeOutcome.NOTHING),
+    "silent, one token said": (silent(1), ProbeOutcome.NOTHING),
+    "aborts": (aborts, ProbeOutcome.SERVER_ERROR),
+    "refuses in known words": (says("maximum context length is 2000 tokens, you asked for {all}"), ProbeOutcome.REFUSED),
+    "refuses in unknown words": (says("nope: {all} is more than we like"), ProbeOutcome.REFUSED),
+    "refuses with an error code": (says("context length error 40013"), ProbeOutcome.REFUSED),
+    "truncates": ("truncates", ProbeOutcome.TRUNCATED),
 }  # fmt: skip
 
 
@@ -172,13 +172,13 @@ def test_nothing_above_the_limit_is_held_and_the_limit_is_found(bench_of, kind, 
     assert 0.95 * LIMIT <= held <= LIMIT
     assert found.failed.outcome is outcome
     assert abs(found.held.tokens - held) <= 0.02 * LIMIT, "what is in the cache is no reason to count less"
-    wrong = [p for p in bench.ledger.probes() if p.outcome is Outcome.TRUNCATED and kind != "truncates"]
+    wrong = [p for p in bench.ledger.probes() if p.outcome is ProbeOutcome.TRUNCATED and kind != "truncates"]
     assert wrong == []
     assert bench.counts_only_computed is (counts != "all")
     assert estimate(bench.ledger.probes(), PARAMS).maximum <= LIMIT
 
 
-@pytest.mark.parametrize(("size", "outcome"), [(5877, Outcome.HELD), (5895, Outcome.NOTHING)])
+@pytest.mark.parametrize(("size", "outcome"), [(5877, ProbeOutcome.HELD), (5895, ProbeOutcome.NOTHING)])
 def test_at_the_limit_there_is_room_for_one_token_and_that_may_have_no_text(bench_of, size, outcome):
     """Such as a special token. A little shorter, there is room for one with text; beyond the limit there is none."""
 
@@ -201,7 +201,7 @@ def test_an_answer_whose_tokens_have_no_text_is_one(bench_of):
         def answer(self, prompt, max_tokens):
             return answered(1000, max_tokens, EMPTY)
 
-    assert attempt(bench_of(Reasons(None)), 2880)[1] is Outcome.HELD
+    assert attempt(bench_of(Reasons(None)), 2880)[1] is ProbeOutcome.HELD
 
 
 def test_a_refusal_of_everything_is_no_limit(bench_of):
@@ -225,5 +225,5 @@ def test_a_refused_key_is_no_limit(bench_of, status):
 
 def test_what_is_refused_before_anything_was_accepted_is_tried_shorter(bench_of):
     bench = bench_of(Server(says("too much of it")))
-    assert attempt(bench, 9000)[1] is Outcome.REFUSED
+    assert attempt(bench, 9000)[1] is ProbeOutcome.REFUSED
     assert 0.95 * LIMIT <= search(bench)[0] <= LIMIT

@@ -14,7 +14,7 @@ from kvlab.experiments.context_limit_probe.estimate import estimate
 from kvlab.experiments.context_limit_probe.in_process import theory
 from kvlab.experiments.context_limit_probe.ledger import Ledger
 from kvlab.experiments.context_limit_probe.memory import Memory
-from kvlab.experiments.context_limit_probe.outcomes import Outcome
+from kvlab.experiments.context_limit_probe.outcomes import ProbeOutcome
 from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 from kvlab.runs.data import RunData
 from kvlab.stats.intervals import Interval
@@ -29,12 +29,12 @@ PARAMS = ContextLimitProbeParams(dtypes=["float32"], replay_exchanges=0, needles
 ASKED = ContextLimitProbeParams(dtypes=["float32"], replay_exchanges=0)
 IDENTITY = Identity(kind="vLLM", url="embedded", model="m", block_size=32, max_model_len=8192)
 GROWTH = [
-    (10, 1188, Outcome.HELD),
-    (20, 2255, Outcome.HELD),
-    (50, 5426, Outcome.HELD),
-    (100, 10_713, Outcome.REFUSED),
+    (10, 1188, ProbeOutcome.HELD),
+    (20, 2255, ProbeOutcome.HELD),
+    (50, 5426, ProbeOutcome.HELD),
+    (100, 10_713, ProbeOutcome.REFUSED),
 ]
-CUTS = [(8192, Outcome.REFUSED), (8191, Outcome.HELD)]
+CUTS = [(8192, ProbeOutcome.REFUSED), (8191, ProbeOutcome.HELD)]
 
 
 class Story:
@@ -48,21 +48,21 @@ class Story:
 
     def endpoint(self, growth=GROWTH, cuts=CUTS):
         for exchanges, tokens, outcome in growth:
-            message = None if outcome is Outcome.HELD else "too long"
+            message = None if outcome is ProbeOutcome.HELD else "too long"
             self.add("endpoint", tokens, outcome, exchanges=exchanges, message=message)
         for tokens, outcome in cuts:
             self.add("endpoint", tokens, outcome)
 
     def quality(self, *points):
         for exchanges, tokens, right in points:
-            outcome = Outcome.HELD if right >= 2 else Outcome.QUALITY_LOST
+            outcome = ProbeOutcome.HELD if right >= 2 else ProbeOutcome.QUALITY_LOST
             self.add("quality", tokens, outcome, exchanges=exchanges, right=right, asked=3)
 
     def child(self, per_token=46_080.0, wave=0, theory=46_080):
         for index, tokens in enumerate(range(64, 1600, 64)):
             rss = round(5e8 + per_token * tokens + (wave if index % 2 else 0))
-            self.add("float32", tokens, Outcome.HELD, rss_bytes=rss, theory_bytes_per_token=theory)
-        self.add("float32", 1600, Outcome.OUT_OF_MEMORY)
+            self.add("float32", tokens, ProbeOutcome.HELD, rss_bytes=rss, theory_bytes_per_token=theory)
+        self.add("float32", 1600, ProbeOutcome.OUT_OF_MEMORY)
 
     def child_of(self, config, dtype="float32", sizes=range(64, 3200, 64), ratio=1.01, own=1.0):
         """A child whose model has this config: it holds `ratio` times the theory, its tensors `own` times."""
@@ -71,7 +71,7 @@ class Story:
         for tokens in sizes:
             cache = layout.cache_bytes(tokens, dtype)
             held = {"rss_bytes": round(5e8 + ratio * cache), "cache_bytes": round(own * cache)}
-            self.add(dtype, tokens, Outcome.HELD, **facts, **held)
+            self.add(dtype, tokens, ProbeOutcome.HELD, **facts, **held)
 
     def judge(self, identity=IDENTITY, params=PARAMS):
         return stored.summary(PROBE, self.data(identity), params)
@@ -90,8 +90,8 @@ def story(tmp_path):
         yield Story(found)
 
 
-def holds(summary):
-    return {check.name: check.holds for check in summary.checks}
+def passed(summary):
+    return {check.name: check.passed for check in summary.checks}
 
 
 def test_a_run_that_found_everything_passes(story):
@@ -99,7 +99,7 @@ def test_a_run_that_found_everything_passes(story):
     story.child()
     summary = story.judge()
     assert summary.verdict == "PASS"
-    assert holds(summary)["replay_never_fails"] is None, "it was not asked for"
+    assert passed(summary)["replay_never_fails"] is None, "it was not asked for"
     assert summary.results["maximum_tokens"] == 8191
     assert summary.results["constants"]["MAX_CONTEXT_TOKENS"] == 6552
     assert summary.results["tokens_per_exchange"] == 106.7
@@ -149,8 +149,8 @@ def test_that_quality_was_not_asked_for_stands_beside_the_constant(story):
 
 
 def test_the_servers_own_sentence_stands_in_the_verdict(story):
-    story.endpoint(cuts=[(8191, Outcome.HELD)])
-    story.add("endpoint", 8192, Outcome.REFUSED, message="these are\ntoo many for us")
+    story.endpoint(cuts=[(8191, ProbeOutcome.HELD)])
+    story.add("endpoint", 8192, ProbeOutcome.REFUSED, message="these are\ntoo many for us")
     assert "it says: these are too many for us" in story.judge().checks[0].seen
 
 
@@ -159,13 +159,13 @@ def test_growth_that_no_line_describes_fails(story):
     story.child(wave=30_000_000)
     summary = story.judge()
     assert summary.verdict == "FAIL"
-    assert holds(summary)["growth_predictable"] is False
+    assert passed(summary)["growth_predictable"] is False
 
 
 def test_bytes_a_token_far_from_theory_fail(story):
     story.endpoint()
     story.child(per_token=60_000.0)
-    assert holds(story.judge())["bytes_per_token_as_theory"] is False
+    assert passed(story.judge())["bytes_per_token_as_theory"] is False
 
 
 TWO = ContextLimitProbeParams(dtypes=["float32", "bfloat16"], replay_exchanges=0, needles=0)
@@ -174,23 +174,23 @@ TWO = ContextLimitProbeParams(dtypes=["float32", "bfloat16"], replay_exchanges=0
 def test_children_that_died_before_a_line_make_no_pass(story):
     story.endpoint()
     for dtype in ("float32", "bfloat16"):
-        story.add(dtype, 32, Outcome.CHILD_DIED)
+        story.add(dtype, 32, ProbeOutcome.CHILD_DIED)
     summary = story.judge(params=TWO)
     assert summary.verdict == "INVALID"
-    assert holds(summary)["growth_predictable"] is None
+    assert passed(summary)["growth_predictable"] is None
 
 
 @pytest.mark.parametrize(("per_token", "verdict"), [(46_080.0, "INVALID"), (60_000.0, "FAIL")])
 def test_one_line_of_two_is_not_enough_to_pass_but_to_fail(story, per_token, verdict):
     story.endpoint()
     story.child(per_token=per_token)
-    story.add("bfloat16", 32, Outcome.CHILD_DIED)
+    story.add("bfloat16", 32, ProbeOutcome.CHILD_DIED)
     assert story.judge(params=TWO).verdict == verdict
 
 
 def test_a_child_that_could_not_load_is_said_and_makes_no_pass(story):
     story.endpoint()
-    story.add("float32", 0, Outcome.COULD_NOT_LOAD, message="OSError: no such model")
+    story.add("float32", 0, ProbeOutcome.COULD_NOT_LOAD, message="OSError: no such model")
     summary = story.judge()
     assert summary.verdict == "INVALID"
     assert any("no such model" in line for line in summary.limitations)
@@ -236,7 +236,7 @@ def test_an_unknown_layout_is_no_number(story):
     story.endpoint()
     facts = theory({**GEMMA_3_12B, "layer_types": ["novel"] * 48}, "float32")
     for tokens in range(64, 1600, 64):
-        story.add("float32", tokens, Outcome.HELD, rss_bytes=10**9 + 46_080 * tokens, **facts)
+        story.add("float32", tokens, ProbeOutcome.HELD, rss_bytes=10**9 + 46_080 * tokens, **facts)
     summary = story.judge()
     assert summary.verdict == "INVALID"
     assert "unknown layout" in next(c for c in summary.checks if c.name == "bytes_per_token_as_theory").seen
@@ -260,7 +260,7 @@ def grown(story, series, mib):
     """The endpoint's story with its memory: a baseline in the first window, a peak in the last."""
     book = story.book
     for trial, tokens in (("t0", 1000), ("t1", 9000)):
-        book.end(book.begin(trial, "endpoint", tokens, "growth"), Outcome.HELD)
+        book.end(book.begin(trial, "endpoint", tokens, "growth"), ProbeOutcome.HELD)
     windows = pd.DataFrame(
         [
             {
@@ -293,10 +293,10 @@ def test_whether_memory_was_allocated_at_the_start_is_said_of_what_was_seen(stor
 
 
 def test_a_failure_below_what_the_server_promises_fails(story):
-    story.endpoint(growth=GROWTH[:2], cuts=[(4000, Outcome.OUT_OF_MEMORY), (3990, Outcome.HELD)])
+    story.endpoint(growth=GROWTH[:2], cuts=[(4000, ProbeOutcome.OUT_OF_MEMORY), (3990, ProbeOutcome.HELD)])
     summary = story.judge()
     assert summary.verdict == "FAIL"
-    assert holds(summary)["no_failure_below_expected"] is False
+    assert passed(summary)["no_failure_below_expected"] is False
     assert summary.results["limit_reason"] == "out_of_memory"
 
 
@@ -304,7 +304,7 @@ def test_without_a_limit_there_is_no_answer_and_without_a_child_no_bytes(story):
     story.endpoint(growth=GROWTH[:3], cuts=[])
     summary = story.judge()
     assert summary.verdict == "INVALID"
-    assert holds(summary)["growth_predictable"] is None
+    assert passed(summary)["growth_predictable"] is None
     assert any("elsewhere" in line for line in summary.limitations)
 
 
@@ -365,8 +365,8 @@ def test_what_costs_least_is_apart_from_all_others_or_not_said():
     )
     for table in (costs((4, 600, 650), (9, 400, 610)), costs((4, 600, 650), (7, 400, 480), (9, 410, 490))):
         assert replay.best_interval(table) is None
-        assert "not told apart" in replay.cost_in_words(table)
-    assert "not told apart" in replay.cost_in_words(costs((4, None, None), (9, 400, 480)))
+        assert "do not differ measurably" in replay.cost_in_words(table)
+    assert "do not differ measurably" in replay.cost_in_words(costs((4, None, None), (9, 400, 480)))
     assert replay.cost_in_words(costs((4, 600, 650))) is None
     failed = costs((4, 600, 650), (9, 400, 480)).assign(failed=[1, 0])
     assert replay.best_interval(failed) is None

@@ -56,6 +56,8 @@ def job(config, outputs):
     """Resolve a configuration into a job."""
 
     def resolve(model, overrides=(), *, new=False, force=False, **groups):
-        return pipeline.job(config(model, **groups), list(overrides), outputs=outputs, new=new, force=force)
+        return pipeline.staged_run(
+            config(model, **groups), list(overrides), outputs=outputs, new=new, force=force
+        )
 
     return resolve

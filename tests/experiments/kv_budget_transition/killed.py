@@ -59,7 +59,7 @@ def _child(config, outputs, fatal, when):
         _arm(fatal, after=when == "after")
         global _commits
         _commits = 0
-        pipeline.everything(pipeline.job(config, [], outputs=outputs), lambda line: None)
+        pipeline.everything(pipeline.staged_run(config, [], outputs=outputs), lambda line: None)
     except BaseException:
         import traceback
 
@@ -74,7 +74,7 @@ def main(config, calm, outputs):
     from kvlab.command import pipeline
 
     torch.set_num_threads(1)  # a thread pool does not survive a fork
-    pipeline.everything(pipeline.job(config, [], outputs=calm), lambda line: None)
+    pipeline.everything(pipeline.staged_run(config, [], outputs=calm), lambda line: None)
     killed, fatal, before = 0, 2, None
     while True:
         for when in ("before", "after"):

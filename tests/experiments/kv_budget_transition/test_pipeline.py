@@ -45,7 +45,7 @@ def no_engine(monkeypatch):
     def opened(*arguments):
         raise AssertionError("an engine was opened")
 
-    return lambda: monkeypatch.setattr(kv_budget_transition.Opening, "open", opened)
+    return lambda: monkeypatch.setattr(kv_budget_transition.EngineFactory, "open", opened)
 
 
 def summary(folder):
@@ -82,14 +82,14 @@ def test_a_forced_analysis_uses_the_parameters_that_it_is_recorded_for(few, done
 def test_force_does_not_ask_other_questions_in_a_run(few, done, outputs, override):
     config = outputs.parent / "small.yaml"
     with pytest.raises(InputError, match=rf"has another {override.split('=')[0]} than the config, so"):
-        pipeline.job(config, [*FEW, override], run=done, outputs=outputs, force=True)
+        pipeline.staged_run(config, [*FEW, override], run=done, outputs=outputs, force=True)
 
 
 def test_force_may_change_how_answers_are_got(few, done, outputs):
     config, override = outputs.parent / "small.yaml", [*FEW, "max_attempts=7"]
     with pytest.raises(InputError, match="has another max_attempts than the config; leave --run out, or"):
-        pipeline.job(config, override, run=done, outputs=outputs)
-    assert pipeline.job(config, override, run=done, outputs=outputs, force=True).folder == done
+        pipeline.staged_run(config, override, run=done, outputs=outputs)
+    assert pipeline.staged_run(config, override, run=done, outputs=outputs, force=True).folder == done
 
 
 def test_score_again_only_when_forced(few, done):
@@ -162,7 +162,7 @@ def test_two_writers_are_refused_before_a_model_is_loaded(few, no_engine, output
     folder = pipeline.prepare(few(), quiet)
     no_engine()
     before = (folder / "status.json").read_bytes()
-    with lock.held(folder), pytest.raises(InputError, match="is still running; wait for it, or stop it"):
+    with lock.locked(folder), pytest.raises(InputError, match="is still running; wait for it, or stop it"):
         pipeline.run(few(), quiet)
     assert (folder / "status.json").read_bytes() == before
     assert folders(outputs) == [folder]
@@ -170,7 +170,7 @@ def test_two_writers_are_refused_before_a_model_is_loaded(few, no_engine, output
 
 def test_the_report_of_a_run_under_way_is_partial_and_leaves_the_status(few, done):
     status.begin(done, owner="somebody")
-    with lock.held(done):
+    with lock.locked(done):
         pipeline.report(few(), quiet)
         assert status.reconcile(done)["status"] == "running"
     text = (done / "report.md").read_text()
@@ -248,7 +248,7 @@ def test_a_score_that_a_task_has_not_is_refused_before_anything_is_asked(job, ti
 
 def test_a_resume_of_a_run_under_way_is_refused(few):
     folder = pipeline.prepare(few(), quiet)
-    with lock.held(folder), pytest.raises(InputError, match="is still running; wait for it, or stop it"):
+    with lock.locked(folder), pytest.raises(InputError, match="is still running; wait for it, or stop it"):
         runner.run(runner.Request("kv_budget_transition", resume=folder), quiet)
     assert status.reconcile(folder)["reason"] == "prepared; nothing is asked yet"
 
@@ -260,9 +260,9 @@ def test_a_notebooks_first_cell_may_be_run_twice(few):
     second = api.open("kv_budget_transition", cell)
     assert (first.closed, second.closed) == (True, False)
     first.close()
-    assert lock.is_held(folder), "it is the second one's"
+    assert lock.is_locked(folder), "it is the second one's"
     second.abandon()
-    assert not lock.is_held(folder)
+    assert not lock.is_locked(folder)
 
 
 def test_nothing_measured_is_invalid_and_has_a_report(few):
@@ -329,10 +329,10 @@ def test_of_a_trial_that_was_measured_again_the_last_attempt_counts(few, done):
 def test_the_name_of_a_configuration_is_no_pattern(few, outputs, name):
     few()  # writes the configuration
     config = (outputs.parent / "small.yaml").rename(outputs.parent / f"{name}.yaml")
-    folder = pipeline.prepare(pipeline.job(config, FEW, outputs=outputs), quiet)
-    assert pipeline.job(config, FEW, outputs=outputs).folder == folder
+    folder = pipeline.prepare(pipeline.staged_run(config, FEW, outputs=outputs), quiet)
+    assert pipeline.staged_run(config, FEW, outputs=outputs).folder == folder
     other = config.rename(outputs.parent / "my1.yaml")
-    assert pipeline.job(other, FEW, outputs=outputs).folder is None
+    assert pipeline.staged_run(other, FEW, outputs=outputs).folder is None
 
 
 def test_each_run_has_its_own_pace_and_its_own_warm_up(few, outputs):

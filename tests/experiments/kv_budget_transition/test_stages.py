@@ -102,7 +102,7 @@ def test_other_parameters_have_another_folder_and_new_makes_one(job, tiny, outpu
     assert job(tiny, ["kv.budgets=[1.0,0.25]"]).folder is None
     assert job(tiny, new=True).folder is None
     with pytest.raises(InputError, match="has another seed than the config, so other answers"):
-        pipeline.job(outputs.parent / "small.yaml", ["seed=7"], run=first, outputs=outputs)
+        pipeline.staged_run(outputs.parent / "small.yaml", ["seed=7"], run=first, outputs=outputs)
 
 
 def test_observed_is_planned_and_budget_one_is_no_policy(job, tiny):

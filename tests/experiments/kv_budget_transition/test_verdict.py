@@ -103,7 +103,7 @@ def test_a_budget_that_was_not_applied_fails(change):
     frame.loc[frame.index[frame["budget"] == 0.5][:1], change] = 7
     summary = judge(frame)
     assert summary.verdict == "FAIL"
-    assert "n_kept" in next(check.name for check in summary.checks if check.holds is False)
+    assert "n_kept" in next(check.name for check in summary.checks if check.passed is False)
 
 
 def test_a_baseline_that_was_not_whole_fails():
@@ -191,7 +191,7 @@ def test_a_collapse_of_failures_is_called_one():
     assert "only where missing answers count as wrong" in summary.headline
     part = next(item for item in table(summary, "drop_parts") if item["budget"] == "0.2")
     assert (part["driven_by"], part["from_no_answer"]) == ("failures", 1.0)
-    assert check(summary, "failures_do_not_decide").holds is False, (
+    assert check(summary, "failures_do_not_decide").passed is False, (
         "with failures left out there is no transition"
     )
     assert {row["outcome"] for row in table(summary, "failure_treatments")} == {"transition", "underpowered"}

@@ -22,7 +22,7 @@ def test_pass_says_which_figure_to_believe_and_why():
     first = summary.reasons[0]
     assert first.startswith("Believe the verified figure: as written, 6 of 6 misses read from the cache")
     assert first.count(".") == 1, "one sentence"
-    held = {check.name: check.holds for check in summary.checks}
+    held = {check.name: check.passed for check in summary.checks}
     assert held.pop("as_written_misses_are_misses") is False
     assert set(held.values()) <= {True, None}
     assert any("6 of 6 did" in check.seen for check in summary.checks)
@@ -111,7 +111,7 @@ def test_clean_as_written_misses_are_not_flagged():
         return {**row, "cached_tokens": 0, "cache_state": "cold"} if mine else scattered(row)
 
     summary = decided(change=clean)
-    assert [c.holds for c in summary.checks if c.name == "as_written_misses_are_misses"] == [True]
+    assert [c.passed for c in summary.checks if c.name == "as_written_misses_are_misses"] == [True]
     assert "read nothing from the cache either" in summary.reasons[0]
 
 

@@ -159,14 +159,14 @@ def _checks(used: pd.DataFrame, waits: list[Survival]) -> list[Check]:
             name="cold_proven",
             asks="every first and every foreign request is proven cold",
             seen=f"{cold} of {len(fresh)}",
-            holds=cold == len(fresh) if len(fresh) else None,
+            passed=cold == len(fresh) if len(fresh) else None,
             role="proof",
         ),
         Check(
             name="again_told",
             asks="the server says of every second request what it read from its cache",
             seen=f"{told} of {len(again)}",
-            holds=told == len(again) if len(again) else None,
+            passed=told == len(again) if len(again) else None,
             role="proof",
         ),
         Check(
@@ -178,14 +178,14 @@ def _checks(used: pd.DataFrame, waits: list[Survival]) -> list[Check]:
                 if unknown
                 else f"{sum(wait.share.n for wait in waits)} prefixes"
             ),
-            holds=False if lost else None if unknown else True,
+            passed=False if lost else None if unknown else True,
             role="criterion",
         ),
         Check(
             name="more_than_half",
             asks="the interval of every wait shows that more than half survive",
             seen="no interval" if lowest is None else f"at least {lowest:.0%} at every wait ({_METHOD})",
-            holds=None if lowest is None else lowest > 0.5,
+            passed=None if lowest is None else lowest > 0.5,
             role="note",
             advice="more repeats narrow it: six that all survive show more than half",
         ),
