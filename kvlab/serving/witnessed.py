@@ -38,7 +38,7 @@ def flags(model: Model, blocks: int, others: Sequence[str] = ()) -> tuple[str, .
     if not all(importlib.util.find_spec(name) for name in ("zmq", "msgspec")):
         return found  # what carries and what decodes the events
     # The same place for whoever asks for the same server, since its flags are part of what it is.
-    name = json.dumps([spec.digest, *found])
+    name = json.dumps([model.source, model.revision, *spec.flags, *found])
     path = runtime_root() / f"ev{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     config = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": f"ipc://{path}", "topic": TOPIC}
     return (*found, CONFIG, json.dumps(config))
