@@ -105,9 +105,7 @@ class OpenAICompat:
     def _evidence(self, measurement: Measurement, server: ServerView) -> Evidence:
         connection, counters = self.connection, self.identity.facts.get("cached_counters", Fact())
         if counters.holds is False:  # they stood still while a cache was at work: no witness
-            server = replace(
-                server, cached_tokens=None, local_tokens=None, external_tokens=None, reason=counters.why
-            )
+            server = replace(server, cached_tokens=None, reason=counters.why)
         evidence = evidence_of(measurement, asked=connection.model, aliases=connection.aliases, server=server)
         return zero_judged(evidence, proof.nothing_reused(self.identity))
 
