@@ -3,7 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# `gpu` where an NVIDIA driver answers, else `cpu`; `none` (the core, for a remote endpoint) where
+# `gpu` where an NVIDIA driver answers, else `cpu`; `kv` (torch without vLLM, for the KV-budget transition)
+# where somebody chooses it; `none` (the core, for a remote endpoint) where
 # there is no embedded engine for the system. `make setup EXTRA=…` chooses.
 EXTRA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || { test "$$(uname -s)" = Linux && echo cpu || echo none; })
 comma := ,
@@ -14,7 +15,7 @@ export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 export SSL_CERT_FILE := $(or $(SSL_CERT_FILE),$(PIP_CERT))
 # Without a local CPU wheel of torch, uv takes torch from PyTorch's own index for this backend.
 LOCAL_TORCH := $(wildcard $(addsuffix /torch-*+cpu*.whl,$(UV_FIND_LINKS)))
-TORCH_BACKEND := $(if $(filter gpu,$(EXTRA)),--torch-backend=auto,$(if $(filter cpu,$(EXTRA)),$(if $(LOCAL_TORCH),,--torch-backend=cpu)))
+TORCH_BACKEND := $(if $(filter gpu kv,$(EXTRA)),--torch-backend=auto,$(if $(filter cpu,$(EXTRA)),$(if $(LOCAL_TORCH),,--torch-backend=cpu)))
 ifeq ($(strip $(SSL_CERT_FILE)),)
 unexport SSL_CERT_FILE
 endif
@@ -29,7 +30,7 @@ LLAMA_CPP := 11434.0.0
 LLAMA_FLAGS := -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF $(addprefix -DLLAMA_BUILD_,TESTS=OFF EXAMPLES=OFF APP=OFF)
 LITELLM := 1.108.7
 
-.PHONY: help setup demo test test-browser lint lab docs bench bench-peers bench-scale engines torture conformance clean
+.PHONY: help setup demo test test-browser lint lab docs bench bench-peers bench-scale gpu-check engines torture conformance clean
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -51,10 +52,10 @@ lint: setup ## ruff and mypy
 
 test: setup lint ## lint, unit tests, notebooks on the real engine
 	$(BIN)/python -m pytest -m "not engine and not every" --numprocesses 2 --dist worksteal
-	$(if $(filter none,$(EXTRA)),,$(BIN)/python -m pytest -m "engine and not every")
+	$(if $(filter none kv,$(EXTRA)),,$(BIN)/python -m pytest -m "engine and not every")
 
 test-browser: setup ## every notebook in JupyterLab, driven by a headless Chromium, on the real engine
-	$(BIN)/python -m pytest -m $(if $(filter none,$(EXTRA)),"browser and not engine",browser)
+	$(BIN)/python -m pytest -m $(if $(filter none kv,$(EXTRA)),"browser and not engine",browser)
 
 lab: setup ## JupyterLab on the project, with notebooks/ open
 	$(BIN)/jupyter lab --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -71,6 +72,9 @@ bench-scale: setup ## 170,000 requests from the load generator to the report: ra
 
 bench-peers: setup ## the load generator beside other clients, each in .venv-peers/<name>, on the same server
 	$(BIN)/python -m benchmarks.peers
+
+gpu-check: setup ## all that needs an NVIDIA GPU, in ten minutes: figures into outputs/gpu-check/
+	$(BIN)/python -m benchmarks.gpu_check
 
 engines: $(ENGINES)/.llama-$(LLAMA_CPP) ## real servers: llama.cpp, vLLM, a LiteLLM proxy, replicas behind a router; a table
 	$(BIN)/python -m benchmarks.engines

@@ -7,6 +7,7 @@ import atexit
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
     from kvlab.comparison.ab import Configuration
     from kvlab.comparison.comparison import Comparison
     from kvlab.endpoints.server import Server
+    from kvlab.experiment import Experiment
     from kvlab.loaded import LoadedRun
     from kvlab.notebook import NotebookSession
-    from kvlab.params import Params
+    from kvlab.params import Params, Resolved
     from kvlab.scoring.metrics import AnswerMode, Score
     from kvlab.session import Session
+    from kvlab.settings import Settings
 
 #: The sessions that this process has opened without a runner, by run folder.
 _open_here: "dict[Path, NotebookSession[Any]]" = {}
@@ -103,6 +106,7 @@ def ab(
     block: int = 1,
     seed: int = 1337,
     outputs: str | Path | None = None,
+    yes: bool = False,
 ) -> "Comparison":
     """Measure two configurations in turns, block by block in random order, until it can be said which is faster.
 
@@ -113,6 +117,7 @@ def ab(
         block: Trials a block.
         seed: Of the order within the blocks.
         outputs: Where the folder goes; ``None``: where run folders go.
+        yes: Send as much as the plans say to another machine (`kvlab.spending`).
 
     Returns:
         The comparison; its runs and its page are in ``outputs/<date>/<time>_ab_<experiment>/``.
@@ -129,21 +134,24 @@ def ab(
     return interleaved.into_new_folder(
         sides[0],
         sides[1],
-        open_configuration,
+        partial(open_configuration, yes=yes),
         outputs=None if outputs is None else Path(outputs),
         block=block,
         seed=seed,
     ).comparison
 
 
-def open_configuration(configuration: "Configuration", folder: Path) -> "Session[Any]":
-    """Open one side of `ab` in a new folder, as ``kvlab run`` would, without a notebook.
+def objection(configuration: "Configuration") -> str | None:
+    """Return what must be said yes to before one side of `ab` is sent (`kvlab.spending`); ``None``: nothing."""
+    from kvlab import spending
 
-    Raises:
-        InputError: Something in it cannot work.
-    """
+    experiment, resolved, settings = _configured(configuration)
+    demand = experiment.plan(resolved.params, None).demand
+    return spending.objection(experiment, resolved.params, demand, settings)
+
+
+def _configured(configuration: "Configuration") -> "tuple[Experiment[Any], Resolved, Settings]":
     from kvlab import experiments
-    from kvlab.opening import open_run
     from kvlab.params import resolve
     from kvlab.settings import load_settings
 
@@ -156,6 +164,18 @@ def open_configuration(configuration: "Configuration", folder: Path) -> "Session
         overrides=configuration.overrides,
         settings=settings,
     )
+    return experiment, resolved, settings
+
+
+def open_configuration(configuration: "Configuration", folder: Path, *, yes: bool = False) -> "Session[Any]":
+    """Open one side of `ab` in a new folder, as ``kvlab run`` would, without a notebook.
+
+    Raises:
+        InputError: Something in it cannot work.
+    """
+    from kvlab.opening import open_run
+
+    experiment, resolved, settings = _configured(configuration)
     folder.mkdir(parents=True)
     return open_run(
         experiment,
@@ -164,6 +184,7 @@ def open_configuration(configuration: "Configuration", folder: Path) -> "Session
         folder=folder,
         profile=configuration.profile,
         sources=resolved.sources,
+        allowed=yes,
     )
 
 
@@ -274,8 +295,6 @@ def open(
 def _folder(run_dir: str) -> Path | None:
     if not run_dir:
         return None
-    if Path(run_dir).is_dir():
-        return Path(run_dir)
     from kvlab.runs.find import run_folder
 
     return run_folder(run_dir, field="run_dir")

@@ -3,7 +3,7 @@
 import atexit
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from kvlab.endpoints import facts
@@ -44,7 +44,8 @@ class NotebookSession(Session[P]):
             InputError: A parameter was changed after the run was opened.
         """
         self._refuse_changed()
-        return super().warm_up()
+        with self._interruptible("in the warm-up", "it is made again, with a new prompt"):
+            return super().warm_up()
 
     def pending(self) -> Iterator[Trial]:
         """Yield the trials that are still to be measured, in order, with progress.
@@ -57,17 +58,21 @@ class NotebookSession(Session[P]):
 
     def measure(self, trial: Trial) -> list[Recorded]:
         """Measure one trial (`Session.measure`); a notebook that is interrupted says how to go on."""
-        try:
+        again = "that trial starts again from cold, with a new prompt"
+        with self._interruptible(f"in {trial.trial_id}. What is done is stored", again):
             return super().measure(trial)
+
+    @contextmanager
+    def _interruptible(self, where: str, again: str) -> Iterator[None]:
+        """Make one line of an interrupt, where a person has stopped a cell."""
+        try:
+            yield
         except KeyboardInterrupt:
             if self._steps is not None:
                 self._steps.stop()
             if not in_kernel() or "KVLAB_HEADLESS" in os.environ:
                 raise
-            raise Interrupted(
-                f"Interrupted in {trial.trial_id}. What is done is stored; run this cell again to go on: "
-                "that trial starts again from cold, with a new prompt."
-            ) from None
+            raise Interrupted(f"Interrupted {where}; run this cell again to go on: {again}.") from None
 
     def _changed(self) -> Iterator[tuple[str, Any, Any]]:
         if self._namespace is not None and self._given is not None:

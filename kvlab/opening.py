@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kvlab import spending
+from kvlab.endpoints import proof
 from kvlab.experiment import EngineFacts, Experiment
 from kvlab.runs import contract
 from kvlab.runs.folder import Run, new_folder
@@ -61,6 +62,9 @@ def open_run(
         undo.callback(engine.close)
         check_starts(params.starts, engine)
         experiment.check(params, plan, EngineFacts(engine.identity.max_model_len, engine))
+        if experiment.open(params, settings).in_process is None:
+            for need, why in proof.lacking(engine.identity, experiment.needs):
+                print(f"times only here, and the verdict will be INVALID: {need}: {why}", flush=True)
         found = contract.contract(
             experiment=experiment.name,
             params=params.run_identity,

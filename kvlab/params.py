@@ -258,8 +258,12 @@ def profiles(experiment: str) -> list[str]:
 def _profile_path(folder: Path, profile: str) -> Path:
     path = folder / f"{profile}.yaml"
     if not path.is_file() or path.parent != folder:
-        known = ", ".join(sorted(item.stem for item in folder.glob("*.yaml")))
-        raise InputError("--profile", profile, f"is not a profile of {folder.name}; choose from {known}")
+        known = sorted(item.stem for item in folder.glob("*.yaml"))
+        near = difflib.get_close_matches(profile.lower(), known, n=1)
+        hint = f"did you mean {near[0]}? There are" if near else "choose from"
+        raise InputError(
+            "--profile", profile, f"is not a profile of {folder.name}; {hint} {', '.join(known)}"
+        )
     return path
 
 
@@ -348,4 +352,19 @@ def _as_input_error(kind: type[Params], error: ValidationError, sources: Mapping
     origin = sources.get(path[0]) if path else None
     message = first["msg"].removeprefix("Value error, ")
     value = first["input"] if path else None
+    if first["type"] == "extra_forbidden" and len(path) > 1:
+        return InputError(name, None, f"is not a parameter of this experiment; {_near(kind, path)}")
     return InputError(name, value, f"{message[0].lower()}{message[1:]}" + (f" ({origin})" if origin else ""))
+
+
+def _near(kind: type[BaseModel], path: Sequence[str]) -> str:
+    """Return a hint about the last name of a path through groups of parameters that are models themselves."""
+    fields = kind.model_fields
+    for name in path[:-1]:
+        group = fields[name].annotation if name in fields else None
+        if not (isinstance(group, type) and issubclass(group, BaseModel)):
+            return "see `kvlab plan` and the experiment's page for what there is"
+        fields = group.model_fields
+    near = difflib.get_close_matches(path[-1], fields, n=1)
+    before = ".".join(path[:-1])
+    return f"did you mean {before}.{near[0]}?" if near else f"known: {', '.join(fields)}"

@@ -14,7 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from benchmarks.servers.process import FakeServer
-from kvlab.command.cli import app
+from kvlab.command.cli import app, main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -95,15 +95,42 @@ def check_kvlab(words):
     options = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
     assert [word for word in rest if re.match(r"--?[a-z]", word) and word not in {*options, "--help"}] == []
     experiment = "kv_budget_transition" if words[0] == "kv" else next(iter(rest), "NAME")
-    if words[0] == "run" and experiment != "NAME" and not experiment.startswith("-"):
+    if words[0] == "run" and experiment not in ("NAME", "all") and not experiment.startswith("-"):
         assert experiment in EXPERIMENTS
     for flag, value in itertools.pairwise(rest):
-        if flag == "--profile" and experiment != "NAME":
+        if flag == "--profile" and experiment not in ("NAME", "all"):
             assert (ROOT / "params" / experiment / f"{value}.yaml").exists()
         elif flag == "-c" and not value.startswith("$") and value != "FILE":
             assert (ROOT / value).exists()
         elif flag == "--set" and experiment in EXPERIMENTS:
             assert value.partition("=")[0] in fields(experiment)
+
+
+#: What sends nothing and deletes nothing is done as it is shown.
+SAFE = ("plan", "experiments", "completion", "clean", "ls", "version", "validate")
+
+
+def safe():
+    lines = [param.values[0] for param in commands()]
+    found = [shlex.split(line)[1:] for line in lines if line.startswith("kvlab ") and "--delete" not in line]
+    return [
+        words
+        for words in found
+        if SAFE.count(words[0])
+        and not {"ID", "NAME", "SHELL", "|"} & {*words}
+        and (words[0], len(words)) != ("plan", 1)
+    ]
+
+
+@pytest.mark.parametrize("words", safe(), ids=" ".join)
+def test_a_command_that_changes_nothing_runs_as_it_is_shown(words, monkeypatch, outputs):
+    if words == ["completion"]:
+        words = ["completion", "bash"]
+    monkeypatch.setattr(sys, "argv", ["kvlab", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert not outputs.exists()
 
 
 def test_every_command_has_help():

@@ -126,7 +126,11 @@ def test_an_interrupt_is_one_line_in_a_notebook(server, outputs, request, in_ker
     if in_kernel:
         (line,) = stopped.value._render_traceback_()
         assert "run this cell again to go on" in line
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run.warm_up()
+    assert isinstance(stopped.value, Interrupted) is in_kernel
     run.engine.ask = ask
+    run.warm_up()
     measured(run)
     assert run.requests.query("used and arm == 'cold'")["cache_state"].eq("cold").all()
     run.close()

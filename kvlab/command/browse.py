@@ -59,17 +59,28 @@ def list_runs(outputs: Outputs = None) -> None:
     show.print_table("run", "status", "verdict", "model", "result", rows=rows)
 
 
+def _folder(run: str, outputs: Path | None) -> Path:
+    """Return the folder of a run that is to be looked at; any other folder is refused."""
+    from kvlab.errors import InputError
+    from kvlab.runs.find import is_run, run_folder
+
+    folder = run_folder(run, outputs)
+    if not is_run(folder):
+        raise InputError("run", run, "is a folder without a run; name one that `kvlab ls` prints")
+    return folder
+
+
 @app.command("show")
 def show_run(run: Run, outputs: Outputs = None) -> None:
     """Say what came out of a run: verdict, headline, figures, and where its files are."""
     from kvlab.command import show
     from kvlab.report import day
     from kvlab.runs.files import read_json
-    from kvlab.runs.find import run_folder, run_id
+    from kvlab.runs.find import run_id
     from kvlab.runs.folder import SUMMARY
     from kvlab.runs.status import reconcile
 
-    folder = run_folder(run, outputs)
+    folder = _folder(run, outputs)
     row, summary, status = day.row(folder), read_json(folder / SUMMARY), reconcile(folder)
     say(
         f"{run_id(folder)}: {row['experiment'] or 'unknown experiment'}, profile {row['profile'] or 'unknown'}"
@@ -115,9 +126,9 @@ def _number(value: object) -> str | None:
 def open_run(run: Run, outputs: Outputs = None) -> None:
     """Open a run's report in a browser; where there is none, print its path."""
     from kvlab.errors import InputError
-    from kvlab.runs.find import run_folder, run_id
+    from kvlab.runs.find import run_id
 
-    folder = run_folder(run, outputs)
+    folder = _folder(run, outputs)
     report = folder / "report.html"
     if not report.is_file():
         fix = f"has no report yet; kvlab report {run_id(folder)} writes it"

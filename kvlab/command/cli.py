@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from kvlab import __version__, errors
-from kvlab.command import comparing, complete, interleaving
+from kvlab.command import comparing, complete, gridding, interleaving
 from kvlab.command.browse import app as browse
 from kvlab.command.show import say
 from kvlab.command.stages import app as stages
@@ -35,6 +35,7 @@ app.add_typer(stages, name="kv")  # the name that its first experiment gave it
 app.add_typer(stages, name="stage")
 comparing.add_to(app)
 interleaving.add_to(app)
+gridding.add_to(app)
 
 Outputs = Annotated[
     Path | None, typer.Option(help="Where run folders go (default: outputs/, or KVLAB_OUTPUTS).")

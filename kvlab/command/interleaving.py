@@ -1,5 +1,6 @@
 """``kvlab ab``: two configurations in turns, until it can be said which is faster."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,15 +24,21 @@ def ab(
     outputs: Annotated[
         Path | None, typer.Option(help="Where the folder goes (default: outputs/, or KVLAB_OUTPUTS).")
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Send to another machine as much as the plans say, unasked.")
+    ] = False,
 ) -> None:
     """Measure two configurations in turns, stop as soon as it can be said; exit 0, 3, 4 or 2 as `compare` does."""
     from kvlab import api
+    from kvlab.command import consent
     from kvlab.comparison import ab as interleaved
     from kvlab.comparison import writing
 
     sides = [interleaved.Configuration.read(path) for path in (first, second)]
+    consent.require("; ".join(filter(None, map(api.objection, sides))) or None, yes=yes)
+    opening = partial(api.open_configuration, yes=True)
     found = interleaved.into_new_folder(
-        sides[0], sides[1], api.open_configuration, outputs=outputs, block=block, seed=seed, say=say
+        sides[0], sides[1], opening, outputs=outputs, block=block, seed=seed, say=say
     )
     comparison = found.comparison
     for objection in comparison.refused:

@@ -204,7 +204,8 @@ class _Child:
             encoding="utf-8",
             errors="replace",
             env=env | {"PYTHONIOENCODING": "utf-8:backslashreplace"},
-            start_new_session=True,
+            start_new_session=True,  # on Windows the next line says it
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         self._family: set[psutil.Process] = set()
         assert self.process.stdin is not None  # noqa: S101 - PIPE, for the type checker

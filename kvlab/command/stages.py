@@ -29,7 +29,8 @@ Whose = Annotated[
     ),
 ]
 Run = Annotated[
-    Path | None, typer.Option("--run", help="A run folder, in place of the newest of this config.")
+    Path | None,
+    typer.Option("--run", help="A run folder or an id of `kvlab ls`, in place of the newest of this config."),
 ]
 Outputs = Annotated[Path | None, typer.Option(help="Where run folders go.")]
 New = Annotated[bool, typer.Option("--new", help="Start a new run, though there is one of this config.")]
@@ -38,6 +39,10 @@ Force = Annotated[
     typer.Option(
         "--force", help="Do it again, or under another contract (not: other questions), and record that."
     ),
+]
+
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Send to another machine as much as the plan says, unasked.")
 ]
 
 
@@ -49,11 +54,12 @@ def _staged_run(
     outputs: Path | None = None,
     force: bool = False,
     new: bool = False,
+    yes: bool = False,
 ) -> "StagedRun":
     from kvlab.command import pipeline
 
     return pipeline.staged_run(
-        config, set_ or [], experiment=experiment, run=run, outputs=outputs, new=new, force=force
+        config, set_ or [], experiment=experiment, run=run, outputs=outputs, new=new, force=force, yes=yes
     )
 
 
@@ -93,10 +99,11 @@ def _beginning(name: str, function: str, about: str) -> None:
         outputs: Outputs = None,
         force: Force = False,
         new: New = False,
+        yes: Yes = False,
     ) -> None:
         from kvlab.command import pipeline
 
-        getattr(pipeline, function)(_staged_run(config, set_, experiment, run, outputs, force, new), say)
+        getattr(pipeline, function)(_staged_run(config, set_, experiment, run, outputs, force, new, yes), say)
 
     app.command(name, help=about)(begin)
 
@@ -119,12 +126,27 @@ def _stage(name: str, about: str) -> None:
     app.command(name, help=about)(stage)
 
 
+@app.command("run")
+def measure(
+    config: Config,
+    set_: Set = None,
+    experiment: Whose = None,
+    run: Run = None,
+    outputs: Outputs = None,
+    force: Force = False,
+    yes: Yes = False,
+) -> None:
+    """Measure every trial that is not measured yet."""
+    from kvlab.command import pipeline
+
+    pipeline.run(_staged_run(config, set_, experiment, run, outputs, force, yes=yes), say)
+
+
 _beginning(
     "prepare",
     "prepare",
     "Make the plan, what it is made of (a dataset), and the run folder; opens no engine.",
 )
-_stage("run", "Measure every trial that is not measured yet.")
 _stage("score", "Score the answers that have no score yet; asks no model.")
 _stage("analyze", "Judge what is stored: tables, plots, verdict.")
 _stage("report", "Write report.md and report.html out of the stored analysis.")

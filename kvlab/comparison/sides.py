@@ -11,6 +11,7 @@ import pandas as pd
 from kvlab import paths
 from kvlab.errors import InputError
 from kvlab.runs.data import RunData
+from kvlab.runs.find import run_folder
 from kvlab.runs.status import reconcile
 from kvlab.store.connect import FILE_NAME as DATABASE
 from kvlab.store.connect import reading
@@ -142,11 +143,7 @@ def find(name: str | Path) -> Side:
     path = Path(name)
     if not path.is_dir():
         path = paths.outputs_dir() / path
-    if not path.is_dir():
-        raise InputError(
-            "compare", str(name), "is no run folder, no id that `kvlab ls` prints and no date with runs"
-        )
-    path = path.resolve()
+    path = path.resolve() if path.is_dir() else run_folder(name, field="compare")
     if (path / DATABASE).is_file():
         folders = [path]
     else:

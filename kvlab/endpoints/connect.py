@@ -131,8 +131,9 @@ def connect(settings: Settings) -> Connection:
             headers["X-User-Id"] = settings.tensormesh_user_id.get_secret_value()
         url, model = _askable(settings.openai_base_url), settings.openai_model or ""
     else:
-        from kvlab.serving import embedded  # only where it is needed: it looks for an engine
+        from kvlab.serving import embedded, launch  # only where it is needed: it looks for an engine
 
+        launch.require_linux()
         lease = embedded.acquire(
             settings.kvlab_model, cache_dir=paths.cache_dir(), extra_flags=settings.extra_flags
         )

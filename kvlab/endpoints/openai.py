@@ -105,9 +105,7 @@ class OpenAICompat:
     def _evidence(self, measurement: Measurement, server: ServerView) -> Evidence:
         connection, counters = self.connection, self.identity.facts.get("cached_counters", Fact())
         if counters.holds is False:  # they stood still while a cache was at work: no witness
-            server = replace(
-                server, cached_tokens=None, local_tokens=None, external_tokens=None, reason=counters.why
-            )
+            server = replace(server, cached_tokens=None, reason=counters.why)
         evidence = evidence_of(measurement, asked=connection.model, aliases=connection.aliases, server=server)
         return zero_judged(evidence, proof.nothing_reused(self.identity))
 
@@ -153,8 +151,10 @@ def _lengths(counter: Counter) -> Fact:
 def keep_running(settings: Settings, check: Callable[[int | None], None]) -> Iterator[None]:
     """Keep the endpoint up for a notebook in another process, after refusing what cannot work on it."""
     if not settings.is_remote:
+        from kvlab.serving.launch import require_linux
         from kvlab.serving.model import resolve_model  # only where it is needed: it looks for an engine
 
+        require_linux()
         check(resolve_model(settings.kvlab_model, cache_dir=paths.cache_dir(), say=print).max_model_len)
     with endpoint.connect(settings) as connection:
         check(identify(connection).max_model_len)

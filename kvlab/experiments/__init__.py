@@ -1,5 +1,6 @@
 """The experiments: one file each, found by looking. Nothing above this package knows it."""
 
+import difflib
 import importlib
 import pkgutil
 from pathlib import Path
@@ -31,7 +32,10 @@ def get(name: str) -> "Experiment[Any]":
     """
     experiment = _load(name) if exists(name) else None
     if experiment is None:
-        raise InputError("experiment", name, f"is not one; choose from {', '.join(sorted(registry()))}")
+        known = sorted(registry())
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+        hint = f"did you mean {near[0]}? There are" if near else "choose from"
+        raise InputError("experiment", name, f"is not one; {hint} {', '.join(known)}")
     return experiment
 
 

@@ -6,7 +6,6 @@ everything stops at once. On standard output go length-prefixed pickles of `Fini
 """
 
 import contextlib
-import fcntl
 import gc
 import os
 import pickle
@@ -207,7 +206,11 @@ class Generator:
 def main() -> None:
     """Do the job on standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the notebook's; it says stop
-    with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux: only less precise
+    with contextlib.suppress(
+        OSError, AttributeError, ImportError
+    ):  # elsewhere than on Linux: only less precise
+        import fcntl
+
         Path("/proc/self/timerslack_ns").write_text("1000")
         fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 2**20)
     allow_all_descriptors()

@@ -7,7 +7,6 @@ so many.
 import contextlib
 import json
 import os
-import resource
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,11 @@ from kvlab.evidence import CacheLaw, Evidence, zero_judged
 from kvlab.prompts.batch import Workload
 from kvlab.timing.arrivals import Arrivals
 from kvlab.timing.request import Target
+
+try:
+    import resource
+except ImportError:  # Windows: there is no such limit, and no load generator
+    resource = None  # type: ignore[assignment]
 
 HEADER = struct.Struct("<Q")  # before each message in a pipe: its length
 _MOST_DESCRIPTORS = 65_536
@@ -198,6 +202,8 @@ class Progress:
 
 def _descriptors() -> tuple[int, int]:
     """Return the soft limit, and what it can be raised to; no limit is a large one."""
+    if resource is None:
+        return _MOST_DESCRIPTORS, _MOST_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     known = [_MOST_DESCRIPTORS if value == resource.RLIM_INFINITY else value for value in (soft, hard)]
     return known[0], max(known[0], min(known[1], _MOST_DESCRIPTORS))

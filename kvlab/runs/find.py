@@ -29,7 +29,7 @@ def run_folder(named: str | Path, outputs: Path | None = None, *, field: str = "
     text = str(named)
     top = outputs or paths.outputs_dir()
     for path in (Path(text), top / text):
-        if "\0" not in text and _is_run(path):
+        if text.strip() and is_run(path):
             return path.resolve()
     folders = {run_id(folder): folder for folder in list_folders(top)}
     wanted = text.strip().rstrip("/\\").replace("\\", "/") if text.strip() not in folders else text.strip()
@@ -38,17 +38,22 @@ def run_folder(named: str | Path, outputs: Path | None = None, *, field: str = "
         return folders[found[0]].resolve()
     if found:
         raise InputError(field, text, f"is the name of {len(found)} runs; write the day too: {found[-1]}")
-    if "\0" not in text and Path(text).is_dir():
+    if text.strip() and _is_folder(Path(text)):
         return Path(text).resolve()  # what is wrong with it, its database says
     raise InputError(
         field, text, f"is neither a run folder nor an id that `kvlab ls` prints; {_near(wanted, folders)}"
     )
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a run, or what is left of one."""
+    return _is_folder(path) and any((path / name).is_file() for name in (DATABASE, "status.json"))
+
+
+def _is_folder(path: Path) -> bool:
     try:
-        return path.is_dir() and any((path / name).is_file() for name in (DATABASE, "status.json"))
-    except OSError:  # a name that is too long for any file
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
         return False
 
 

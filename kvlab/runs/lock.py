@@ -4,16 +4,23 @@ A status can say "running" of a process that was killed, and two starts can both
 runs: the lock is asked for, not read.
 """
 
-import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import filelock
 
 from kvlab.errors import InputError
 from kvlab.runs.files import sweep
+
+try:
+    import fcntl
+except ImportError:  # Windows, where filelock has the system's own lock
+    fcntl = None  # type: ignore[assignment]
 
 FILE_NAME = ".lock"
 #: For so long a refused lock is asked for again: `is_held` takes it for a moment, to see.
@@ -22,15 +29,15 @@ _PATIENCE_S, _PAUSE_S = 0.5, 0.05
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock that is held; its file is there for as long, or until a killed owner's successor is done."""
+    """A lock that is held; its file is there for as long, or until a killed owner's successor is done.
+
+    Attributes:
+        path: Its file.
+        release: Gives it back, and takes its file away.
+    """
 
     path: Path
-    handle: int
-
-    def release(self) -> None:
-        """Give it back, and take its file away: while it is held, so that nobody else's is meant."""
-        self.path.unlink(missing_ok=True)
-        os.close(self.handle)
+    release: Callable[[], None]
 
 
 def acquire(folder: Path) -> Lock:
@@ -42,12 +49,13 @@ def acquire(folder: Path) -> Lock:
         InputError: Another one holds it, or nothing can be written there.
     """
     path, until = folder / FILE_NAME, time.monotonic() + _PATIENCE_S
+    if fcntl is None:
+        return _hold_by_filelock(folder, path)
     while True:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            fix = f"cannot be written in ({error.strerror}); name another, or make it writable"
-            raise InputError("run folder", str(folder), fix) from None
+            raise _not_writable(folder, error) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -55,13 +63,46 @@ def acquire(folder: Path) -> Lock:
             if time.monotonic() < until:
                 time.sleep(_PAUSE_S)
                 continue
-            fix = "is still running; wait for it, or stop it"
-            raise InputError("run folder", str(folder), fix) from None
+            raise _running(folder) from None
         # Between opening and locking, the one before may have taken the file away, and a third made another.
         if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
             sweep(folder, folder / "plots")
-            return Lock(path, handle)
+            return Lock(path, partial(_release, path, handle))
         os.close(handle)
+
+
+def _release(path: Path, handle: int) -> None:
+    """Take the file away while it is locked, so that nobody else's is meant."""
+    path.unlink(missing_ok=True)
+    os.close(handle)
+
+
+def _running(folder: Path) -> InputError:
+    return InputError("run folder", str(folder), "is still running; wait for it, or stop it")
+
+
+def _not_writable(folder: Path, error: OSError) -> InputError:
+    fix = f"cannot be written in ({error.strerror}); name another, or make it writable"
+    return InputError("run folder", str(folder), fix)
+
+
+def _hold_by_filelock(folder: Path, path: Path) -> Lock:
+    """Do as `hold` does where there is no ``flock``. The file of a lock that is held cannot be deleted there."""
+    held = filelock.FileLock(path, timeout=_PATIENCE_S, poll_interval=_PAUSE_S, thread_local=False)
+    try:
+        held.acquire()
+    except filelock.Timeout:
+        raise _running(folder) from None
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+    sweep(folder, folder / "plots")
+
+    def release() -> None:
+        held.release()
+        with suppress(OSError):  # somebody else has it already
+            path.unlink(missing_ok=True)
+
+    return Lock(path, release)
 
 
 @contextmanager
@@ -96,6 +137,8 @@ def locked_if_free(folder: Path) -> Iterator[bool]:
 
 def is_locked(folder: Path) -> bool:
     """Whether somebody is writing in a run folder."""
+    if fcntl is None:
+        return _is_held_by_filelock(folder / FILE_NAME)
     try:
         handle = os.open(folder / FILE_NAME, os.O_RDONLY)
     except OSError:
@@ -106,4 +149,18 @@ def is_locked(folder: Path) -> bool:
         return True
     finally:
         os.close(handle)
+    return False
+
+
+def _is_held_by_filelock(path: Path) -> bool:
+    if not path.exists():
+        return False
+    asked = filelock.FileLock(path, blocking=False)
+    try:
+        asked.acquire()
+    except filelock.Timeout:
+        return True
+    except OSError:  # of an archive that cannot be written in
+        return False
+    asked.release()
     return False

@@ -114,6 +114,17 @@ class ServerSpec:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
+def require_linux() -> None:
+    """Refuse the embedded engine where it cannot run, before anything is prepared for it.
+
+    Raises:
+        InputError: This is another system.
+    """
+    if not sys.platform.startswith("linux"):
+        fix = "is not set, and the embedded engine needs Linux; set it to your server's URL, or use WSL2"
+        raise InputError("OPENAI_BASE_URL", None, fix)
+
+
 def server_spec(model: Model, extra_flags: Sequence[str] = ()) -> ServerSpec:
     """The server for `model` on this machine.
 

@@ -13,10 +13,14 @@ what torch's allocator has given to tensors, under a cap of that allocator.
 import contextlib
 import json
 import os
-import resource
 import sys
 import time
 from typing import Any
+
+try:
+    import resource
+except ImportError:  # Windows, where no child is started: the parameters are refused
+    resource = None  # type: ignore[assignment]
 
 #: Set by the parent before Python starts; glibc reads it once.
 MALLOC_ENVIRONMENT = {

@@ -65,7 +65,11 @@ def find(settings: Settings) -> Model:
         InputError: torch is not installed, or ``KVLAB_MODEL`` names no model.
     """
     if importlib.util.find_spec("torch") is None:
-        raise InputError("torch", None, "is not installed, and this engine runs on it; run `make setup`")
+        raise InputError(
+            "torch",
+            None,
+            "is not installed, and this engine runs on it; run `make setup EXTRA=kv` (no vLLM), or cpu, or gpu",
+        )
     threads.bound(os.environ, steady=True)  # before torch is imported
     return resolve_model(settings.kvlab_model, cache_dir=paths.cache_dir(), say=print)
 

@@ -6,6 +6,7 @@ A control with the prefix broken says what the cache is worth. From trials of gr
 whole batch is extrapolated, and the extrapolation is checked on the largest size before it is believed.
 """
 
+import sys
 from pathlib import Path
 
 from kvlab.demand import Demand
@@ -63,6 +64,9 @@ def _sample(tag: str) -> Prompt:
 
 def check(params: BatchBenchmarkParams, plan: Plan, facts: EngineFacts) -> None:
     """Refuse prompts that do not fit with their answers, and more connections than the system allows."""
+    if sys.platform == "win32":
+        fix = "is not possible on Windows: its load generator waits on pipes; run kvlab inside WSL2"
+        raise InputError("experiment", "batch_benchmark", fix)
     check_connections(params)
     if facts.max_model_len is not None:
         _check_length(params, facts.max_model_len)

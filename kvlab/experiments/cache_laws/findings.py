@@ -4,7 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from kvlab.endpoints.proof import how_to_prove
 from kvlab.experiments.cache_laws import sentences, tables
+from kvlab.experiments.cache_laws.brief import brief
 from kvlab.experiments.cache_laws.outcomes import Outcomes
 from kvlab.experiments.cache_laws.params import CacheLawsParams
 from kvlab.experiments.cache_laws.pictures import pictures
@@ -16,9 +18,10 @@ def findings(data: RunData, params: CacheLawsParams) -> Findings:
     """Say the law first, then what else was asked for."""
     found = Outcomes.of(data, params)
     made, drawn = tables.tables(found), pictures(found)
+    checks = _checks(found, how_to_prove(data.identity))
     return Findings(
         headline=sentences.headline(found),
-        checks=_checks(found),
+        checks=checks,
         results=results(found, data.requests),
         tables=made,
         pictures=drawn,
@@ -26,6 +29,7 @@ def findings(data: RunData, params: CacheLawsParams) -> Findings:
         limitations=sentences.limitations(found),
         sections=_sections(found, [t.name for t in made], [p.name for p in drawn]),
         files=sentences.files(found),
+        brief=brief(found, checks),
     )
 
 
@@ -126,8 +130,18 @@ def _detail(found: Outcomes) -> dict[str, Any]:
 # Checks -----------------------------------------------------------------------------------------------
 
 
-def _checks(found: Outcomes) -> list[Check]:
-    checks = [_reported(found)]
+#: What to do where a part has no answer.
+_ADVICE = {
+    "capacity": "raise `capacity_tokens` to about 30 times what the cache may hold, and `max_part_s`; let nobody else send",
+    "lifetime": "raise `lifetime_limit_s` and `max_part_s`: entries outlived the longest wait, or were evicted before",
+    "sharing": "send with a server that takes `cache_salt` (`kvlab doctor` says whether), and raise `max_part_s`",
+    "fidelity": "raise `fidelity_prompts`; where answers really differ after a hit, report it to the engine's makers, and do "
+    "not compare scores across cache states",
+}
+
+
+def _checks(found: Outcomes, proven_by: str) -> list[Check]:
+    checks = [_reported(found, proven_by)]
     if "law" in found.params.parts:
         checks += [_cold(found), _predicted(found), _declared(found), _evicted(found)]
     return checks + [
@@ -136,6 +150,7 @@ def _checks(found: Outcomes) -> list[Check]:
             asks=asks,
             seen=sentences.part(found, part),
             passed=passed,
+            advice=_ADVICE[part],
             optional="law" in found.params.parts,
         )
         for part, name, asks, passed in (
@@ -148,7 +163,7 @@ def _checks(found: Outcomes) -> list[Check]:
     ]
 
 
-def _reported(found: Outcomes) -> Check:
+def _reported(found: Outcomes, proven_by: str) -> Check:
     probes = found.probes
     told = int(probes["cached_tokens"].notna().sum())
     return Check(
@@ -157,7 +172,7 @@ def _reported(found: Outcomes) -> Check:
         seen=f"{told} of {len(probes)} probes",
         passed=told == len(probes) if len(probes) else None,
         role="proof",
-        advice="turn it on (vLLM: --enable-prompt-tokens-details) where it is not",
+        advice=proven_by,
     )
 
 
@@ -184,6 +199,8 @@ def _predicted(found: Outcomes) -> Check:
         asks="the law predicts every held-out prompt to the token",
         seen=seen,
         passed=None if law is None or not n else right == n,
+        advice="let nobody else send, raise `max_requests` and `max_prompt_tokens`, and run again; a cache that evicts between "
+        "two probes has no law that holds",
     )
 
 

@@ -10,6 +10,7 @@ allocated its cache when it started does not show that in its memory; a bare tra
 so the same weights are also loaded in a child process that may die of it.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,9 @@ def _check_cold(params: ContextLimitProbeParams, engine: Any) -> None:  # noqa: 
 
 
 def _check_child(params: ContextLimitProbeParams, engine: Any) -> None:  # noqa: ANN401 - its own engine
+    if params.in_process_model and not sys.platform.startswith("linux"):
+        fix = "is loaded in a child whose memory only Linux limits; leave it out, set dtypes=[], or use WSL2"
+        raise InputError("in_process_model", params.in_process_model, fix)
     named, free = params.in_process_model, psutil.virtual_memory().available
     if named and named[0] in "/.~" and not (Path(named).expanduser() / "config.json").is_file():
         raise InputError("in_process_model", named, "is not a folder with a config.json; name a model folder")
