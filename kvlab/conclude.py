@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kvlab import misses, tiers
+from kvlab import misses
+from kvlab.brief import RUN_AGAIN, Brief, KeyFigure
 from kvlab.experiment import Experiment
-from kvlab.findings import Check, Findings
+from kvlab.findings import Check, Findings, Verdict, judge
 from kvlab.machine_load import BUSY_SHARE
 from kvlab.params import Params
+from kvlab.taxonomy import ErrorType
 
 if TYPE_CHECKING:
     from kvlab.runs.data import RunData
@@ -21,13 +23,44 @@ _ONE_START = (
 
 def conclude(experiment: Experiment[Any], data: "RunData", params: Params) -> Findings:
     """Return the findings of an experiment, with what is said of every run."""
-    found = tiers.said(data, misses.said(data, experiment.findings(data, params)))
+    found = misses.said(data, experiment.findings(data, params))
+    failures = [] if found.judges_failures else _few_failures(data, params)
     return replace(
         found,
-        checks=[*found.checks, *([] if found.judges_failures else _few_failures(data, params))],
+        checks=[*found.checks, *failures],
+        brief=_brief(found, failures, data),
         remarks=[*found.remarks, *_timing(data), *_load(data)],
         limitations=[*found.limitations, *_starts(data), *_unproven(data), *_unsound(data)],
     )
+
+
+def _brief(found: Findings, failures: Sequence[Check], data: "RunData") -> Brief | None:
+    """Return what is said first; of a run in which nothing was answered, or too much failed, that comes before all."""
+    answers, planned = _answers(data), len(data.trials)
+    if not answers:
+        failed = data.sql.execute("SELECT count(*) FROM failures").fetchone()[0]
+        why = f": all {failed:,} requests failed" if failed else ""
+        return Brief(
+            sentence=f"No answer: nothing was measured{why}.",
+            figure=KeyFigure(value=f"0 of {planned:,}", label="planned trials measured"),
+            before_all=[*([_most_common(data)] if failed else []), RUN_AGAIN],
+        )
+    broken = [check for check in failures if check.passed is not True]
+    if not broken or found.brief is None or judge(found.checks)[0] is Verdict.INVALID:
+        return found.brief
+    return found.brief.model_copy(
+        update={
+            "sentence": f"Not to be relied on: {broken[0].seen} requests failed for good.",
+            "figure": KeyFigure(
+                value=broken[0].seen, label="requests failed for good", interval=broken[0].asks
+            ),
+        }
+    )
+
+
+def _answers(data: "RunData") -> int:
+    query = "SELECT count(*) FROM responses JOIN requests USING (request_id) WHERE measured = 1"
+    return int(data.sql.execute(query).fetchone()[0])
 
 
 def _few_failures(data: "RunData", params: Params) -> list[Check]:
@@ -46,8 +79,30 @@ def _few_failures(data: "RunData", params: Params) -> list[Check]:
             seen=f"{failed:,} of {ended:,}",
             passed=failed <= bound * ended,
             role="proof",
+            advice=_most_common(data),
         )
     ]
+
+
+#: What to do about the most common failure.
+_FAILURES = {
+    ErrorType.RATE_LIMITED: "send fewer requests at a time, or ask for a higher limit",
+    ErrorType.TIMEOUT: "raise REQUEST_TIMEOUT_S, or send shorter prompts",
+    ErrorType.OUT_OF_MEMORY: "give the server more memory, or send shorter prompts",
+    ErrorType.REFUSED_INPUT: "read the server's own sentence: it refuses what is sent",
+    ErrorType.CLIENT_STALLED: "close what else runs on this machine",
+    ErrorType.ENGINE_ERROR: "look into the server's log",
+}
+
+
+def _most_common(data: "RunData") -> str:
+    """Return what to do about the failures of a run: the advice for the most common one."""
+    query = "SELECT error_type FROM failures GROUP BY error_type ORDER BY count(*) DESC, error_type LIMIT 1"
+    found = data.sql.execute(query).fetchone()
+    if found is None:
+        return "look into requests.csv"
+    fix = _FAILURES.get(found[0], "read what the server said")
+    return f"the most common failure is {found[0]}: {fix} (requests.csv has every one); then go on with `--resume`"
 
 
 def _ended(data: "RunData") -> tuple[int, int]:

@@ -40,8 +40,6 @@ class Evidence:
         metrics_reason: Why the counters say nothing of this request.
         contradiction: Why nothing that the answer says can be believed: another model gave it, or its
             usage does not fit its own stream.
-        local_tokens: Of the cached tokens, those that the engine's own cache held, by its counters.
-        external_tokens: Those that came from a tier outside of it, which has other times; ``None``: not told apart.
     """
 
     prompt_tokens: int | None = None
@@ -51,8 +49,6 @@ class Evidence:
     reset: bool | None = None
     metrics_reason: str | None = None
     contradiction: str | None = None
-    local_tokens: int | None = None
-    external_tokens: int | None = None
 
 
 @dataclass(frozen=True)

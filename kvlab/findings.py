@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, Field, PrivateAttr
 
+from kvlab.brief import RUN_AGAIN, Brief, steps, unsaid
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -44,8 +46,8 @@ class Check(BaseModel, frozen=True, serialize_by_alias=True):
         passed: Whether it is true; ``None``: unknown. In ``summary.json`` its key is ``holds``.
         role: What it means for the verdict (`Role`).
         optional: An unknown answer does not stand in the way of PASS; it is still reported.
-        advice: What to do where it is not true.
-        reason: What the verdict says where it is not true, in place of the standard sentence.
+        advice: What to do where it does not hold: it becomes the report's "What to do next".
+        reason: What the verdict says where it does not hold, in place of the standard sentence.
     """
 
     name: str
@@ -57,6 +59,12 @@ class Check(BaseModel, frozen=True, serialize_by_alias=True):
     optional: bool = False
     advice: str = ""
     reason: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name in words."""
+        words = self.name.replace("_", " ").strip()
+        return (words[:1].upper() + words[1:]).replace("Ttft", "TTFT")
 
     @property
     def broken(self) -> str:
@@ -86,25 +94,33 @@ def judge(checks: Sequence[Check]) -> tuple[Verdict, list[str]]:
     In this order: an unproven proof gives INVALID, a broken criterion FAIL, an unknown criterion or a
     lack of power INVALID; what is left is PASS. Without any proof or criterion there is no answer.
     """
+    verdict, blocking = in_the_way(checks)
+    if blocking:
+        return verdict, [check.broken for check in blocking]
+    if verdict is Verdict.INVALID:
+        return verdict, ["nothing was measured that the verdict could rest on"]
+    return verdict, [check.shown for check in checks if check.role != "note"]
 
-    def those(role: Role, *states: bool | None) -> list[str]:
+
+def in_the_way(checks: Sequence[Check]) -> tuple[Verdict, list[Check]]:
+    """Return the verdict, and the checks that stand in the way of PASS; there may be none of an empty run."""
+
+    def those(role: Role, *states: bool | None) -> list[Check]:
         return [
-            check.broken
+            check
             for check in checks
             if check.role == role and check.passed in states and not (check.optional and check.passed is None)
         ]
 
-    for verdict, reasons in (
+    for verdict, found in (
         (Verdict.INVALID, those("proof", False, None)),
         (Verdict.FAIL, those("criterion", False)),
         (Verdict.INVALID, those("criterion", None) + those("power", False, None)),
     ):
-        if reasons:
-            return verdict, reasons
+        if found:
+            return verdict, found
     judged = [check for check in checks if check.role != "note"]
-    if not any(check.passed for check in judged):
-        return Verdict.INVALID, ["nothing was measured that the verdict could rest on"]
-    return Verdict.PASS, [check.shown for check in judged]
+    return (Verdict.PASS if any(check.passed for check in judged) else Verdict.INVALID), []
 
 
 @dataclass(frozen=True)
@@ -120,6 +136,7 @@ class Table:
         digits: Decimal places by column; other floats keep what they have.
         headers: What the report calls a column, where `kvlab.report.headers` would choose badly.
         made_by: The function that made it, as ``module.function``; found by itself.
+        evidence: Whether it holds what was measured one by one, behind the numbers.
     """
 
     name: str
@@ -130,6 +147,7 @@ class Table:
     digits: Mapping[str, int] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     made_by: str = ""
+    evidence: bool = False
 
     def __post_init__(self) -> None:
         """Note who made it: ``kvlab.load(…).where(column)`` names the function."""
@@ -172,6 +190,7 @@ class Table:
             note=self.note,
             headers=dict(self.headers),
             made_by=self.made_by,
+            evidence=self.evidence,
         )
 
 
@@ -192,12 +211,16 @@ def plain(value: Any, digits: int | None = None) -> Any:  # noqa: ANN401 - a cel
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the report, ``plots/<name>.png``: what is said of it, and what draws it."""
+    """A figure of the report, ``plots/<name>.png`` and ``.svg``: what is said of it, and what draws it.
+
+    One that is ``empty`` has nothing to show: a notebook may draw it, and the report leaves it out.
+    """
 
     name: str
     title: str
     caption: str
     draw: "Callable[[], Figure]"
+    empty: bool = False
 
     def _repr_png_(self) -> bytes:
         from kvlab.report.figures import png  # with matplotlib, only where it is shown
@@ -224,6 +247,7 @@ class StoredTable(BaseModel):
     note: str = ""
     headers: dict[str, str] = {}
     made_by: str = ""
+    evidence: bool = False
 
 
 class StoredFigure(BaseModel):
@@ -252,14 +276,21 @@ class Summary(BaseModel):
     figures: list[StoredFigure] = []
     limitations: list[str] = []
     sections: list[Section] = []
+    brief: Brief | None = None
+    next: list[str] = []
     _folder: Path | None = PrivateAttr(None)
     _shown: object = PrivateAttr(None)
 
     @property
     def other_reasons(self) -> list[str]:
-        """The reasons; of a PASS, only those that the table of checks does not show already."""
-        shown = {check.shown for check in self.checks} if self.verdict is Verdict.PASS else set()
-        return [reason for reason in self.reasons if reason not in shown]
+        """The reasons that the checks do not hold already."""
+        held = {line for check in self.checks for line in (check.shown, check.broken)}
+        return [reason for reason in self.reasons if reason not in held]
+
+    @property
+    def first(self) -> Brief:
+        """What is said first; of an analysis that was stored without it, the headline and how many checks hold."""
+        return self.brief or unsaid(self.headline, self.checks)
 
     def written_in(self, folder: Path) -> "Summary":
         """Return it, knowing its run folder, so that a notebook shows links to the report."""
@@ -290,7 +321,14 @@ class Summary(BaseModel):
         """Return the content of ``summary.json``."""
         shown = {"checks": {"__all__": {"optional", "advice", "reason"}}}
         content: dict[str, Any] = self.model_dump(
-            mode="json", exclude={"tables": True, "figures": True, "sections": True, **shown}
+            mode="json",
+            exclude={
+                "tables": True,
+                "figures": True,
+                "sections": True,
+                "brief": {"then", "before_all"},
+                **shown,
+            },
         )
         return content
 
@@ -307,7 +345,8 @@ class Findings:
     """Everything that an experiment says about its data, as values.
 
     Attributes:
-        headline: One sentence: what came out.
+        headline: One sentence: what came out, in the words of the field.
+        brief: What is said first: one plain sentence, the figure that matters, what to do with a PASS.
         checks: What the verdict rests on (`judge`).
         results: The numbers of ``summary.json``, by name.
         remarks: Further sentences below the reasons of the verdict.
@@ -332,6 +371,7 @@ class Findings:
     files: Mapping[str, File] = field(default_factory=dict)
     judges_failures: bool = False
     derived: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    brief: Brief | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -364,6 +404,9 @@ class Findings:
     def summary(self, experiment: str, profile: str) -> Summary:
         """Return all of it as data, with the verdict."""
         verdict, reasons = judge(self.checks)
+        brief = self.brief or unsaid(self.headline, self.checks)
+        blocking = in_the_way(self.checks)[1]
+        then = brief.then if verdict is Verdict.PASS else [RUN_AGAIN]
         return Summary(
             experiment=experiment,
             profile=profile,
@@ -374,10 +417,14 @@ class Findings:
             results=plain(self.results),
             tables=[table.stored() for table in self.tables],
             figures=[
-                StoredFigure(name=item.name, title=item.title, caption=item.caption) for item in self.pictures
+                StoredFigure(name=item.name, title=item.title, caption=item.caption)
+                for item in self.pictures
+                if not item.empty
             ],
             limitations=list(self.limitations),
             sections=list(self.sections),
+            brief=brief,
+            next=steps([], brief.before_all) or steps(blocking, then),
         )
 
 

@@ -84,7 +84,7 @@ def _answered(line: dict[str, Any], server: Any) -> dict[str, Any]:
     chain = server.cache.chain(tokens, body.get("cache_salt"))
     cached = server.cache.match(chain, len(tokens))
     server.cache.store(chain)
-    server.metrics.prefilled(len(tokens), cached, options.local_tokens)
+    server.metrics.prefilled(len(tokens), cached)
     plan = schedule.plan(
         [1.0] * min(body["max_tokens"], options.output_tokens), 0, body["max_tokens"], len(tokens), options
     )

@@ -204,7 +204,7 @@ class Generation:
             return
         self._prefilled_ns = now
         engine, truth = self.engine, self.truth
-        engine.metrics.prefilled(len(self.job.tokens), truth.cached_tokens or 0, engine.options.local_tokens)
+        engine.metrics.prefilled(len(self.job.tokens), truth.cached_tokens or 0)
         engine.metrics.ttft.add_ns(now - truth.received_ns)
         if engine.options.prefix_caching:
             engine.cache.store(self._chain)

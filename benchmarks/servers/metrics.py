@@ -29,7 +29,6 @@ class Metrics:
     hits: int = 0
     computed: int = 0
     cached: int = 0
-    external: int = 0
     generated: int = 0
     running: int = 0
     waiting: int = 0
@@ -40,9 +39,8 @@ class Metrics:
     ttft: Times = field(default_factory=Times)
     e2e: Times = field(default_factory=Times)
 
-    def prefilled(self, prompt: int, cached: int, local_at_most: int = -1) -> None:
-        """A prompt has been processed; what of its cached tokens is not local came from an external tier."""
-        self.external += max(0, cached - local_at_most) if local_at_most >= 0 else 0
+    def prefilled(self, prompt: int, cached: int) -> None:
+        """A prompt has been processed."""
         self.computed += prompt - cached
         self.cached += cached
 
@@ -69,11 +67,7 @@ class Metrics:
         return ("\n".join(lines) + "\n").encode()
 
     def _by_source(self, labels: str) -> dict[str, int]:
-        sources = {
-            "local_compute": self.computed,
-            "local_cache_hit": self.cached - self.external,
-            "external_kv_transfer": self.external,
-        }
+        sources = {"local_compute": self.computed, "local_cache_hit": self.cached, "external_kv_transfer": 0}
         return {f'{labels},source="{source}"': count for source, count in sources.items()}
 
     def _by_reason(self, model: str) -> dict[str, int]:

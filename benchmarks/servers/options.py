@@ -49,7 +49,6 @@ class Options:
     law: dict[str, Any] = field(default_factory=dict)  # fields of CacheLaw; empty: whole blocks
     policy: str = "leaf_first"  # with a law: which unit goes first
     ttl_s: float = 0.0  # with a law: units are lost when idle so long; 0: never
-    local_tokens: int = -1  # of a hit, so many tokens at most are local, the rest an external tier's; -1: all
     warm_prompts: list[Any] = field(default_factory=list)  # strings, token-id lists or message lists
     honour_salt: bool = True  # off: cache_salt is accepted and ignored
     salt_rejected: bool = False

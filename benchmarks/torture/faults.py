@@ -22,6 +22,7 @@ from benchmarks.torture.ledger import runs_of
 from benchmarks.torture.place import KEY_TEXT, HangError, count_canary, count_left, place, within
 from kvlab.errors import KvlabError
 from kvlab.redact import Redactor
+from kvlab.taxonomy import ErrorType
 from kvlab.timing.client import Client
 from kvlab.timing.pump import Exchange, Pump
 from kvlab.timing.request import Measurement, Target, interpret
@@ -58,8 +59,11 @@ def _look(counts: Counts, name: str, measured: Measurement, seconds: float) -> N
     kind = "ok" if measured.failure is None else str(measured.failure.error_type)
     said = "" if measured.failure is None else measured.failure.message
     text = measured.generation.text if measured.failure is None and measured.generation else said
-    counts.harm("untrue", f"{name} is {kind}, not {fault.want}: {said[:200]}", kind != fault.want)
-    counts.harm("untrue", f"{name} does not say {fault.says!r}: {text[:200]}", fault.says not in text)
+    # Of what has no end, a busy machine comes to the deadline before the bound on bytes: either one is right.
+    either = fault.says == "MiB" and kind == ErrorType.TIMEOUT
+    wrong, unsaid = not either and kind != fault.want, not either and fault.says not in text
+    counts.harm("untrue", f"{name} is {kind}, not {fault.want}: {said[:200]}", wrong)
+    counts.harm("untrue", f"{name} does not say {fault.says!r}: {text[:200]}", unsaid)
     counts.harm("hangs", f"{name} took {seconds:.1f} s", seconds > TIMEOUT_S + SLACK_S)
     counts.harm("tracebacks", f"{name}: {text[:300]}", "Traceback" in text)
     counts.harm("canary", name, repr(measured).count(KEY_TEXT) * len(KEY_TEXT))

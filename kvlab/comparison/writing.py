@@ -50,7 +50,7 @@ def write(comparisons: Sequence[Comparison], folder: Path) -> None:
     text = page.markdown(comparisons, folder)
     write_atomic(folder / "compare.md", text)
     title = page.title(comparisons[0])
-    write_atomic(folder / PAGE, render.html(title, text, pictures_made))
+    write_atomic(folder / PAGE, render.of_markdown(title, text, pictures_made))
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:

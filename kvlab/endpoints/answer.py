@@ -37,6 +37,4 @@ def evidence_of(
         as_tokens(generation.field_value),
         metrics_reason=None if server is None else server.reason,
         contradiction=another(asked, generation.model, aliases) or usage_contradiction(generation),
-        local_tokens=None if server is None else server.local_tokens,
-        external_tokens=None if server is None else server.external_tokens,
     )

@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -158,17 +157,9 @@ def _strict(text: str) -> list[tuple[Sample, str]]:
 
 @dataclass(frozen=True)
 class ServerView:
-    """One request as the server saw it; ``None`` where it does not say, with the ``reason``.
-
-    Attributes:
-        cached_tokens: Prompt tokens that were not computed, wherever they came from.
-        local_tokens: Of these, what the engine's own cache held (``local_cache_hit``).
-        external_tokens: What was fetched from a tier outside of it (``external_kv_transfer``).
-    """
+    """One request as the server saw it; ``None`` where it does not say, with the ``reason``."""
 
     cached_tokens: int | None = None
-    local_tokens: int | None = None
-    external_tokens: int | None = None
     queue_ms: float | None = None
     prefill_ms: float | None = None
     decode_ms: float | None = None
@@ -265,16 +256,7 @@ def difference(
     cached = round(new - old) if old is not None and new is not None else None
     reason = None if cached is not None else "the server does not count cached prompt tokens"
     times = {name: _mean_ms(metric, before, after) for name, metric in _TIMES.items()}
-    local, external = (_source(name, before, after) for name in CACHED_SOURCES)
-    view = ServerView(
-        cached_tokens=cached, local_tokens=local, external_tokens=external, reason=reason, **times
-    )
-    return _plausible(view, latency_ms)
-
-
-def _source(source: str, before: Scrape, after: Scrape) -> int | None:
-    tokens = _delta(f"vllm:prompt_tokens_by_source_total{{source={source}}}", before.values, after.values)
-    return None if tokens is None else round(tokens)
+    return _plausible(ServerView(cached_tokens=cached, reason=reason, **times), latency_ms)
 
 
 def _plausible(view: ServerView, latency_ms: float | None) -> ServerView:
@@ -284,9 +266,8 @@ def _plausible(view: ServerView, latency_ms: float | None) -> ServerView:
     if latency_ms is None or spent <= latency_ms + _SLACK_MS:
         return view
     text = f"the server counts {spent:.0f} ms of work on a request that took {latency_ms:.0f} ms"
-    none: dict[str, Any] = dict.fromkeys(_TIMES)
-    none |= dict.fromkeys(("cached_tokens", "local_tokens", "external_tokens"))
-    return replace(view, **none, reason=f"{text}: it is another's")
+    none: dict[str, float | None] = dict.fromkeys(_TIMES)
+    return replace(view, **none, cached_tokens=None, reason=f"{text}: it is another's")
 
 
 def _delta(name: str, before: Mapping[str, float], after: Mapping[str, float]) -> float | None:

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 #: The fact that holds this judgement, and the need of an experiment that it answers.
 CACHE_STATES, NEED = "cache_states", "cached_tokens"
+#: The setting by which a server says what it has read from its cache.
+SETTINGS = {
+    "vLLM": "start vLLM with `--enable-prompt-tokens-details`",
+    "SGLang": "start SGLang with `--enable-cache-report`",
+}
 #: Whether one cache answers: if not, labels are as true as ever, and hits are rarer.
 ONE_CACHE = "one_cache"
 
@@ -56,3 +61,25 @@ def nothing_reused(identity: "Identity") -> str | None:
     """Return why 0 cached tokens prove nothing on a server; ``None``: they prove a cold request."""
     reuse = identity.facts.get("reuse", Fact())
     return None if reuse.holds is not False else f"0 cached tokens prove nothing here: {reuse.why}"
+
+
+def how_to_prove(identity: "Identity | None") -> str:
+    """Return what to set so that a server shows its cache states; where it can show them, what else to look at."""
+    if identity is None:
+        return "run `kvlab doctor`: it says what this endpoint can prove"
+    facts, about = identity.facts, "run `kvlab doctor` to see that it says so, and measure again"
+    if (model := facts.get("model", Fact())).holds is False:
+        return model.why
+    if (reuse := facts.get("reuse", Fact())).holds is False:
+        return f"turn prefix caching on (vLLM: `--enable-prefix-caching`), as {reuse.why}; then {about}"
+    if not (facts.get(NEED, Fact()).holds or facts.get("cached_counters", Fact()).holds):
+        either = (
+            f"{'; '.join(SETTINGS.values())}; with another server, docs/howto/own_server.md says what to set"
+        )
+        return f"{SETTINGS.get(identity.kind, either)}; then {about}"
+    if identity.law is None or facts.get("law", Fact()).holds is False:
+        return "set `KV_BLOCK_SIZE_TOKENS` to the server's block size (`kvlab run cache_laws` learns it), and measure again"
+    return (
+        "this server can show its cache states, so other requests came in between or entries were evicted: let nobody else "
+        "use it, raise its cache, and measure again"
+    )

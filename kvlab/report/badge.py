@@ -1,38 +1,48 @@
-"""What a notebook shows of a finished run: the verdict as a badge with words, and links to what was written."""
+"""What a notebook shows of a finished run: the verdict as a badge with words, what to do next, and links to what was written."""
 
 import os
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from kvlab.findings import Summary, Verdict
+from kvlab.brief import steps
+from kvlab.findings import Summary, Verdict, in_the_way
 
-_COLOURS = {Verdict.PASS: "#006d4f", Verdict.FAIL: "#b3261e", Verdict.INVALID: "#5f6368"}
-_WORDS = {
-    Verdict.PASS: "the states are proven and every criterion holds",
-    Verdict.FAIL: "the states are proven, and a criterion does not hold",
-    Verdict.INVALID: "no answer: something is not proven, or the data are too few",
+_COLOURS = {Verdict.PASS: "#00684a", Verdict.FAIL: "#b3261e", Verdict.INVALID: "#7a4b00"}
+WORDS = {
+    Verdict.PASS: "proven, and no criterion is broken",
+    Verdict.FAIL: "proven, and a criterion is broken",
+    Verdict.INVALID: "no answer yet: something is not proven, or the data are too few",
 }
 
 
 def html(summary: Summary, folder: Path | None = None) -> str:
-    """Return the badge, the headline, the reasons, the next step and, with ``folder``, links to the report."""
+    """Return the badge, the first sentence, the figure that matters, what to do next and, with ``folder``, links.
+
+    Of a verdict that is no PASS, its reasons are there in full, too.
+    """
+    first = summary.first
     badge = (
-        f'<span style="background-color:{_COLOURS[summary.verdict]};color:white;padding:2px 10px;'
-        f'border-radius:10px;font-weight:bold">{summary.verdict}</span> {escape(_WORDS[summary.verdict])}'
+        f'<span style="background-color:{_COLOURS[summary.verdict]};color:white;padding:2px 10px;border-radius:10px;'
+        f'font-weight:bold">{summary.verdict}</span> {escape(WORDS[summary.verdict])}'
     )
-    lines = "".join(f"<li>{escape(line)}</li>" for line in summary.reasons)
-    todo = "".join(f"<li>{escape(line)}</li>" for line in next_steps(summary))
+    lines = [] if summary.verdict is Verdict.PASS else summary.reasons
+    figure = f"<p><b>{escape(first.figure.value)}</b> {escape(first.figure.label)}<br><small>{escape(first.figure.interval)}</small></p>"
     return (
-        f"<div><p>{badge}</p><p><b>{escape(summary.headline)}</b></p><ul>{lines}</ul>"
-        f"{f'<p>Next:</p><ul>{todo}</ul>' if todo else ''}{'' if folder is None else _links(folder)}</div>"
+        f"<div><p>{badge}</p><p><b>{escape(first.sentence)}</b></p>{figure}{_list('Why', lines)}"
+        f"{_list('What to do next', next_steps(summary))}{'' if folder is None else _links(folder)}</div>"
     )
 
 
 def next_steps(summary: Summary) -> list[str]:
-    """Return what to do about the checks that did not pass."""
-    open_ = [check for check in summary.checks if check.passed is not True and check.role != "note"]
-    return list(dict.fromkeys(check.advice for check in open_ if check.advice))
+    """Return what to do next; of a summary that was stored without it, what its checks advise."""
+    return summary.next or steps(in_the_way(summary.checks)[1], summary.first.then)
+
+
+def _list(title: str, lines: list[str]) -> str:
+    if not lines:
+        return ""
+    return f"<p>{title}:</p><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
 def link(path: Path, words: str) -> str:

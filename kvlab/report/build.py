@@ -53,16 +53,20 @@ def write_results(data: RunData, experiment: Experiment[Any]) -> Summary:
 
 
 def _write_plots(folder: Path, found: Findings) -> None:
-    from kvlab.report.figures import png  # with matplotlib, only where pictures are drawn
+    from kvlab.report.figures import png, svg  # with matplotlib, only where pictures are drawn
 
     (folder / "plots").mkdir(exist_ok=True)
     for picture in found.pictures:
-        write_atomic(folder / "plots" / f"{picture.name}.png", png(picture.draw()))
+        if picture.empty:
+            continue
+        figure = picture.draw()
+        write_atomic(folder / "plots" / f"{picture.name}.png", png(figure))
+        write_atomic(folder / "plots" / f"{picture.name}.svg", svg(figure))
 
 
 def missing_plots(folder: Path, summary: Summary) -> list[str]:
     """Return the files of a summary's figures that are not there."""
-    names = [f"{figure.name}.png" for figure in summary.figures]
+    names = [f"{figure.name}.{form}" for figure in summary.figures for form in ("png", "svg")]
     return [name for name in names if not (folder / "plots" / name).is_file()]
 
 
@@ -75,8 +79,18 @@ def draw_plots(data: RunData, experiment: Experiment[Any]) -> None:
 def write_reports(data: RunData, title: str, summary: Summary) -> None:
     """Write report.md and report.html of a summary whose plots are there."""
     folder = data.folder
-    plots = {figure.name: folder / "plots" / f"{figure.name}.png" for figure in summary.figures}
-    pictures: Mapping[str, bytes] = {n: path.read_bytes() for n, path in plots.items() if path.is_file()}
-    text = render.markdown(title, summary, data.stored, data.identity)
-    write_atomic(folder / "report.md", text)
-    write_atomic(folder / "report.html", render.html(title, text, pictures))
+    pictures = {figure.name: _drawn(folder / "plots" / figure.name) for figure in summary.figures}
+    known: Mapping[str, bytes] = {name: drawn for name, drawn in pictures.items() if drawn is not None}
+    about = (title, summary, data.stored, data.identity)
+    write_atomic(folder / "report.md", render.markdown(*about))
+    write_atomic(folder / "report.html", render.html(*about, known))
+
+
+def _drawn(plot: Path) -> bytes | None:
+    """Return a figure's SVG, or its PNG where that would be too large for a page."""
+    from kvlab.report.svg import MOST_BYTES
+
+    vector, pixels = plot.with_name(f"{plot.name}.svg"), plot.with_name(f"{plot.name}.png")
+    if vector.is_file() and vector.stat().st_size <= MOST_BYTES:
+        return vector.read_bytes()
+    return pixels.read_bytes() if pixels.is_file() else None

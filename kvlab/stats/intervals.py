@@ -1,5 +1,6 @@
 """What an interval says of itself, and what may be decided by it."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,3 +72,23 @@ def decide(interval: Interval, margin: float) -> Decision:
     if interval.high is not None and interval.high < margin:
         return "below"
     return "undecided"
+
+
+def units_needed(interval: Interval, margin: float) -> int | None:
+    """Return of how many units the interval would probably lie on one side of ``margin``.
+
+    Its width falls with the square root of the units. A plan for the next run, and no part of a verdict: the
+    estimate may move. ``None``: there is no interval, or the estimate lies on the margin, which no number decides.
+
+    Args:
+        interval: Of the figure.
+        margin: In the figure's unit.
+    """
+    if interval.estimate is None or interval.low is None or interval.high is None:
+        return None
+    above = interval.estimate > margin
+    distance = abs(interval.estimate - margin)
+    reach = interval.estimate - interval.low if above else interval.high - interval.estimate
+    if distance <= 0:
+        return None
+    return max(interval.n, math.ceil(interval.n * (reach / distance) ** 2))

@@ -38,7 +38,8 @@ def test_the_plots_are_the_announced_figures(name, tmp_path):
     with RunData.open(stored.copy(name, tmp_path / name)) as data:
         summary = build.write_results(data, experiments.get(name))
     drawn = stored.expected(name)[stored.PLOTS].decode().split()
-    assert sorted(f"{figure.name}.png" for figure in summary.figures) == drawn
+    announced = [f"{figure.name}.{form}" for figure in summary.figures for form in ("png", "svg")]
+    assert sorted(announced) == drawn
 
 
 @pytest.mark.parametrize("name", NAMES)

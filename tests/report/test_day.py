@@ -32,11 +32,11 @@ def test_an_odd_folder_is_listed_beside_a_good_one(tmp_path, odd, file):
     page = day.write_index(today).read_text()
     assert "2 run(s)" in page
     assert "000000_good" in page
-    assert "<script>" not in page
+    assert page.count("<script>") == 1, "its own"
     assert all(
         value is None or isinstance(value, str)
         for name, value in day.row(today / "000001_odd").items()
-        if name not in ("folder", "plots")
+        if name not in ("folder", "reasons")
     )
 
 
@@ -53,6 +53,7 @@ def test_the_index_loads_nothing_of_a_strangers(tmp_path, summary):
     assert "http://x" not in page.replace("&lt;img src=http://x/y.png&gt;", "")
     assert 'onclick="' not in page
     assert page.count("<img") == 1
+    assert page.count("<script>") == 1
     assert 'src="0%22%3E%3Cimg%20src%3Dx%3E%23%3F/plots/a%22b%23.png"' in page
 
 
@@ -71,3 +72,69 @@ def test_an_index_that_cannot_be_written_fails_no_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(day, "write_atomic", full)
     assert day.write_index(tmp_path / "2026-01-01") is None
+
+
+@pytest.fixture
+def two_days(tmp_path, monkeypatch):
+    """Return an outputs folder with a PASS, a FAIL and a run that was ended, over two days; the later one's index."""
+    monkeypatch.setenv("KVLAB_OUTPUTS", str(tmp_path))
+    figure = {"value": "87%", "label": "saved"}
+    good = {"verdict": "PASS", "headline": "in figures", "reasons": ["fine"], "brief": {"sentence": "In plain words.", "figure": figure, "picture": "b"}}  # fmt: skip
+    bad = {"verdict": "FAIL", "headline": "h", "reasons": [f"reason {n}" for n in range(9)]}
+    make(tmp_path / "2026-01-01" / "000000_one", '{"experiment": "token_sweep"}', json.dumps(good))
+    for name in "ab":
+        (tmp_path / "2026-01-01" / "000000_one" / "plots").mkdir(exist_ok=True)
+        (tmp_path / "2026-01-01" / "000000_one" / "plots" / f"{name}.png").touch()
+    make(tmp_path / "2026-01-02" / "000000_two", '{"experiment": "cache_laws"}', json.dumps(bad))
+    ended = '{"status": "failed", "reason": "the disk is full"}'
+    make(tmp_path / "2026-01-02" / "000001_three", "{}", "{}", ended)
+    day.write_index(tmp_path / "2026-01-02")
+    return tmp_path
+
+
+def test_one_page_lists_all_days_with_what_matters_of_each(two_days):
+    page = (two_days / "index.html").read_text()
+    assert page.count('<section class="run"') == 3
+    assert page.index("000001_three") < page.index("000000_two") < page.index("000000_one"), (
+        "the newest first"
+    )
+    for shown in (
+        "In plain words.",
+        "87%",
+        "the disk is full",
+        "reason 0",
+        '"2026-01-01/000000_one/plots/b.png"',
+    ):
+        assert shown in page
+    assert "a.png" not in page, "one picture: the one that matters"
+    assert "reason 8" not in page, "as many as can be read"
+    for name in ("token_sweep", "cache_laws", "PASS", "FAIL", "failed"):
+        assert f"<option>{name}</option>" in page
+    assert 'data-experiment="token_sweep" data-state="PASS"' in page
+
+
+def test_a_day_links_to_all_days_and_its_own_runs(two_days):
+    page = (two_days / "2026-01-02" / "index.html").read_text()
+    assert 'href="../index.html"' in page
+    assert 'href="000000_two/report.html"' in page
+
+
+def test_a_page_of_somebody_elses_stays(two_days):
+    (two_days / "index.html").write_text("<title>my site</title>")
+    day.write_index(two_days / "2026-01-02")
+    assert (two_days / "index.html").read_text() == "<title>my site</title>"
+
+
+def test_too_many_runs_are_cut_and_said(two_days, monkeypatch):
+    monkeypatch.setattr(day, "MOST_RUNS", 2)
+    day.write_index(two_days / "2026-01-02")
+    page = (two_days / "index.html").read_text()
+    assert page.count('<section class="run"') == 2
+    assert "older ones" in page
+
+
+def test_a_copy_of_a_day_elsewhere_writes_nothing_above_it(two_days, tmp_path, monkeypatch):
+    monkeypatch.setenv("KVLAB_OUTPUTS", str(tmp_path / "another"))
+    (two_days / "index.html").unlink()
+    day.write_index(two_days / "2026-01-02")
+    assert not (two_days / "index.html").exists()

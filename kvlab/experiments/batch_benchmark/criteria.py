@@ -22,6 +22,7 @@ def complete(offered: Sequence[Cell], left_out: int) -> Check:
         name="all_sizes_complete",
         asks="every request of every trial has its final row",
         seen=f"{done} of {len(offered)} trials" + (f"; {left_out} not offered" if left_out else ""),
+        advice="go on with this run: `kvlab run batch_benchmark --resume` with its folder",
         passed=done == len(offered) if done else None,
     )
 
@@ -34,6 +35,7 @@ def no_errors(offered: Sequence[Cell]) -> Check:
         name="no_errors",
         asks="no request failed for good",
         seen=f"{sum(cell['failed'] for cell in offered)} failed" + (f": {lost}" if lost else ""),
+        advice="see `failures.csv` for what failed; lower `concurrency`, or raise `max_attempts` and `outage_limit_s`",
         passed=not lost if known else None,
     )
 
@@ -45,6 +47,7 @@ def few_empty(offered: Sequence[Cell], params: "BatchBenchmarkParams") -> Check:
         name="few_empty_answers",
         asks=f"at most {params.max_empty_share:.0%} of the answers hold no token",
         seen=f"{empty} of {served:,} answers" if served else "nothing was answered",
+        advice="read some answers in requests.csv: raise `max_tokens`, or correct the prompt or the chat template",
         passed=empty / served <= params.max_empty_share if served else None,
     )
 
@@ -67,6 +70,7 @@ def consistent(found: Sequence[Change], params: "BatchBenchmarkParams") -> Check
         name="consistent_across_scales",
         asks=f"the steady rate falls by at most {margin:.0%} from a smaller size to a larger one",
         seen=seen,
+        advice="raise `sizes` or `repeats` for longer steady states; where the rate really falls, lower `concurrency`",
         passed=passed,
         optional=bool(found),
     )
@@ -96,6 +100,8 @@ def as_predicted(found: Sequence[Cell], params: "BatchBenchmarkParams") -> Check
         name="savings_as_predicted",
         asks=f"measured token savings are at least {params.min_savings_match:.0%} of the predicted ones",
         seen=seen,
+        advice="let the server report cached tokens (`kvlab doctor` says how), give its cache more memory, or lower `concurrency`: "
+        "requests that start together cannot share what none has computed yet",
         passed=passed,
     )
 
@@ -111,6 +117,7 @@ def possible(found: Sequence[Cell]) -> Check:
         name="savings_are_possible",
         asks="no trial saved more than its prompts share",
         seen=seen,
+        advice="do not trust this server's count of cached tokens: `kvlab run cache_laws` finds out what it reuses",
         passed=None if worst is None else worst[0] <= 0,
         role="proof",
         optional=True,
@@ -163,6 +170,7 @@ def control(found: Sequence[Cell]) -> Check:
         name="control_is_isolated",
         asks="the isolated requests find no more in the cache than the chat template's own blocks",
         seen=seen,
+        advice="let nobody else send to this server, or set another `isolation_id`, and measure again",
         passed=None if worst is None else worst[0] <= 1e-9,
         optional=True,
     )
@@ -195,6 +203,7 @@ def memory(found: Sequence[Cell], params: "BatchBenchmarkParams") -> Check:
         asks=f"in what was measured, memory stays below its limit, and rises by at most {params.max_memory_rise:.0%} "
         "within the later half of a trial of the largest size, and over those trials",
         seen="; ".join([seen, *over[:3], *rising[:3]]),
+        advice="give the server more memory, or restart it between batches; where it is unknown, measure larger `sizes`",
         passed=False if over or rising else True if tells else None,
         optional=True,
     )
@@ -212,6 +221,7 @@ def memory_at_target(known: leaks.AtTarget, params: "BatchBenchmarkParams") -> C
         name="memory_at_target",
         asks=f"memory is shown to rise by at most {params.max_memory_rise:.0%} up to {params.target_requests:,} requests",
         seen=seen if known.is_level else f"not known: {seen}",
+        advice="give the server more memory, or restart it between batches; a longer run (`sizes`, `repeats`) says more",
         passed=known.is_level,
         optional=not known.enough,
     )

@@ -13,6 +13,7 @@ from kvlab.experiments.batch_benchmark import (
     pictures,
     tables,
 )
+from kvlab.experiments.batch_benchmark.brief import brief
 from kvlab.experiments.batch_benchmark.data import read
 from kvlab.findings import Check, Findings
 
@@ -29,15 +30,17 @@ def findings(data: "RunData", params: "BatchBenchmarkParams") -> Findings:
     table = estimate.cells(load, params, data.identity)
     forecasts = [forecast.forecast(table, params, strategy) for strategy in params.strategies]
     memory = leaks.at_target([cell for cell in table if cell["state"] == "complete"], params)
+    checks = _checks(table, forecasts, memory, params)
     return Findings(
         headline=_headline(table, forecasts, memory, params),
-        checks=_checks(table, forecasts, memory, params),
+        checks=checks,
         results=results(table, forecasts, memory, params),
         tables=tables.tables(table, forecasts, params),
         pictures=pictures.pictures(load, table, forecasts, params),
         remarks=_foretold(forecasts, params),
         limitations=_limitations(table, load.memory_reasons),
         judges_failures=True,
+        brief=brief(table, forecasts, checks, params),
         files={
             "performance_benchmarks.json": exports.performance_benchmarks(
                 table, forecasts, memory, params, started

@@ -177,6 +177,7 @@ def _generator(table: Sequence[Cell]) -> Table:
     return Table(
         name="generator",
         title="Was the generator the bottleneck?",
+        evidence=True,
         rows=rounded(rows),
         columns=(
             "trial", "send_lag_p50_ms", "send_lag_p99_ms", "pass_p50_ms", "pass_p99_ms", "pass_max_ms", "cpu_pct",

@@ -4,7 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from kvlab.endpoints.proof import how_to_prove
 from kvlab.experiments.cache_laws import sentences, tables
+from kvlab.experiments.cache_laws.brief import brief
 from kvlab.experiments.cache_laws.outcomes import Outcomes
 from kvlab.experiments.cache_laws.params import CacheLawsParams
 from kvlab.experiments.cache_laws.pictures import pictures
@@ -16,17 +18,32 @@ def findings(data: RunData, params: CacheLawsParams) -> Findings:
     """Say the law first, then what else was asked for."""
     found = Outcomes.of(data, params)
     made, drawn = tables.tables(found), pictures(found)
+    checks = _checks(found, how_to_prove(data.identity))
     return Findings(
         headline=sentences.headline(found),
-        checks=_checks(found),
+        checks=checks,
         results=results(found, data.requests),
         tables=made,
         pictures=drawn,
+        first_reasons=sentences.first(found),
         remarks=sentences.remarks(found),
-        limitations=sentences.limitations(found),
+        limitations=[*sentences.limitations(found), *_small_cache(data)],
         sections=_sections(found, [t.name for t in made], [p.name for p in drawn]),
         files=sentences.files(found),
+        brief=brief(found, checks),
     )
+
+
+def _small_cache(data: RunData) -> list[str]:
+    """Say whose capacity it is, where the embedded server had another cache than it has in other runs."""
+    flags = data.identity.flags if data.identity is not None else []
+    if "--num-gpu-blocks-override" not in flags[:-1]:
+        return []
+    blocks = flags[flags.index("--num-gpu-blocks-override") + 1]
+    return [
+        f"The embedded server had a cache of {blocks} blocks here, so that it could be filled (embedded_cache_blocks); "
+        "its cache in other runs is larger."
+    ]
 
 
 def _sections(found: Outcomes, made: list[str], drawn: list[str]) -> list[Section]:
@@ -126,16 +143,28 @@ def _detail(found: Outcomes) -> dict[str, Any]:
 # Checks -----------------------------------------------------------------------------------------------
 
 
-def _checks(found: Outcomes) -> list[Check]:
-    checks = [_reported(found)]
+#: What to do where a part has no answer.
+_ADVICE = {
+    "capacity": "raise `capacity_tokens` to about 30 times what the cache may hold, and `max_part_s`; let nobody else send",
+    "lifetime": "raise `lifetime_limit_s` and `max_part_s`: entries outlived the longest wait, or were evicted before",
+    "sharing": "send with a server that takes `cache_salt` (`kvlab doctor` says whether), and raise `max_part_s`",
+    "fidelity": "raise `fidelity_prompts`; where answers really differ after a hit, report it to the engine's makers, and do "
+    "not compare scores across cache states",
+}
+
+
+def _checks(found: Outcomes, proven_by: str) -> list[Check]:
+    checks = [_reported(found, proven_by)]
     if "law" in found.params.parts:
         checks += [_cold(found), _predicted(found), _declared(found), _evicted(found)]
+    checks += _events(found)
     return checks + [
         Check(
             name=name,
             asks=asks,
             seen=sentences.part(found, part),
             passed=passed,
+            advice=_ADVICE[part],
             optional="law" in found.params.parts,
         )
         for part, name, asks, passed in (
@@ -148,7 +177,7 @@ def _checks(found: Outcomes) -> list[Check]:
     ]
 
 
-def _reported(found: Outcomes) -> Check:
+def _reported(found: Outcomes, proven_by: str) -> Check:
     probes = found.probes
     told = int(probes["cached_tokens"].notna().sum())
     return Check(
@@ -157,7 +186,7 @@ def _reported(found: Outcomes) -> Check:
         seen=f"{told} of {len(probes)} probes",
         passed=told == len(probes) if len(probes) else None,
         role="proof",
-        advice="turn it on (vLLM: --enable-prompt-tokens-details) where it is not",
+        advice=proven_by,
     )
 
 
@@ -184,6 +213,8 @@ def _predicted(found: Outcomes) -> Check:
         asks="the law predicts every held-out prompt to the token",
         seen=seen,
         passed=None if law is None or not n else right == n,
+        advice="let nobody else send, raise `max_requests` and `max_prompt_tokens`, and run again; a cache that evicts between "
+        "two probes has no law that holds",
     )
 
 
@@ -205,6 +236,38 @@ def _declared(found: Outcomes) -> Check:
         passed=agrees,
         role="note",
     )
+
+
+def _events(found: Outcomes) -> list[Check]:
+    """Hold what was inferred from outside against the engine's own events, where it publishes them."""
+    account, seen = found.account, found.witnessed
+    if account is None:
+        return []
+    n, right = len(seen), int((seen["expected_tokens"] == seen["cached_tokens"]).sum())
+    gaps = f"; {account['gaps']} gaps, after which nothing is compared" if account["gaps"] else ""
+    checks = [
+        Check(
+            name="events_agree",
+            asks="at least 99 % of the answers are what the law makes of the blocks that the engine's events list",
+            seen=f"{right:,} of {n:,} answers{gaps}",
+            passed=right >= 0.99 * n if n else None,
+            role="note",
+        )
+    ]
+    room, block = found.get("capacity"), found.declared.grain_tokens if found.declared else None
+    if room.get("tokens_high") is not None and block is not None and account["removed"]:
+        most = account["most_blocks"] * block
+        checks.append(
+            Check(
+                name="events_capacity",
+                asks="the capacity is the most that the engine's events ever list at a time",
+                seen=f"{room['tokens_low']:,} to {room['tokens_high']:,} tokens; the events: {most:,}, with "
+                f"{account['removed']:,} blocks removed",
+                passed=room["tokens_low"] <= most <= room["tokens_high"],
+                role="note",
+            )
+        )
+    return checks
 
 
 def _evicted(found: Outcomes) -> Check:

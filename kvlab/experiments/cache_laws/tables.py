@@ -150,6 +150,7 @@ def _probes(found: Outcomes) -> Table:
     return Table(
         name="probes",
         title="Every probe, in the order of sending",
+        evidence=True,
         rows=frame,
         headers={"own_tokens": "Content tokens", "shared_tokens": "Of the base"},
         note="Of the base: leading tokens of the content that come from a text that others share; where that is all of it, "

@@ -7,6 +7,7 @@ import pandas as pd
 
 from kvlab.endpoints.connect import Identity
 from kvlab.experiments.context_limit_probe import exports, pictures, replay, tables
+from kvlab.experiments.context_limit_probe.brief import brief
 from kvlab.experiments.context_limit_probe.estimate import Estimate, estimate, expected_tokens, value
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT, Probe, counts_only_computed, read
 from kvlab.experiments.context_limit_probe.memory import Memory
@@ -19,6 +20,12 @@ from kvlab.runs.data import RunData
 #: So many characters of a server's sentence are shown beside the verdict; all of it is in the table of sizes.
 _SENTENCE = 200
 
+_NO_ANSWER = "run `kvlab doctor`: the endpoint must answer a short prompt before its limit can be found"
+_CHILD = (
+    "close what else uses memory, raise `headroom_mib` and `in_process_tokens` so that more lengths are measured, and run "
+    "again; `dtypes: []` leaves memory out"
+)
+
 
 def findings(data: RunData, params: ContextLimitProbeParams) -> Findings:
     """Judge a run by what was tried, what the children held, and what the replays cost."""
@@ -27,14 +34,16 @@ def findings(data: RunData, params: ContextLimitProbeParams) -> Findings:
         replay.replays(frame, found.constants, params, counts_all=not counts_only_computed(found.probes)),
         Memory.read(data.sql),
     )
+    checks = _checks(found, replays, params, identity)
     return Findings(
         headline=_headline(found, replays),
-        checks=_checks(found, replays, params, identity),
+        checks=checks,
         results=_results(frame, found, replays, params),
         tables=tables.tables(frame, found, replays, memory, params),
         pictures=pictures.pictures(frame, found, memory, params),
         limitations=_limitations(found, replays, params, identity, memory),
         files=exports.files(frame, found, memory, params, data.stored, identity),
+        brief=brief(checks, found),
     )
 
 
@@ -58,13 +67,20 @@ def _limit_found(found: Estimate, params: ContextLimitProbeParams, identity: Ide
     name, held, failed = "limit_found", found.endpoint.held, found.endpoint.failed
     if held is None or failed is None:
         seen = "nothing was accepted" if held is None else f"{held.tokens:,} accepted, nothing longer failed"
-        return Check(name=name, asks="the limit lies between two neighbouring sizes", seen=seen, passed=None)
+        fix = (
+            _NO_ANSWER
+            if held is None
+            else "raise `ceiling_tokens`, `exchanges` and `longest_wait_s`, so that longer prompts are tried"
+        )
+        asks = "the limit lies between two neighbouring sizes"
+        return Check(name=name, asks=asks, seen=seen, passed=None, advice=fix)
     tolerance = tolerance_tokens(held.tokens, params, identity)
     return Check(
         name=name,
         asks=f"the largest accepted and the smallest failed prompt are at most {tolerance} tokens apart",
         seen=f"{held.tokens:,} accepted, {_failed_in_words(found)}{_server_message(failed)}",
         passed=failed.tokens - held.tokens <= tolerance,
+        advice="raise `cut_steps`, so that the search goes on to neighbouring sizes",
     )
 
 
@@ -101,6 +117,7 @@ def _predictable(found: Estimate, params: ContextLimitProbeParams) -> Check:
         f"{params.max_residual_fraction:.0%} of the growth",
         seen="; ".join(shown) or "no growth was measured",
         passed=_all(passed),
+        advice=_CHILD,
         optional=not found.children_tried,
     )
 
@@ -122,6 +139,7 @@ def _near_theory(found: Estimate, params: ContextLimitProbeParams) -> Check:
         asks=f"bytes per token, interval included, within {params.growth_margin:.0%} of the theory",
         seen="; ".join(shown) or "not measured",
         passed=_all(passed),
+        advice=_CHILD,
         optional=not found.children_tried,
     )
 
@@ -146,7 +164,16 @@ def _below_safe(found: Estimate, params: ContextLimitProbeParams) -> Check:
         asks=f"MAX_CONTEXT_TOKENS is below {params.safe_fraction:.0%} of the measured maximum",
         seen=seen,
         passed=passed,
+        advice=_no_constants(found),
     )
+
+
+def _no_constants(found: Estimate) -> str:
+    if found.endpoint.held is None:
+        return _NO_ANSWER
+    if found.maximum is None:
+        return "ask a model that answers such questions, or set `needles` to 0, which leaves quality out"
+    return "add shorter lengths to `exchanges`, so that two points of growth are measured below the limit"
 
 
 def _as_expected(found: Estimate, identity: Identity | None) -> Check:
@@ -162,6 +189,7 @@ def _as_expected(found: Estimate, identity: Identity | None) -> Check:
         asks="nothing failed below the context that the server promises",
         seen=seen,
         passed=passed,
+        advice="do not trust the promised length: use the measured constants, or give the server more memory for its cache",
         optional=True,
     )
 
@@ -187,6 +215,7 @@ def _replay_holds(found: Estimate, replays: pd.DataFrame, params: ContextLimitPr
         asks="a long conversation under the recommended constants never fails, at any interval",
         seen=seen,
         passed=passed,
+        advice="lower `safe_fraction`, and run again; the failures of the replay are in requests.csv",
         optional=True,
     )
 

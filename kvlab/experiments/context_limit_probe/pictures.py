@@ -15,7 +15,6 @@ from kvlab.report import figures
 from kvlab.vram.pictures import memory_over_time
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COLOURS = {"float32": figures.COLD, "bfloat16": figures.HIT, "float16": figures.MARGIN}
@@ -25,47 +24,63 @@ _KINDS = {"cold": figures.COLD, "growing": figures.OTHER, "warm": figures.HIT}
 def pictures(
     frame: pd.DataFrame, found: Estimate, memory: Memory, params: ContextLimitProbeParams
 ) -> list[Picture]:
-    """Return all pictures."""
+    """Return all pictures; those that nothing was measured for are marked as empty."""
+    tried = sum(probe.outcome is not None for probe in found.probes)
+    timed, turns = len(latencies(frame)), _turns(frame)
+    points = {dtype: len(longest_child(found.probes, dtype)) for dtype in found.children}
+    fitted = [dtype for dtype, (_, line) in found.children.items() if line is not None and points[dtype]]
     return [
         Picture(
             name="limits",
             title="Every size that was tried, and the limits",
-            caption="A dot: held; a cross: not. The shaded range is what MAX_CONTEXT_TOKENS allows.",
+            caption=f"A dot: it worked; a cross: it did not. The shaded range is what MAX_CONTEXT_TOKENS allows. n = {tried} sizes.",
+            empty=not tried,
             draw=lambda: _limits(found, params),
         ),
         Picture(
             name="memory_per_token",
             title="Memory against context, in the child process",
-            caption="What the child holds above the loaded model; dashed: the theory, from config.json; cross: where the cap ended it.",
+            caption="What the child holds above the loaded model; dashed: the theory, from config.json; cross: where the cap ended "
+            f"it. n = {', '.join(f'{points[dtype]} lengths in {dtype}' for dtype in fitted) or '0'}.",
+            empty=not fitted,
             draw=lambda: _per_token(found),
         ),
         Picture(
             name="latency",
             title="TTFT and decode speed against context",
-            caption="Coloured by what the context was: growing (part of it in the cache), warm (all but the question), cold.",
+            caption="Growing: part of the context was in the cache; warm: all but the question; cold: nothing. "
+            f"n = {timed} requests.",
+            empty=not timed,
             draw=lambda: _latency(frame),
         ),
         Picture(
             name="replay",
             title="The replayed conversation, turn by turn",
-            caption="Each peak is a trim: what follows the system message is computed anew.",
+            caption=f"Each peak is a trim: what follows the system message is computed anew. n = {turns} turns.",
+            empty=not turns,
             draw=lambda: _replay(frame, found, params),
         ),
         Picture(
             name="memory_over_time",
             title="Memory over time",
-            caption="Shaded: trials. A server that allocated its cache when it started hardly moves, whatever is asked of it.",
+            caption="Shaded: trials. A server that allocated its cache when it started hardly moves, whatever is asked of it. "
+            f"n = {len(memory.samples):,} samples.",
+            empty=not len(memory.samples),
             draw=lambda: memory_over_time(memory.samples, memory.windows),
         ),
     ]
 
 
-def _empty(axes: "Axes") -> None:
-    axes.text(0.5, 0.5, "nothing was measured", transform=axes.transAxes, ha="center")
+def _turns(frame: pd.DataFrame) -> int:
+    return (
+        int((frame["used"] & frame["trial_id"].astype(str).str.startswith("replay-")).sum())
+        if len(frame)
+        else 0
+    )
 
 
 def _limits(found: Estimate, params: ContextLimitProbeParams) -> "Figure":
-    figure, axes = figures.new("Every size that was tried", "context, tokens", "")
+    figure, axes = figures.new("Every size that was tried", "context (tokens)", "")
     names = {ENDPOINT: "accepted by\nthe endpoint", QUALITY: "start still\nanswered"}
     names |= {dtype: f"held by a child\n({dtype})" for dtype in params.dtypes}
     rows = [name for name in names if any(probe.target == name for probe in found.probes)]
@@ -83,36 +98,34 @@ def _limits(found: Estimate, params: ContextLimitProbeParams) -> "Figure":
         largest = value(found.constants, "MAX_CONTEXT_TOKENS")
         axes.axvspan(0, largest, color=figures.MARGIN, alpha=0.12, linewidth=0)
         axes.axvline(largest, color=figures.MARGIN, linestyle="--", linewidth=1)
-        axes.set_title(f"Every size that was tried; shaded: up to MAX_CONTEXT_TOKENS = {largest:,}")
+        axes.annotate(f"MAX_CONTEXT_TOKENS = {largest:,}", (largest, len(rows) - 0.5), xytext=(6, 6),
+                      textcoords="offset points", color=figures.MARGIN, va="bottom")  # fmt: skip
     if not rows:
-        _empty(axes)
+        figures.nothing(axes)
     return figure
 
 
 def _per_token(found: Estimate) -> "Figure":
-    figure, axes = figures.new("Memory against context, in a child process", "context, tokens", "growth, MiB")
-    drawn = False
+    figure, axes = figures.new(
+        "Memory against context, in a child process", "context (tokens)", "growth (MiB)"
+    )
+    ends = []
     for dtype, (limits, line) in found.children.items():
         held = longest_child(found.probes, dtype)
         if line is None or not held:
             continue
-        drawn, colour = True, _COLOURS[dtype]
+        colour = _COLOURS[dtype]
         x = [probe.tokens for probe in held]
         y = [(held_bytes(probe) - line.intercept) / MIB for probe in held]
-        axes.plot(
-            x,
-            y,
-            "o",
-            color=colour,
-            markersize=4,
-            label=f"{dtype}: {line.slope:,.0f} bytes per token, measured",
-        )
+        axes.plot(x, y, "o", color=colour, markersize=4)
+        words = f"{dtype}:\n{line.slope:,.0f} bytes\nper token"
+        last = x[-1] if limits.failed is None else limits.failed.tokens
+        ends.append((float(last), float(y[-1]), words, colour))
         theory = found.theory_bytes(dtype)
         if theory:
-            label = f"{dtype}: {theory:,} in theory"
             lengths = [0, *x]
             wanted = [theory * (n if line.layout is None else line.layout.steps(n)) / MIB for n in lengths]
-            axes.plot(lengths, wanted, "--", color=colour, linewidth=1, label=label)
+            axes.plot(lengths, wanted, "--", color=colour, linewidth=1)
         if limits.failed is not None:
             axes.plot(
                 limits.failed.tokens,
@@ -121,15 +134,17 @@ def _per_token(found: Estimate) -> "Figure":
                 color=colour,
                 markersize=10,
             )
-    if drawn:
-        axes.legend(loc="lower right")
+    if ends:
+        figures.label_ends(axes, ends, right=0.28, lines=3)
     else:
-        _empty(axes)
+        figures.nothing(axes)
     return figure
 
 
 def _latency(frame: pd.DataFrame) -> "Figure":
-    figure, (left, right) = figures.panels(1, 2, width=4.4, height=3.8)
+    figure, (left, right) = figures.panels(
+        1, 2, "TTFT and decode speed against context", width=4.4, height=3.8
+    )
     table = latencies(frame)
     for kind, part in table.groupby("kind", sort=True):
         x, colour = part["prompt_tokens"].astype(float), _KINDS[str(kind)]
@@ -139,20 +154,24 @@ def _latency(frame: pd.DataFrame) -> "Figure":
         speed = 1e3 / part["tpot_ms"].astype("Float64").where(part["tpot_ms"] > 0)
         known = speed.notna()
         right.plot(x[known], speed[known].astype(float), "o", color=colour, markersize=5, alpha=0.8)
-    left.set(title="TTFT", xlabel="context, tokens", ylabel="ms")
-    right.set(title="decode speed", xlabel="context, tokens", ylabel="tokens/s")
+    left.set(xlabel="context (tokens)", ylabel="TTFT (ms)")
+    right.set(xlabel="context (tokens)", ylabel="decode speed (tokens/s)")
     right.set_ylim(bottom=0)
     if len(table):
         left.set_yscale("log")
-        left.legend()
+        figures.plain_log(left.yaxis)
+        figures.legend_below(figure, left)
+    else:
+        figures.nothing(left)
     return figure
 
 
 def _replay(frame: pd.DataFrame, found: Estimate, params: ContextLimitProbeParams) -> "Figure":
     factors = sorted(params.interval_factors) if found.constants and params.replay_exchanges else []
-    figure, axes = figures.panels(max(1, len(factors)), 1, width=7.2, height=2.1)
+    title = "The replayed conversation, turn by turn"
+    figure, axes = figures.panels(max(1, len(factors)), 1, title, width=7.2, height=2.1)
     if not factors:
-        _empty(axes[0])
+        figures.nothing(axes[0])
     top = 0.0
     for panel, factor in zip(axes, factors, strict=False):
         part = frame[frame["used"] & (frame["trial_id"] == f"replay-{factor:.3f}")].sort_values("sent_ns")
@@ -163,7 +182,7 @@ def _replay(frame: pd.DataFrame, found: Estimate, params: ContextLimitProbeParam
         panel.plot(turns[is_trim], ttft[is_trim], "o", color=figures.COLD, markersize=5)
         interval = interval_of(found.constants, factor)
         panel.set_title(f"trimmed every {interval} exchanges", loc="left", fontsize=10)
-        panel.set_ylabel("TTFT, ms")
+        panel.set_ylabel("TTFT (ms)")
         top = max(top, float(ttft.max()) if len(ttft) else 0.0)
     for panel in axes:
         if top:

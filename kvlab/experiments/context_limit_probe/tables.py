@@ -52,6 +52,7 @@ def _probes(found: Estimate) -> Table:
     return Table(
         name="probes",
         title="Every size that was tried on the endpoint",
+        evidence=True,
         columns=["trial", "tokens", "chosen by", "outcome", "the server says"],
         rows=[
             {
@@ -195,6 +196,7 @@ def _latency(frame: pd.DataFrame) -> Table:
     return Table(
         name="latency",
         title="TTFT and decode speed against context",
+        evidence=True,
         columns=columns,
         rows=rows,
         digits=dict.fromkeys(columns, 1),
@@ -218,6 +220,7 @@ def _memory(memory: Memory) -> Table:
     return Table(
         name="memory",
         title="Memory by trial",
+        evidence=True,
         rows=rows,
         digits=dict.fromkeys(rows.columns, 1),
         note=note if unseen == "nothing was sampled" else f"{note} Not seen: {unseen}.",

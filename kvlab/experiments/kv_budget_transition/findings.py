@@ -12,6 +12,7 @@ from kvlab.compression.transition.bins import column, timings
 from kvlab.compression.transition.detect import TransitionCall
 from kvlab.compression.transition.scores import FULL
 from kvlab.experiments.kv_budget_transition import sections, store
+from kvlab.experiments.kv_budget_transition.brief import FAILURES, KEPT, REPEATS, RESUME, brief
 from kvlab.experiments.kv_budget_transition.estimate import Analysis, Answers, Asked, analyse
 from kvlab.experiments.kv_budget_transition.params import ANSWERED, KVBudgetTransitionParams
 from kvlab.experiments.kv_budget_transition.pictures import pictures
@@ -73,9 +74,10 @@ def report(
     partial = "partial run: " if complete.passed is False else ""
     unscored = found.asked.metric == ANSWERED
     alone = "failures and costs alone, as this task has no score: " if unscored else ""
+    checks = [_kept(found.frame, tolerance), _repeats(found, deterministic), complete, *_notes(found)]
     return Findings(
         headline=partial + alone + _headline(found),
-        checks=[_kept(found.frame, tolerance), _repeats(found, deterministic), complete, *_notes(found)],
+        checks=checks,
         results=_rounded(_results(found) | _counts(found)),
         tables=tables(found, sessions),
         pictures=drawn,
@@ -83,6 +85,7 @@ def report(
         sections=sections.sections(found, sessions, [picture.name for picture in drawn]),
         files=files or {},
         derived=derived or {},
+        brief=brief(found, checks),
     )
 
 
@@ -102,6 +105,7 @@ def _complete(found: Analysis, planned_answers: int, trials: tuple[int, int]) ->
         seen=seen + ("" if whole else ": a partial run"),
         passed=whole if planned_answers else None,
         role="proof",
+        advice=RESUME,
     )
 
 
@@ -115,6 +119,7 @@ def _notes(found: Analysis) -> list[Check]:
             passed=found.call.outcome != "failures",
             role="power",
             reason=sections.FAILURES_ALONE,
+            advice=FAILURES,
         ),
         Check(
             name="failures_do_not_decide",
@@ -155,6 +160,7 @@ def _repeats(found: Analysis, deterministic: bool) -> Check:
         seen=seen,
         passed=noise.same == noise.n if noise.n else None,
         role="criterion" if deterministic else "note",
+        advice=REPEATS,
         optional=True,
     )
 
@@ -178,6 +184,7 @@ def _kept(frame: pd.DataFrame, tolerance: int) -> Check:
         seen=seen,
         passed=passed,
         reason=f"a budget that is not observed is not a budget: {seen}" if passed is None else "",
+        advice=KEPT,
     )
 
 

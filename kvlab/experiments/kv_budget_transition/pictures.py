@@ -24,43 +24,46 @@ def pictures(found: Analysis) -> list[Picture]:
     """Return the pictures that there are data for: none of a run without an answer, no latency where none was measured."""
     if not len(found.scores.examples):
         return []
-    metric = found.asked.metric
+    metric, examples = found.asked.metric, len(found.scores.examples)
+    n = f"n = {examples} examples in {len(set(found.scores.clusters.tolist()))} contexts."
     every = [
         Picture(
             "accuracy_over_budget",
             "Accuracy over the budget",
             "Filled: planned; open: added where the curve falls. Bars: interval over contexts. Shaded: the interval "
-            "of the middle of the fall. The dashed line is budget 1.0 less the margin.",
+            f"of the middle of the fall. The dashed line is budget 1.0 less the margin. {n}",
             lambda: _over_budget(found),
         ),
         Picture(
             "acc_by_bin",
             "Accuracy by length bin",
-            "One curve a budget; bars are intervals over contexts.",
-            lambda: _by_bin(found, "acc_mean", f"accuracy (mean {metric})", "Accuracy by length bin"),
+            f"One curve a budget, named at its end; bars are intervals over contexts. {n}",
+            lambda: _named(
+                *_by_bin(found, "acc_mean", f"accuracy (mean {metric})", "Accuracy by length bin")
+            ),
         ),
         Picture(
             "flips",
             "Each example at each budget",
             "One row per example, sorted by bin and by where it breaks; one column per budget. Right is a score of at least "
-            "0.5.",
+            f"0.5. {n}",
             lambda: _flips(found),
         ),
         Picture(
             "fail_by_bin",
             "Failure rate by length bin",
             "Share of the answers that are missing or carry a failure label. One that was cut off, or is of another form, "
-            "carries one and is still an answer: the table below tells them apart.",
-            lambda: _by_bin(found, "fail_rate", "failure rate", "Failure rate by length bin"),
+            f"carries one and is still an answer: the table below tells them apart. {n}",
+            lambda: _named(*_by_bin(found, "fail_rate", "failure rate", "Failure rate by length bin")),
         ),
     ]
-    if pd.notna(column(timings(found.frame)[0], "latency_ms")).any():
+    if timed := int(pd.notna(column(timings(found.frame)[0], "latency_ms")).sum()):
         every.append(
             Picture(
                 "latency_p50_by_bin",
                 "Latency by length bin",
                 "A point is one measurement. A line joins the medians (p50) of the bins that have at least 5 at that "
-                "budget.",
+                f"budget. n = {timed} measurements.",
                 lambda: _latency(found),
             )
         )
@@ -107,7 +110,7 @@ def _over_budget(found: Analysis) -> "Figure":
     low = min([*means, 1.0])
     axes.set_xlim(1.0 + 0.03 * (1 - low) + 0.01, max(low - 0.03 * (1 - low) - 0.01, 0.0))
     axes.set_ylim(-0.04, 1.04)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     return figure
 
 
@@ -136,15 +139,31 @@ def _controls(axes: "Axes", found: Analysis) -> None:
         )
     without = found.no_context
     if without and without.control is not None:
-        axes.axhline(without.control, color="#444444", linestyle=":", linewidth=1.4, label="no context")
+        axes.axhline(without.control, color=figures.PURPLE, linestyle=":", linewidth=1.6, label="no context")
 
 
-def _by_bin(found: Analysis, value: str, y: str, title: str) -> "Figure":
+Ends = list[tuple[float, float, str, str]]
+
+
+def _named(figure: "Figure", ends: Ends) -> "Figure":
+    """Write each budget at the end of its curve."""
+    (axes,) = figure.axes
+    figures.label_ends(axes, ends, right=0.2)
+    axes.set_xticks(
+        [tick for tick in axes.get_xticks() if tick <= max((end[0] for end in ends), default=0.0)]
+    )
+    return figure
+
+
+def _by_bin(found: Analysis, value: str, y: str, title: str) -> "tuple[Figure, Ends]":
+    """Draw one curve a budget; return the figure, and where each curve ends."""
+    from matplotlib.colors import to_hex
     from matplotlib.ticker import MaxNLocator
 
     stats = _curve_stats(found)
     figure, axes = figures.new(title, "length bin (short to long)", y)
     budgets, shades, shifts = _shades(stats)
+    curves: Ends = []
     for k, budget in enumerate(budgets):
         rows = stats[(stats["budget"] == budget) & stats[value].notna()].sort_values("bin_idx")
         if not len(rows):
@@ -160,23 +179,28 @@ def _by_bin(found: Analysis, value: str, y: str, title: str) -> "Figure":
         axes.errorbar(
             rows["bin_idx"] + shifts[k], middle, yerr=ends if value == "acc_mean" else None, color=shades[k],
             fmt=_MARKS[k % len(_MARKS)] + ("--" if added else "-"), capsize=2, linewidth=1.2, elinewidth=0.8, markersize=6,
-            markerfacecolor="white" if added else shades[k], label=found.scores.name(float(budget)) + (" (added)" if added else ""),
+            markerfacecolor="white" if added else shades[k],
         )  # fmt: skip
+        name = found.scores.name(float(budget)) + (" (added)" if added else "")
+        curves.append(
+            (float(rows["bin_idx"].iloc[-1] + shifts[k]), float(middle[-1]), name, to_hex(shades[k]))
+        )
     axes.set_xlim(-0.5, found.asked.n_bins - 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if value != "latency_p50_ms":
         axes.set_ylim(-0.04, 1.04)
     else:
         axes.set_ylim(bottom=0)
-    if axes.get_legend_handles_labels()[1]:
-        figure.legend(title="budget", loc="outside right center", frameon=False, reverse=True)
-    return figure
+    right = max((end[0] for end in curves), default=0.0)
+    return figure, [(right, *end[1:]) for end in curves]
 
 
 def _latency(found: Analysis) -> "Figure":
     """Draw each measurement as a point, and the medians of the bins that have enough of them."""
     stats = _curve_stats(found)
-    figure = _by_bin(found, "latency_p50_ms", "latency (ms)", "Latency by length bin")
+    from matplotlib.colors import to_hex
+
+    figure, ends = _by_bin(found, "latency_p50_ms", "latency (ms)", "Latency by length bin")
     (axes,) = figure.axes
     clock, _ = timings(found.frame)
     clock = clock[clock["phase"] != "control_random"]
@@ -184,15 +208,15 @@ def _latency(found: Analysis) -> "Figure":
     with_median = set(stats.loc[stats["latency_p50_ms"].notna(), "budget"])
     for budget, shade, shift in zip(budgets, shades, shifts, strict=True):
         rows = clock[clock["budget"] == budget]
-        label = None if budget in with_median or not len(rows) else found.scores.name(float(budget))
-        style = {"color": shade, "markersize": 4, "alpha": 0.6, "label": label}
-        axes.plot(rows["bin_idx"] + shift, column(rows, "latency_ms"), "o", **style)
-    for legend in figure.legends:
-        legend.remove()
+        times = column(rows, "latency_ms")
+        axes.plot(rows["bin_idx"] + shift, times, "o", color=shade, markersize=4, alpha=0.6)
+        if budget not in with_median and len(rows):
+            ends.append(
+                (found.asked.n_bins - 0.7, float(times[-1]), found.scores.name(float(budget)), to_hex(shade))
+            )
     axes.autoscale(axis="y")  # `_by_bin` has fixed it where there was no median
     axes.set_ylim(bottom=0)
-    figure.legend(title="budget", loc="outside right center", frameon=False, reverse=True)
-    return figure
+    return _named(figure, ends)
 
 
 def _shades(stats: pd.DataFrame) -> tuple[list[float], Any, Any]:
@@ -201,7 +225,7 @@ def _shades(stats: pd.DataFrame) -> tuple[list[float], Any, Any]:
 
     budgets = sorted(stats["budget"].unique())
     spread = min(0.32, 0.03 * (len(budgets) - 1))
-    shades = colormaps["viridis_r"](np.linspace(0.15, 1.0, max(len(budgets), 2)))[: len(budgets)]
+    shades = colormaps["viridis_r"](np.linspace(0.3, 1.0, max(len(budgets), 2)))[: len(budgets)]
     return budgets, shades, np.linspace(-spread, spread, len(budgets))
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kvlab.experiments.prefix_hit_miss import estimate, exports, trials
+from kvlab.experiments.prefix_hit_miss.brief import brief, more_trials
 from kvlab.experiments.prefix_hit_miss.pictures import pictures
 from kvlab.experiments.prefix_hit_miss.tables import tables
 from kvlab.findings import Check, Findings, Verdict, judge
@@ -13,6 +14,11 @@ from kvlab.stats import Interval, decide
 if TYPE_CHECKING:
     from kvlab.experiments.prefix_hit_miss.params import PrefixHitMissParams
     from kvlab.runs.data import RunData
+
+_HOW_PROVEN = (
+    "look into the table of trials for those that are not proven, see that the block size is the engine's own and that its "
+    "cache holds both prefixes, and measure again"
+)
 
 
 def findings(data: "RunData", params: "PrefixHitMissParams") -> Findings:
@@ -34,6 +40,7 @@ def findings(data: "RunData", params: "PrefixHitMissParams") -> Findings:
         remarks=_lost(results),
         limitations=_limitations(params, results),
         files=exports.files(table, params, data.stored, data.identity),
+        brief=brief(verdict, results, differences, params),
     )
 
 
@@ -117,12 +124,16 @@ def _checks(
             passed=proven >= params.min_valid_fraction * planned if planned else None,
             role="proof",
             reason=_unproven(proven, planned, params),
+            advice=_missing(results, params) or _HOW_PROVEN
+            if trials.VERIFIED in params.procedures
+            else "add `verified` to `procedures`",
         ),
         Check(
             name="same_length_miss_slower",
             asks="median paired TTFT(miss of the same length) - TTFT(hit) > 0, at every (A, B)",
             seen=_each(differences, lambda item: f"{item.estimate:+.1f} ms" if item.n else "no pair"),
             passed=slower,
+            advice="measure longer prefixes (`sizes`) on an idle machine: at a short one, the engine's own overhead decides",
             optional=True,  # undecided is what the check of the interval says, with what to do
         ),
         Check(
@@ -131,7 +142,7 @@ def _checks(
             seen=_each(differences, _bounds),
             passed=slower,
             role="power",
-            advice="raise num_trials",
+            advice=more_trials(differences, params),
         ),
         Check(
             name="as_written_misses_are_misses",
@@ -151,6 +162,17 @@ def _bounds(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
         return f"no interval ({interval.reason})"
     return f"{interval.low:+.1f} to {interval.high:+.1f} ms ({interval.made_by})"
+
+
+def _missing(results: dict[str, Any], params: "PrefixHitMissParams") -> str:
+    """Return what to do where trials are missing, rather than unproven; empty: they are there."""
+    complete, planned = results["trials_complete"], results["trials_planned"]
+    if complete >= params.min_valid_fraction * planned:
+        return ""
+    return (
+        f"{planned - complete} of {planned} trials have no complete measurement: requests.csv says what failed; then go on with "
+        "`kvlab run prefix_hit_miss --resume`"
+    )
 
 
 def _unproven(proven: int, planned: int, params: "PrefixHitMissParams") -> str:

@@ -23,23 +23,30 @@ _COLOURS = "plasma"
 
 def pictures(table: pd.DataFrame, params: "PrefixHitMissParams") -> list[Picture]:
     """Return the pictures of the trials (`estimate.table_of`)."""
+    used = int(table["complete"].sum()) if len(table) else 0
+    pairs = min(
+        (len(estimate.pairs(table, config, trials.SAME_LENGTH)) for config in params.configs), default=0
+    )
     return [
         Picture(
             name="ttft_by_trial",
             title="Each trial's TTFT, coloured by what the cache served",
             caption=(
                 "Yellow: the prompt was read from the cache; dark: it was computed. Open markers are discarded "
-                "trials. A miss ought to be dark."
+                f"trials. A miss ought to be dark. n = {used} trials."
             ),
+            empty=not used,
             draw=lambda: _by_trial(table, params),
         ),
         Picture(
             name="degradation",
             title="How much longer a miss takes",
             caption=(
-                "ttft_degradation_pct with its interval. Above 0: a miss takes longer than a hit. As written, a miss "
-                "may be a hit (the table says how many are); verified, none is; same length: only the cache differs."
+                "ttft_degradation_pct with its interval, where there is one. Above 0: a miss takes longer than a hit. As "
+                "written, a miss may be a hit (the table says how many are); verified, none is; same length: only the "
+                f"cache differs. n = {pairs} pairs or more at each size."
             ),
+            empty=not used,
             draw=lambda: _degradation(table, params),
         ),
     ]
@@ -51,7 +58,8 @@ def _by_trial(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure":
     from matplotlib.ticker import MaxNLocator
 
     procedures = sorted(params.procedures)
-    figure, axes = figures.panels(len(params.configs), len(procedures))
+    title = "TTFT of every trial, coloured by what the cache served"
+    figure, axes = figures.panels(len(params.configs), len(procedures), title)
     places = iter(axes)
     for size_a, size_b in params.configs:
         row = [next(places) for _ in procedures]
@@ -72,14 +80,10 @@ def _by_trial(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure":
 
 def _scale(row: "list[Axes]", times: "pd.Series[float]") -> None:
     """Give panels that are compared one logarithmic axis: a hit and a miss differ by a factor."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     for axes in row if len(times) else ():
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(times.min() / 1.5, times.max() * 1.5)
+        figures.plain_log(axes.yaxis)
 
 
 def _points(axes: "Axes", found: pd.DataFrame) -> None:
@@ -118,7 +122,9 @@ def _legend() -> list[Any]:
 
 def _degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure":
     figure, axes = figures.new(
-        "How much longer a miss takes than a hit", "context sizes", "ttft_degradation_pct (%)"
+        "How much longer a miss takes than a hit",
+        "context sizes (tokens)",
+        "how much longer a miss takes (%)",
     )
     series = [
         (procedure, other, colour, label)
@@ -153,6 +159,5 @@ def _degradation(table: pd.DataFrame, params: "PrefixHitMissParams") -> "Figure"
     axes.axhline(0, color="#444444", linewidth=1)
     axes.set_xticks(range(len(params.configs)), [f"A {a:,}\nB {b:,}" for a, b in params.configs])
     axes.set_xlim(-0.6, len(params.configs) - 0.4)
-    if named:
-        axes.legend(loc="best")
+    figures.legend_below(figure, axes, columns=1)
     return figure

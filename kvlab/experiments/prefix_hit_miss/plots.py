@@ -138,9 +138,12 @@ def draw(configs: Mapping[Config, Result], phase_label: str) -> "Figure":
     ):
         panels.append(("warmup_time", "Warm-up", "ms"))
     figure, axes = figures.panels(
-        1, len(panels), width=min(max(4.2, 1.2 * len(configs)), _WIDEST_INCHES), height=3.8
+        1,
+        len(panels),
+        f"Prefix hit against miss: {line(phase_label)[:120]}",
+        width=min(max(4.2, 1.2 * len(configs)), _WIDEST_INCHES),
+        height=3.8,
     )
-    figure.suptitle(f"Prefix hit against miss: {line(phase_label)[:120]}", parse_math=False)
     ordered = dict(sorted(configs.items()))
     for place, (stem, title, unit) in zip(axes, panels, strict=True):
         _bars(place, ordered, stem)
@@ -148,7 +151,7 @@ def draw(configs: Mapping[Config, Result], phase_label: str) -> "Figure":
         place.set_xticks(range(len(ordered)), [f"A {a:,}\nB {b:,}" for a, b in ordered])
         place.margins(y=0.12)
         place.set_ylim(bottom=0)  # a spread may reach below, a time cannot
-    axes[0].legend(loc="best")
+    figures.legend_below(figure, axes[0])
     return figure
 
 

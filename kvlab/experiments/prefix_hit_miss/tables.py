@@ -166,6 +166,7 @@ def by_trial(table: pd.DataFrame) -> Table:
     return Table(
         name="trials",
         title="Every trial, with its evidence",
+        evidence=True,
         rows=chosen[list(columns)].rename(columns=columns),
         digits=dict.fromkeys(columns.values(), 3),
         note=(

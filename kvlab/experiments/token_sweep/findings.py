@@ -5,8 +5,11 @@ from typing import Any
 
 import pandas as pd
 
+from kvlab.endpoints.connect import Identity
+from kvlab.endpoints.proof import how_to_prove
 from kvlab.evidence import CacheState
 from kvlab.experiments.token_sweep import pictures
+from kvlab.experiments.token_sweep.brief import brief, more_pairs, unproven
 from kvlab.experiments.token_sweep.control import Control
 from kvlab.experiments.token_sweep.params import TokenSweepParams
 from kvlab.findings import Check, Findings, Table, Verdict, judge
@@ -18,6 +21,11 @@ _VALUES = (
     "prompt_tokens", "cached_tokens", "predicted_cached_tokens", "cache_state", "ttft_ms", "latency_ms",
     "server_queue_ms", "server_prefill_ms", "cache_reason", "shared_tokens",
 )  # fmt: skip
+#: A proven hit that saves too little is an answer, and a reason to look at what else takes the time.
+_NO_SAVING = (
+    "do not count on the cache at these lengths: try longer prompts (`token_targets`), and look at what else takes the "
+    "time (queue, network), or lower `ttft_min_reduction_fraction`"
+)
 
 
 def pairs(frame: pd.DataFrame) -> pd.DataFrame:
@@ -55,7 +63,7 @@ def findings(data: RunData, params: TokenSweepParams) -> Findings:
     control = Control.of(data.requests, valid, reduction, controls, params)
     results = _results(data.requests, table, valid, reduction, len(data.trials) - controls)
     results |= control.results()
-    checks = [*_checks(results, reduction, params), control.check(params)]
+    checks = [*_checks(results, reduction, params, data.identity), control.check(params)]
     return Findings(
         headline=_headline(results, reduction, checks),
         checks=checks,
@@ -64,6 +72,7 @@ def findings(data: RunData, params: TokenSweepParams) -> Findings:
         pictures=pictures.pictures(table, params),
         remarks=_left_out(table, results),
         limitations=_limitations(params, results),
+        brief=brief(judge(checks)[0], results, reduction, params),
     )
 
 
@@ -111,7 +120,9 @@ def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _checks(results: dict[str, Any], reduction: Interval, params: TokenSweepParams) -> list[Check]:
+def _checks(
+    results: dict[str, Any], reduction: Interval, params: TokenSweepParams, identity: Identity | None
+) -> list[Check]:
     cold, hit = results["median_ttft_cold_ms"], results["median_ttft_hit_ms"]
     margin, known = params.ttft_min_reduction_fraction, reduction.estimate is not None
     # A FAIL has an error rate, as a PASS has: it takes an interval that lies below, not a median that does.
@@ -129,12 +140,14 @@ def _checks(results: dict[str, Any], reduction: Interval, params: TokenSweepPara
             passed=share >= params.min_valid_fraction,
             role="proof",
             reason=f"{asks}: {seen}{alone}",
+            advice=unproven(results, params) or how_to_prove(identity),
         ),
         Check(
             name="median_hit_below_cold",
             asks="median TTFT(hit) < median TTFT(cold)",
             seen=f"{hit:.1f} ms against {cold:.1f} ms" if known else "no valid pair",
             passed=None if saves == "undecided" else saves == "above",
+            advice=_NO_SAVING,
             optional=True,  # undecided is what the check of the interval says, with what to do
         ),
         Check(
@@ -142,6 +155,7 @@ def _checks(results: dict[str, Any], reduction: Interval, params: TokenSweepPara
             asks=f"median TTFT reduction ≥ {margin:.0%}",
             seen=f"{reduction.estimate:.1%}" if reduction.estimate is not None else "no valid pair",
             passed=None if enough == "undecided" else enough == "above",
+            advice=_NO_SAVING,
             optional=True,
         ),
         Check(
@@ -150,7 +164,7 @@ def _checks(results: dict[str, Any], reduction: Interval, params: TokenSweepPara
             seen=_interval(reduction),
             passed=None if reduction.low is None else enough == "above",
             role="power",
-            advice="raise repeats",
+            advice=more_pairs(reduction, params),
         ),
     ]
 
@@ -270,6 +284,7 @@ def _by_pair(table: pd.DataFrame) -> Table:
     return Table(
         name="pairs",
         title="Every pair, with its evidence",
+        evidence=True,
         rows=table[columns],
         digits=dict.fromkeys(columns, 4),
         note="Cached tokens are the server's figure; predicted is what a full hit reads by the law of its cache.",

@@ -9,7 +9,6 @@ from kvlab.findings import Picture
 from kvlab.report import figures
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from kvlab.experiments.token_sweep.params import TokenSweepParams
@@ -20,17 +19,21 @@ _ARMS = (("cold", figures.COLD, "cold"), ("hit", figures.HIT, "cache hit"))
 def pictures(table: pd.DataFrame, params: "TokenSweepParams") -> list[Picture]:
     """Return the pictures of the pairs (`findings.pairs`)."""
     table = table.assign(axis_tokens=table["cold_prompt_tokens"].fillna(table["target_tokens"]).astype(float))
+    valid, rest = int(table["valid"].sum()), int((~table["valid"]).sum())
+    n = f"n = {valid} pairs with proven states" + (f"; crosses: {rest} pairs without" if rest else "") + "."
     found = [
         Picture(
             name="ttft_vs_tokens",
             title="TTFT against prompt length",
-            caption="Each dot is one request; lines join the medians. Crosses are pairs whose cache state is not proven.",
+            caption=f"Each dot is one request; lines join the medians. {n}",
+            empty=not len(table),
             draw=lambda: _against_tokens(table, "ttft_ms", "TTFT against prompt length", "TTFT (ms)"),
         ),
         Picture(
             name="latency_vs_tokens",
             title="Latency against prompt length",
-            caption="Sent to the last byte, generated tokens included.",
+            caption=f"From sent to the last byte, generated tokens included. {n}",
+            empty=not len(table),
             draw=lambda: _against_tokens(
                 table, "latency_ms", "Latency against prompt length", "latency (ms)"
             ),
@@ -38,7 +41,8 @@ def pictures(table: pd.DataFrame, params: "TokenSweepParams") -> list[Picture]:
         Picture(
             name="ttft_reduction_vs_tokens",
             title="TTFT saved by the cache",
-            caption="Per pair: 1 - TTFT(hit) / TTFT(cold). The dashed line is the margin of the verdict.",
+            caption=f"Per pair: 1 - TTFT(hit) / TTFT(cold); the line joins the medians. {n}",
+            empty=not len(table),
             draw=lambda: _reduction(table, params.ttft_min_reduction_fraction),
         ),
     ]
@@ -47,7 +51,8 @@ def pictures(table: pd.DataFrame, params: "TokenSweepParams") -> list[Picture]:
             Picture(
                 name="ttft_split",
                 title="Where the first token's time goes",
-                caption="Medians: the server's own queue and prefill times, and the rest (network, HTTP, tokenizer).",
+                caption=f"Medians: the server's own queue and prefill times, and the rest (network, HTTP, tokenizer). {n}",
+                empty=not valid,
                 draw=lambda: _split(table[table["valid"]]),
             )
         )
@@ -60,59 +65,51 @@ def has_split(table: pd.DataFrame) -> bool:
 
 
 def _against_tokens(table: pd.DataFrame, column: str, title: str, label: str) -> "Figure":
-    figure, axes = figures.new(title, "prompt tokens, as the server counts them", label)
+    figure, axes = figures.new(title, "prompt length (tokens, as the server counts them)", label)
     valid, rest = table[table["valid"]], table[~table["valid"]]
+    ends = []
     for arm, colour, name in _ARMS:
         y = f"{arm}_{column}"
         axes.plot(valid["axis_tokens"], valid[y].astype(float), "o", color=colour, alpha=0.45, markersize=5)
-        if len(rest):
-            axes.plot(
-                rest["axis_tokens"],
-                rest[y].astype(float),
-                "x",
-                color=colour,
-                label=f"{name}, state not proven",
-            )
+        axes.plot(rest["axis_tokens"], rest[y].astype(float), "x", color=colour)
         middle = valid.groupby("target_tokens")[["axis_tokens", y]].median().astype(float)
-        axes.plot(middle["axis_tokens"], middle[y], "-", color=colour, linewidth=2, label=f"{name}, median")
+        axes.plot(middle["axis_tokens"], middle[y], "-", color=colour, linewidth=2)
         if len(middle):
-            _label_last(axes, middle["axis_tokens"].iloc[-1], middle[y].iloc[-1], colour)
-    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
-    axes.legend(loc="upper left")
+            last = float(middle[y].iloc[-1])
+            ends.append((float(middle["axis_tokens"].iloc[-1]), last, f"{name}: {_ms(last)}", colour))
+    if len(table):
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+        figures.label_ends(axes, ends)
+    else:
+        figures.nothing(axes)
     return figure
 
 
-def _label_last(axes: "Axes", x: float, y: float, colour: str) -> None:
-    axes.annotate(
-        f"{y:,.0f} ms", (x, y), xytext=(-8, 7), textcoords="offset points", color=colour, ha="right"
-    )
+def _ms(value: float) -> str:
+    return f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
 def _reduction(table: pd.DataFrame, margin: float) -> "Figure":
     figure, axes = figures.new(
-        "TTFT saved by the cache", "prompt tokens, as the server counts them", "TTFT reduction (%)"
+        "TTFT saved by the cache", "prompt length (tokens, as the server counts them)", "TTFT saved (%)"
     )
     valid, rest = table[table["valid"]], table[~table["valid"]]
-    axes.plot(
-        valid["axis_tokens"], 100 * valid["ttft_reduction"].astype(float), "o", color=figures.HIT, alpha=0.45
-    )
+    saved, unproven = (100 * part["ttft_reduction"].astype(float) for part in (valid, rest))
+    axes.plot(valid["axis_tokens"], saved, "o", color=figures.HIT, alpha=0.45, markersize=5)
+    axes.plot(rest["axis_tokens"], unproven, "x", color=figures.OTHER)
     middle = valid.groupby("target_tokens")[["axis_tokens", "ttft_reduction"]].median().astype(float)
-    axes.plot(
-        middle["axis_tokens"],
-        100 * middle["ttft_reduction"],
-        "-",
-        color=figures.HIT,
-        linewidth=2,
-        label="median",
-    )
-    if len(rest):
-        x, y = rest["axis_tokens"], 100 * rest["ttft_reduction"].astype(float)
-        axes.plot(x, y, "x", color=figures.OTHER, label="state not proven")
-    axes.axhline(
-        100 * margin, color=figures.MARGIN, linestyle="--", linewidth=1, label=f"margin {margin:.0%}"
-    )
+    axes.plot(middle["axis_tokens"], 100 * middle["ttft_reduction"], "-", color=figures.HIT, linewidth=2)
     axes.set_ylim(min(0.0, *axes.get_ylim()), 102)
-    axes.legend(loc="lower right")
+    if not len(table):
+        figures.nothing(axes)
+        return figure
+    left, right = float(table["axis_tokens"].min()), float(table["axis_tokens"].max())
+    axes.plot([left, right], [100 * margin] * 2, color=figures.MARGIN, linestyle="--", linewidth=1.2)
+    ends = [(right, 100 * margin, f"margin: {margin:.0%}", figures.MARGIN)]
+    if len(middle):
+        last = 100 * float(middle["ttft_reduction"].iloc[-1])
+        ends.append((right, last, f"median: {last:.0f}%", figures.HIT))
+    figures.label_ends(axes, ends, right=0.22)
     return figure
 
 
@@ -137,7 +134,7 @@ def _split(valid: pd.DataFrame) -> "Figure":
                 name, (x + offset, y), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8
             )
     axes.set_xticks(places, [f"{target:,}" for target in targets])
-    axes.legend(loc="upper left")
+    figures.legend_below(figure, axes)
     return figure
 
 

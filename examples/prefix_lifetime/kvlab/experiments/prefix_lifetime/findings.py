@@ -222,7 +222,7 @@ def _table(waits: list[Survival]) -> Table:
 
 
 def _draw(waits: list[Survival]) -> "Figure":
-    figure, axes = figures.panels(1, 2)
+    figure, axes = figures.panels(1, 2, "Which prefixes stayed in the cache")
     for panel, (by, unit) in zip(axes, _UNITS.items(), strict=True):
         mine = [wait for wait in waits if wait.by == by and wait.share.n]
         middle = [wait.share.estimate or 0.0 for wait in mine]
