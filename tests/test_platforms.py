@@ -88,13 +88,13 @@ def test_the_lock_without_flock_is_one_too(monkeypatch, tmp_path, held_by):
     with monkeypatch.context() as patch:
         if held_by == "filelock":
             patch.setattr(lock, "fcntl", None)
-        held = lock.hold(tmp_path)
+        held = lock.acquire(tmp_path)
     monkeypatch.setattr(lock, "fcntl", None)
-    assert lock.is_held(tmp_path)
+    assert lock.is_locked(tmp_path)
     with pytest.raises(InputError, match="is still running"):
-        lock.hold(tmp_path)
+        lock.acquire(tmp_path)
     held.release()
-    assert not lock.is_held(tmp_path)
-    with lock.held(tmp_path):
-        assert lock.is_held(tmp_path)
+    assert not lock.is_locked(tmp_path)
+    with lock.locked(tmp_path):
+        assert lock.is_locked(tmp_path)
     assert not (tmp_path / lock.FILE_NAME).exists()

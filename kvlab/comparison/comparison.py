@@ -162,7 +162,11 @@ class Comparison:
     def _needs(self) -> str:
         more = self.more_pairs
         reason = "" if self.primary is None or self.primary.reason is None else f" ({self.primary.reason})"
-        return reason if not more else f"{reason}; about {more:,} more pairs would decide it"
+        if not more:
+            return reason
+        if self.primary is not None and self.primary.interval.low is None and self.primary.given is None:
+            return f"{reason}; at least {more:,} more pairs are needed for an interval"
+        return f"{reason}; about {more:,} more pairs would decide it"
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``compare.json``."""

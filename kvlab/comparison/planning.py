@@ -74,9 +74,10 @@ def spread(side: Side, table: pd.DataFrame, start_s: float | None = None) -> Spr
     """
     off = table["log"] - table.groupby("point")["log"].transform("mean")
     groups = [part.to_numpy() for _, part in off.groupby(table["start"], sort=False)]
-    many = [part for part in groups if len(part) > 1]
-    freedom = sum(len(part) - 1 for part in many)
-    within = sum(float(((part - part.mean()) ** 2).sum()) for part in many) / freedom if freedom else None
+    # What is usual at a point is taken from these trials, too: a trial alone at its point tells no spread.
+    freedom = len(table) - table["point"].nunique() - len(groups) + 1
+    squares = sum(float(((part - part.mean()) ** 2).sum()) for part in groups)
+    within = squares / freedom if freedom > 0 else None
     between = None
     if len(groups) >= LEAST_STARTS and within is not None:
         means = np.array([part.mean() for part in groups])

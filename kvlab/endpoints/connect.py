@@ -5,6 +5,7 @@ answers there from its own pages; `kvlab.endpoints.probe` then finds out what it
 """
 
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -115,8 +116,12 @@ class Connection:
             self.embedded.release()
 
 
-def connect(settings: Settings) -> Connection:
+def connect(settings: Settings, embedded_flags: Sequence[str] = ()) -> Connection:
     """Return a connection to the configured endpoint, or to the embedded server, started if need be.
+
+    Args:
+        settings: Which endpoint.
+        embedded_flags: More flags of vLLM, where it is the embedded server.
 
     Raises:
         InputError: No endpoint is configured and no embedded engine is installed, or the URL cannot be asked.
@@ -135,7 +140,9 @@ def connect(settings: Settings) -> Connection:
 
         launch.require_linux()
         lease = embedded.acquire(
-            settings.kvlab_model, cache_dir=paths.cache_dir(), extra_flags=settings.extra_flags
+            settings.kvlab_model,
+            cache_dir=paths.cache_dir(),
+            extra_flags=(*settings.extra_flags, *embedded_flags),
         )
         headers["Authorization"] = f"Bearer {lease.api_key}"
         url, model = lease.base_url, lease.model.served_name

@@ -39,22 +39,31 @@ class EngineFactory(Protocol):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The configured OpenAI-compatible endpoint, or the embedded server; one request at a time."""
+    """The configured OpenAI-compatible endpoint, or the embedded server; one request at a time.
+
+    Attributes:
+        settings: Which.
+        embedded_flags: Returns more flags of vLLM for the embedded server; asked only where that is what is opened.
+    """
 
     settings: Settings
+    embedded_flags: Callable[[], tuple[str, ...]] = tuple
     in_process: ClassVar[str | None] = None
 
     def open(self, check: LengthCheck) -> Any:  # noqa: ANN401 - an OpenAICompat
         """Connect, and find out what the server can prove."""
         from kvlab.endpoints import openai  # only where something is measured
 
-        return openai.open_engine(self.settings, check)
+        return openai.open_engine(self.settings, check, self._flags())
 
     def keep_running(self, check: LengthCheck) -> AbstractContextManager[None]:
         """Keep the server up for a notebook in another process."""
         from kvlab.endpoints import openai
 
-        return openai.keep_running(self.settings, check)
+        return openai.keep_running(self.settings, check, self._flags())
+
+    def _flags(self) -> tuple[str, ...]:
+        return () if self.settings.is_remote else self.embedded_flags()
 
 
 @dataclass(frozen=True)

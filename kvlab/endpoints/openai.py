@@ -1,6 +1,6 @@
 """Any OpenAI-compatible endpoint, one request at a time: measured, then labelled by evidence."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -110,18 +110,21 @@ class OpenAICompat:
         return zero_judged(evidence, proof.nothing_reused(self.identity))
 
 
-def open_engine(settings: Settings, check: Callable[[int | None], None]) -> OpenAICompat:
+def open_engine(
+    settings: Settings, check: Callable[[int | None], None], embedded_flags: Sequence[str] = ()
+) -> OpenAICompat:
     """Connect to the configured endpoint, or the embedded server, and find out what it can prove.
 
     Args:
         settings: Which endpoint.
         check: Told the longest context in tokens, if it is known; raises for what does not fit.
+        embedded_flags: More flags of vLLM, where it is the embedded server.
 
     Raises:
         InputError: The endpoint, the key or the model is wrong.
         ServerError: The embedded server did not start.
     """
-    connection = endpoint.connect(settings)
+    connection = endpoint.connect(settings, embedded_flags)
     try:
         identity = identify(connection)
         check(identity.max_model_len)
@@ -148,7 +151,9 @@ def _lengths(counter: Counter) -> Fact:
 
 
 @contextmanager
-def keep_running(settings: Settings, check: Callable[[int | None], None]) -> Iterator[None]:
+def keep_running(
+    settings: Settings, check: Callable[[int | None], None], embedded_flags: Sequence[str] = ()
+) -> Iterator[None]:
     """Keep the endpoint up for a notebook in another process, after refusing what cannot work on it."""
     if not settings.is_remote:
         from kvlab.serving.launch import require_linux
@@ -156,6 +161,6 @@ def keep_running(settings: Settings, check: Callable[[int | None], None]) -> Ite
 
         require_linux()
         check(resolve_model(settings.kvlab_model, cache_dir=paths.cache_dir(), say=print).max_model_len)
-    with endpoint.connect(settings) as connection:
+    with endpoint.connect(settings, embedded_flags) as connection:
         check(identify(connection).max_model_len)
         yield

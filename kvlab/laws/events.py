@@ -212,12 +212,20 @@ class EventReader:
         endpoint: ``tcp://127.0.0.1:PORT``, or port 0 for a free one.
         topic: As in vLLM's ``--kv-events-config``.
         queue: Messages that may wait to be read.
+        connect: Whether vLLM has the endpoint (``ipc://``), and this joins it.
 
     Attributes:
         endpoint: As bound; this is what vLLM is to be told.
     """
 
-    def __init__(self, endpoint: str = "tcp://127.0.0.1:0", topic: str = "kv", queue: int = 100_000) -> None:
+    def __init__(
+        self,
+        endpoint: str = "tcp://127.0.0.1:0",
+        topic: str = "kv",
+        queue: int = 100_000,
+        *,
+        connect: bool = False,
+    ) -> None:
         import zmq
 
         self._context = zmq.Context()
@@ -226,7 +234,10 @@ class EventReader:
         self._socket.setsockopt(zmq.MAXMSGSIZE, MOST_BYTES)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
-        self._socket.bind(endpoint)
+        if connect:
+            self._socket.connect(endpoint)
+        else:
+            self._socket.bind(endpoint)
         self.topic = topic
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 

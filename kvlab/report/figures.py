@@ -164,5 +164,6 @@ def _written(figure: "Figure", form: str, metadata: dict[str, Any]) -> bytes:
 
     buffer = io.BytesIO()
     with rc_context(_STYLE):
-        figure.savefig(buffer, format=form, metadata=metadata)
+        # Pixels stand on white wherever they are shown; an SVG takes the ground of its page, as it takes its ink.
+        figure.savefig(buffer, format=form, metadata=metadata, transparent=form == "svg")
     return buffer.getvalue()

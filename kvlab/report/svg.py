@@ -19,6 +19,8 @@ _ATTRIBUTES = frozenset(
 _INSIDE = re.compile(r"#[\w.-]+")
 _PIXELS = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=\s]+")
 _URL = re.compile(r"url\(\s*([^)]*)\)")
+#: What is written in the ink of the page; matplotlib's own default is black.
+_INKS = re.compile(f'{INK}|#000000|(?<=[ :])black(?=[;"])')
 #: An SVG above this is slow to open; the page shows the figure's pixels instead.
 MOST_BYTES = 1_500_000
 
@@ -42,7 +44,8 @@ def inline(source: bytes, name: str, title: str) -> str | None:
     made = _kept(root, f"{name}-")
     made.attrib = {key: value for key, value in made.attrib.items() if key == "viewBox"}
     made.attrib |= {"role": "img", "aria-label": title, "class": "figure"}
-    return ElementTree.tostring(made, encoding="unicode").replace(INK, "currentColor")
+    made.set("fill", "currentColor")  # what has no colour of its own is black
+    return _INKS.sub("currentColor", ElementTree.tostring(made, encoding="unicode"))
 
 
 def _kept(element: ElementTree.Element, before: str) -> ElementTree.Element:

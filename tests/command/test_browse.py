@@ -174,7 +174,7 @@ def states(outputs):
 def test_nothing_is_deleted_unasked_and_only_what_did_not_end(monkeypatch, capsys, outputs):
     every = states(outputs)
     day = outputs / "2026-01-01"
-    held = lock.hold(day / "000004_token_sweep_c")
+    held = lock.acquire(day / "000004_token_sweep_c")
     text = said(monkeypatch, capsys, "clean")
     assert "000001_token_sweep_a" in text
     assert "000003" not in text
@@ -201,7 +201,7 @@ def said_on_error(monkeypatch, capsys, *words):
 def test_a_run_that_came_back_to_life_is_left_alone(outputs):
     states(outputs)
     folder = outputs / "2026-01-01" / "000001_token_sweep_a"
-    with lock.held(folder):
+    with lock.locked(folder):
         assert not cleaning.delete(folder)
     assert folder.is_dir()
     (folder / "status.json").write_text(json.dumps({"status": "completed"}))

@@ -1,14 +1,17 @@
 """What is said of two stored runs whose truth is known."""
 
 import json
+import sqlite3
 
 import pytest
 
 import kvlab as kv
-from kvlab.comparison import sides, writing
+from kvlab.comparison import planning, sides, writing
 from kvlab.errors import InputError
+from kvlab.store.database import Database
 from tests.command.tool import kvlab
 from tests.comparison import made
+from tests.golden import stored
 
 FIELDS = [
     "verdict", "metric", "ratio", "low", "high", "confidence", "method", "pairs", "starts", "margin",
@@ -189,3 +192,24 @@ def test_a_side_reads_the_starts(tmp_path):
     assert (side.starts, side.starts_known) == (2, True)
     side = sides.find(made.run(tmp_path, "plain"))
     assert (side.starts, side.starts_known) == (1, False)
+
+
+@pytest.mark.parametrize("name", stored.names())
+def test_runs_of_every_experiment_can_be_compared(name, tmp_path):
+    folders = [stored.copy(name, tmp_path / "2026-01-01" / side) for side in ("a", "b")]
+    Database(folders[1] / "run.sqlite").close()
+    with sqlite3.connect(folders[1] / "run.sqlite") as db:
+        db.execute("UPDATE experiments SET isolation_id = 'another'")
+        db.execute(
+            "UPDATE telemetry SET first_token_ns = first_token_ns + rowid * 7919 % 997 * 300 WHERE first_token_ns NOT NULL"
+        )
+    db.close()
+    found = kv.compare(*folders)
+    assert found.verdict is not None, found
+    assert found.others
+    own = found.values[0]
+    spread = planning.spread(found.first, own)
+    if own["point"].nunique() == len(own):  # each alone at its point
+        assert spread.within is None
+    if found.primary.low is None and found.more_pairs:
+        assert "at least" in found.headline

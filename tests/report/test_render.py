@@ -133,6 +133,8 @@ def test_ids_of_two_figures_on_a_page_are_not_shared():
 def test_a_figure_takes_the_ink_of_the_page():
     made = svg.inline(drawn("x"), "f", "t")
     assert "currentColor" in made
+    assert "#ffffff" not in made, "nor has it a ground of its own"
+    assert "#000000" not in made
     assert figures.INK not in made
 
 

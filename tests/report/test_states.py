@@ -10,7 +10,7 @@ from kvlab.report import figures
 from tests.report import states
 
 #: In a table of numbers, what says that somebody forgot to say it in words.
-RAW = re.compile(r"^(nan|none|null|inf|-inf|\d{4,}\.0)$", re.IGNORECASE)
+RAW = re.compile(r"^(nan|NaN|None|null|-?inf|\d{4,}\.0)$")  # "none" is a word of the tables
 
 
 class Page(HTMLParser):

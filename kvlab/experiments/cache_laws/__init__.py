@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvlab import paths
 from kvlab.demand import Demand
 from kvlab.endpoints.engines import Endpoint
 from kvlab.errors import InputError
@@ -19,10 +20,11 @@ from kvlab.experiment import EngineFacts, Experiment, Plan, later
 from kvlab.experiments.cache_laws import prompts
 from kvlab.experiments.cache_laws.measure import measure
 from kvlab.experiments.cache_laws.params import CacheLawsParams
-from kvlab.experiments.cache_laws.prompts import Maker
+from kvlab.experiments.cache_laws.witness import State, watching
 from kvlab.laws import learn, lifetime
 from kvlab.laws.sharing import REQUESTS_A_BLOCK
 from kvlab.records import Trial
+from kvlab.settings import Settings
 
 if TYPE_CHECKING:
     from kvlab.session import Session
@@ -94,11 +96,27 @@ def check(params: CacheLawsParams, plan: Plan, facts: EngineFacts) -> None:
 
 
 @contextmanager
-def session(session: "Session[CacheLawsParams]") -> Iterator[Maker]:
+def session(session: "Session[CacheLawsParams]") -> Iterator[State]:
     """Find out how prompts can be made for this server, once, and store it."""
     maker = prompts.maker(session.engine)
     session.database.observe(None, "prompts", None, text=maker.how)
-    yield maker
+    with watching(session) as watch:
+        yield State(maker, watch)
+
+
+def _engine(params: CacheLawsParams, settings: Settings) -> Endpoint:
+    """Return what to open; to fill its cache, the embedded server has a small one."""
+
+    def flags() -> tuple[str, ...]:
+        from kvlab.serving import witnessed  # only where it is needed: it looks for an engine
+        from kvlab.serving.model import resolve_model
+
+        if "capacity" not in params.parts or params.embedded_cache_blocks is None:
+            return ()
+        model = resolve_model(settings.kvlab_model, cache_dir=paths.cache_dir(), say=print)
+        return witnessed.flags(model, params.embedded_cache_blocks, settings.extra_flags)
+
+    return Endpoint(settings, flags)
 
 
 EXPERIMENT: Experiment[CacheLawsParams] = Experiment(
@@ -107,7 +125,7 @@ EXPERIMENT: Experiment[CacheLawsParams] = Experiment(
     Params=CacheLawsParams,
     proves="the law of reuse, by cached tokens of prompts that were predicted before they were sent",
     needs=("reuse",),  # whatever the law is: it is what is looked for
-    open=lambda params, settings: Endpoint(settings),
+    open=_engine,
     plan=plan,
     check=check,
     session=session,

@@ -25,12 +25,25 @@ def findings(data: RunData, params: CacheLawsParams) -> Findings:
         results=results(found, data.requests),
         tables=made,
         pictures=drawn,
+        first_reasons=sentences.first(found),
         remarks=sentences.remarks(found),
-        limitations=sentences.limitations(found),
+        limitations=[*sentences.limitations(found), *_small_cache(data)],
         sections=_sections(found, [t.name for t in made], [p.name for p in drawn]),
         files=sentences.files(found),
         brief=brief(found, checks),
     )
+
+
+def _small_cache(data: RunData) -> list[str]:
+    """Say whose capacity it is, where the embedded server had another cache than it has in other runs."""
+    flags = data.identity.flags if data.identity is not None else []
+    if "--num-gpu-blocks-override" not in flags[:-1]:
+        return []
+    blocks = flags[flags.index("--num-gpu-blocks-override") + 1]
+    return [
+        f"The embedded server had a cache of {blocks} blocks here, so that it could be filled (embedded_cache_blocks); "
+        "its cache in other runs is larger."
+    ]
 
 
 def _sections(found: Outcomes, made: list[str], drawn: list[str]) -> list[Section]:
@@ -144,6 +157,7 @@ def _checks(found: Outcomes, proven_by: str) -> list[Check]:
     checks = [_reported(found, proven_by)]
     if "law" in found.params.parts:
         checks += [_cold(found), _predicted(found), _declared(found), _evicted(found)]
+    checks += _events(found)
     return checks + [
         Check(
             name=name,
@@ -222,6 +236,38 @@ def _declared(found: Outcomes) -> Check:
         passed=agrees,
         role="note",
     )
+
+
+def _events(found: Outcomes) -> list[Check]:
+    """Hold what was inferred from outside against the engine's own events, where it publishes them."""
+    account, seen = found.account, found.witnessed
+    if account is None:
+        return []
+    n, right = len(seen), int((seen["expected_tokens"] == seen["cached_tokens"]).sum())
+    gaps = f"; {account['gaps']} gaps, after which nothing is compared" if account["gaps"] else ""
+    checks = [
+        Check(
+            name="events_agree",
+            asks="at least 99 % of the answers are what the law makes of the blocks that the engine's events list",
+            seen=f"{right:,} of {n:,} answers{gaps}",
+            passed=right >= 0.99 * n if n else None,
+            role="note",
+        )
+    ]
+    room, block = found.get("capacity"), found.declared.grain_tokens if found.declared else None
+    if room.get("tokens_high") is not None and block is not None and account["removed"]:
+        most = account["most_blocks"] * block
+        checks.append(
+            Check(
+                name="events_capacity",
+                asks="the capacity is the most that the engine's events ever list at a time",
+                seen=f"{room['tokens_low']:,} to {room['tokens_high']:,} tokens; the events: {most:,}, with "
+                f"{account['removed']:,} blocks removed",
+                passed=room["tokens_low"] <= most <= room["tokens_high"],
+                role="note",
+            )
+        )
+    return checks
 
 
 def _evicted(found: Outcomes) -> Check:

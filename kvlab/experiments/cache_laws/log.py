@@ -96,10 +96,14 @@ class Log:
         self.lost[spec] += 1
         self._observe(SENT, None, request_id, self._row(spec))
 
-    def answered(self, spec: PromptSpec, variant: int, answer: Answer, row: Recorded) -> None:
-        """Store what came back."""
+    def answered(
+        self, spec: PromptSpec, variant: int, answer: Answer, row: Recorded, held: int | None = None
+    ) -> None:
+        """Store what came back; ``held``: what the engine's own events said was cached just before."""
         self.lost[spec] -= 1
         content = {**self._row(spec), "variant": variant, "answer": asdict(answer)}
+        if held is not None:
+            content["held_tokens"] = held
         self._observe(ANSWERED, answer.cached_tokens, row.request_id, content)
         self.answers.append((spec, answer))
         self.variants[spec] = variant

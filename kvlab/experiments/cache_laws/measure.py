@@ -48,7 +48,7 @@ def measure(session: "Session[CacheLawsParams]", trial: Trial) -> Measuring:
             continue
         except (LimitError, ValueError) as error:
             outcome = {"reason": str(error)}
-        outcome |= asking.costs
+        outcome |= asking.costs | {"kv_events": session.state.watch.account()}
         log.ended(outcome)
         if trial.trial_id == "law" and outcome.get("law") is not None:
             _remember(session, outcome)
@@ -104,9 +104,12 @@ class _Asking:
         began = time.monotonic()
         for tries in range(1, 1000):
             variant = log.variant(spec)
-            prompt = session.state(spec, log.tag, variant)
+            prompt = session.state.maker(spec, log.tag, variant)
+            # Hexadecimal digits: vLLM refuses a salt with a slash.
+            salt = None if spec.tenant is None else manual.marker(log.tag, spec.tenant)
             arm = f"probe-{log.number:04d}" + (f".{tries}" if tries > 1 else "")
             request_id = session.request_id(log.trial, arm)
+            held = session.state.watch.held(prompt, salt)
             log.sent(spec, request_id)
             row = session.engine.ask(
                 Call(
@@ -114,8 +117,7 @@ class _Asking:
                     arm=arm,
                     prompt=prompt,
                     decoding={"max_tokens": wanted.max_tokens, "temperature": 0},
-                    # Hexadecimal digits: vLLM refuses a salt with a slash.
-                    salt=None if spec.tenant is None else manual.marker(log.tag, spec.tenant),
+                    salt=salt,
                     attempt=session.attempt,
                     target_tokens=spec.own_tokens if session.state.exact else None,
                 )
@@ -130,7 +132,7 @@ class _Asking:
                 raise UnfinishedError(f"{failure.error_type}: {reason}; --resume goes on from here")
             if pause is None:
                 answer = _answer(row, failure, nothing_reused(session.identity))
-                log.answered(spec, variant, answer, row)
+                log.answered(spec, variant, answer, row, held)
                 _refuse(failure)
                 generation = row.measurement.generation
                 return Got(answer, generation.text if generation is not None else "")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from kvlab.runs.data import RunData
 
 PROBE_COLUMNS = (
     "part", "own_tokens", "shared_tokens", "base", "tail", "tenant", "prompt_tokens", "cached_tokens", "note",
+    "held_tokens",
 )  # fmt: skip
 ASKED_COLUMNS = (
     "purpose", "own_tokens", "shared_tokens", "tail", "whole", "prompt_tokens", "cached_tokens", "predicted",
@@ -57,9 +58,10 @@ class Outcomes:
                 flat = {"part": row["trial_id"], **content["spec"], **content["answer"]}
                 flat["shared_tokens"] = content["spec"]["shared_tokens"]
                 flat["own_tokens"] = content["spec"]["own_tokens"]
+                flat["held_tokens"] = content.get("held_tokens")
                 rows.append(flat)
         probes = pd.DataFrame(rows, columns=list(PROBE_COLUMNS))
-        integers = ("own_tokens", "shared_tokens", "prompt_tokens", "cached_tokens")
+        integers = ("own_tokens", "shared_tokens", "prompt_tokens", "cached_tokens", "held_tokens")
         identity = data.identity
         stated = identity is not None and identity.block_size is not None
         declared = CacheLaw.whole_blocks(identity.block_size) if stated else None  # type: ignore[union-attr,arg-type]
@@ -125,6 +127,24 @@ class Outcomes:
         frame = frame[asked["whole"] | (asked["shared_tokens"] < asked["own_tokens"])]
         keys = ["prompt_tokens", "prefix_tokens", "whole"]
         return frame.groupby(keys, as_index=False)[["cached_tokens", "held_out"]].max()
+
+    @cached_property
+    def witnessed(self) -> pd.DataFrame:
+        """Probes before which the engine's events said what it holds, with what the law makes of that."""
+        frame, law = self.probes, self.law or self.declared
+        frame = frame[frame["held_tokens"].notna() & frame["cached_tokens"].notna()]
+        if law is None:
+            return frame.iloc[:0].assign(expected_tokens=pd.Series(dtype="Int64"))
+        bare = replace(law, shared_start_tokens=0)  # what it holds is known: nothing is taken for granted
+        pairs = zip(frame["prompt_tokens"], frame["held_tokens"], strict=True)
+        expected = [bare.predict(int(length), int(held)) for length, held in pairs]
+        return frame.assign(expected_tokens=pd.array(expected, dtype="Int64"))
+
+    @property
+    def account(self) -> Mapping[str, Any] | None:
+        """What the engine's events told in all, as the last part has it; ``None``: there were none."""
+        told = [self.get(part).get("kv_events") for part in self.params.parts]
+        return next((one for one in reversed(told) if one and one["why_not"] is None), None)
 
     def off_declared(self) -> pd.DataFrame:
         """Return the readings that are not as the declared law says."""

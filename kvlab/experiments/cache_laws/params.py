@@ -21,6 +21,8 @@ class CacheLawsParams(Params):
         max_requests: Most requests for the law.
         max_part_s: Seconds that one part may take in one session; a part that is cut off says so.
         capacity_tokens: Most prompt tokens to find the capacity; about 30 times the capacity is enough.
+        embedded_cache_blocks: Blocks of the embedded server's cache while its capacity is looked for; a small cache is
+            filled in minutes. ``None``: the cache that it has for every other run. Elsewhere it means nothing.
         lifetime_limit_s: The longest wait to find the lifetime.
         part_prompt_tokens: Length of the prompts of lifetime, sharing and fidelity.
         fidelity_prompts: Prompts whose answers are compared.
@@ -37,6 +39,7 @@ class CacheLawsParams(Params):
     max_requests: int = Field(default=60, ge=8, le=200)
     max_part_s: float = Field(default=1800.0, gt=0, le=86_400)
     capacity_tokens: int = Field(default=2_000_000, ge=1000, le=10**9)
+    embedded_cache_blocks: int | None = Field(default=96, ge=32, le=1_000_000)
     lifetime_limit_s: float = Field(default=600.0, ge=2, le=86_400)
     part_prompt_tokens: int = Field(default=512, ge=16, le=1_000_000)
     fidelity_prompts: int = Field(default=8, ge=1, le=200)

@@ -70,6 +70,28 @@ def answer(found: "Outcomes") -> list[str]:
     return lines
 
 
+def first(found: "Outcomes") -> list[str]:
+    """Return what a person who has fewer hits than expected reads first, below the law itself."""
+    law = found.law
+    if law is None:
+        return []
+    most = law.grain_tokens * (1 + law.grains_off) - 1 + law.always_computed_tokens
+    end = "its last token is" if most <= 1 else f"up to {most:,} tokens at its end are"
+    lines = [
+        f"fewer hits than you expect? Of a prompt that is known word for word, {end} computed again; and the first token "
+        "that differs (a date, a user's name, the order of tools) ends what is reused"
+    ]
+    room = found.get("capacity")
+    if room.get("tokens_high") is not None:
+        lines.append(
+            f"what has gone: it holds {room['tokens_high']:,} tokens, and what comes after that takes their place"
+        )
+    life = found.get("lifetime")
+    if life.get("ttl_s_high") is not None:
+        lines.append(f"what has expired: entries stay {life['ttl_s_high']:,.1f} s at most without use")
+    return lines
+
+
 def _still_possible(found: "Outcomes") -> list[str]:
     grains = found.get("law").get("possible_grains") or []
     if not grains:
