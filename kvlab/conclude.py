@@ -136,13 +136,16 @@ def _timing(data: "RunData") -> list[str]:
     query = """SELECT count(DISTINCT request_id), min(text) FROM observations
         WHERE name = ? AND request_id IN (SELECT request_id FROM requests WHERE measured = 1)"""
     lines = {
-        "untimed": "{n} requests have no time to first token, and no time per token: {text}",
-        "usage_contradiction": "{n} answers contradict themselves, so that they give no time per token: {text}",
-        "reconnects": "{n} requests were sent anew, with a new clock, since the server had closed a kept connection",
+        "untimed": "no time to first token and no time per token is known of {n}: {text}",
+        "usage_contradiction": "no time per token is known of {n}, whose answer contradicts itself: {text}",
+        "reconnects": "sent anew, with a new clock, since the server had closed a kept connection: {n}",
     }
     found = {name: data.sql.execute(query, (name,)).fetchone() for name in lines}
     return [
-        line.format(n=found[name][0], text=found[name][1]) for name, line in lines.items() if found[name][0]
+        line.format(n=f"{n:,} request" if n == 1 else f"{n:,} requests", text=text)
+        for name, line in lines.items()
+        for n, text in [found[name]]
+        if n
     ]
 
 

@@ -33,8 +33,8 @@ def came_together(sent_ns: int, token_ns: Sequence[int]) -> str | None:
     if span > _TOGETHER_NS * (len(token_ns) - 1) or span > _SHARE * waited:
         return None
     return (
-        f"{len(token_ns)} events with tokens came together after {waited / 1e6:.0f} ms: the stream is buffered "
-        "on its way, so the time of its first token is not known"
+        f"{len(token_ns)} events with tokens came together after {waited / 1e6:.0f} ms: something on the way buffers "
+        "the stream, or this client could not read it sooner, so the time of its first token is not known"
     )
 
 
