@@ -57,8 +57,8 @@ test: setup lint ## lint, unit tests, notebooks on the real engine
 test-browser: setup ## every notebook in JupyterLab, driven by a headless Chromium, on the real engine
 	$(BIN)/python -m pytest -m $(if $(filter none kv,$(EXTRA)),"browser and not engine",browser)
 
-lab: setup ## JupyterLab on the project, with notebooks/ open
-	$(BIN)/jupyter lab --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+lab: setup ## JupyterLab on the project, with the first notebook open
+	$(BIN)/jupyter lab --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 docs: setup ## the documentation, into site/ (no network is needed to read it)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

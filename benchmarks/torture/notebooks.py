@@ -95,7 +95,7 @@ class Person:
         self.counts.see(cells=1)
         for error in errors:
             lines = "\n".join(error.traceback).splitlines()
-            if error.ename == "KeyboardInterrupt" and stopped:
+            if error.ename in ("KeyboardInterrupt", "Interrupted") and stopped:
                 self.counts.see(interrupts=1)
                 continue
             worded = error.ename in ("InputError", "KvlabError", "ServerError") and len(lines) == 1
