@@ -43,6 +43,8 @@ class Bets:
     _sum: float = 0.0
     _squares: float = 0.0
     _pairs: list[tuple[float, float]] = field(default_factory=list)  # λ and x of each
+    #: The gains against what decides, kept up to date: above -margin, below margin, above 0, below 0.
+    _deciding: list[float] = field(default_factory=lambda: [0.0] * 4)
     _said: Outcome = "undecided"
 
     def add(self, log_ratio: float) -> Outcome:
@@ -50,6 +52,8 @@ class Bets:
         wide = math.log1p(self.margin)
         bet = wide / (self._variance() + wide**2)
         self._pairs.append((bet, log_ratio))
+        for k, off in enumerate((log_ratio + wide, wide - log_ratio, log_ratio, -log_ratio)):
+            self._deciding[k] += _log_factor(bet * off)
         self.n += 1
         self._sum += log_ratio
         self._squares += log_ratio**2
@@ -76,13 +80,11 @@ class Bets:
         return sum(_log_factor(sign * bet * (x - value)) for bet, x in self._pairs)
 
     def _now(self) -> Outcome:
-        enough, wide = math.log(2 / (1 - self.confidence)), math.log1p(self.margin)
-        inside = self.gain(-wide, above=True) >= enough and self.gain(wide, above=False) >= enough
-        if inside:
+        enough = math.log(2 / (1 - self.confidence))
+        not_less, not_more, more, less = (gain >= enough for gain in self._deciding)
+        if not_less and not_more:
             return "equivalent"
-        if self.gain(0.0, above=True) >= enough:
-            return "slower"
-        return "faster" if self.gain(0.0, above=False) >= enough else "undecided"
+        return "slower" if more else "faster" if less else "undecided"
 
     def interval(self) -> Interval:
         """Return the ratio with the interval that the bets leave around it, at this look.
