@@ -4,10 +4,11 @@ An ordinary interval errs in 5 % of looks, and whoever looks until it says somet
 lost by looking (Ville 1939): for each value that the log ratio may have, one bets against it with factors that are, on
 average, no gain if it is true. If the pairs' log ratios x are symmetric around m, given all before them, then
 
-    exp(λ (x - m) - λ² (x - m)² / 2)
+    exp(λ (x - m)) / cosh(λ (x - m))
 
-has expectation at most 1 for every λ that was chosen beforehand (de la Peña 1999; Howard et al. 2021, lemma 3), whatever
-the law of x: and x is symmetric, since which side is measured first in a block is drawn at random. A product of
+has expectation 1 for every λ that was chosen beforehand, whatever the law of x: half of that is what the mirrored x gives
+(a bound of it, with exp(λ² x² / 2) for cosh, is in de la Peña 1999). And x is symmetric, since which side is measured
+first in a block is drawn at random. A product of
 such factors above 2 / α on one side has a chance of at most α / 2 if m is true, over all looks together. λ is the one
 that gains fastest where the truth is a margin away: margin / (variance + margin²), with the variance of the pairs seen
 so far (predictable plug-in: Waudby-Smith & Ramdas 2024).
@@ -23,6 +24,8 @@ METHOD = "anytime-valid bets on symmetric log ratios"
 #: The spread of a pair's log ratio that the first bets count on, and for how many pairs that counts.
 PRIOR_SPREAD = 0.15
 PRIOR_PAIRS = 5
+#: No log ratio lies farther from the pairs' mean: a factor of a million.
+_FARTHEST = math.log(1e6)
 
 
 @dataclass
@@ -39,20 +42,21 @@ class Bets:
     n: int = 0
     _sum: float = 0.0
     _squares: float = 0.0
-    #: Σ λ x, Σ λ, Σ λ² x², Σ λ² x, Σ λ²: from these the bets against any value follow.
-    _bets: list[float] = field(default_factory=lambda: [0.0] * 5)
+    _pairs: list[tuple[float, float]] = field(default_factory=list)  # λ and x of each
+    #: The gains against what decides, kept up to date: above -margin, below margin, above 0, below 0.
+    _deciding: list[float] = field(default_factory=lambda: [0.0] * 4)
     _said: Outcome = "undecided"
 
     def add(self, log_ratio: float) -> Outcome:
         """Take one more pair. Returns what can be said now; once said, it stays."""
         wide = math.log1p(self.margin)
         bet = wide / (self._variance() + wide**2)
-        x, bets = log_ratio, self._bets
-        for k, term in enumerate((bet * x, bet, bet**2 * x**2, bet**2 * x, bet**2)):
-            bets[k] += term
+        self._pairs.append((bet, log_ratio))
+        for k, off in enumerate((log_ratio + wide, wide - log_ratio, log_ratio, -log_ratio)):
+            self._deciding[k] += _log_factor(bet * off)
         self.n += 1
-        self._sum += x
-        self._squares += x**2
+        self._sum += log_ratio
+        self._squares += log_ratio**2
         if self._said == "undecided":
             self._said = self._now()
         return self._said
@@ -72,18 +76,15 @@ class Bets:
 
     def gain(self, value: float, *, above: bool) -> float:
         """Return the logarithm of what the bets have made of 1 if the log ratio lies above (else below) ``value``."""
-        lx, l1, llxx, llx, ll = self._bets
-        drift = lx - l1 * value
-        return (drift if above else -drift) - (llxx - 2 * llx * value + ll * value**2) / 2
+        sign = 1.0 if above else -1.0
+        return sum(_log_factor(sign * bet * (x - value)) for bet, x in self._pairs)
 
     def _now(self) -> Outcome:
-        enough, wide = math.log(2 / (1 - self.confidence)), math.log1p(self.margin)
-        inside = self.gain(-wide, above=True) >= enough and self.gain(wide, above=False) >= enough
-        if inside:
+        enough = math.log(2 / (1 - self.confidence))
+        not_less, not_more, more, less = (gain >= enough for gain in self._deciding)
+        if not_less and not_more:
             return "equivalent"
-        if self.gain(0.0, above=True) >= enough:
-            return "slower"
-        return "faster" if self.gain(0.0, above=False) >= enough else "undecided"
+        return "slower" if more else "faster" if less else "undecided"
 
     def interval(self) -> Interval:
         """Return the ratio with the interval that the bets leave around it, at this look.
@@ -100,15 +101,21 @@ class Bets:
         return Interval(middle, ends[0], ends[1], self.n, self.confidence, reason, METHOD, "pairs")
 
     def _end(self, *, above: bool) -> float | None:
-        """Return the nearest value on one side that the bets rule out; ``None``: none.
+        """Return the value nearest to the pairs that the bets rule out on one side; ``None``: none.
 
-        The gain is a quadratic of the value: what is ruled out lies between its two roots.
+        The gain falls steadily as the value comes nearer, so what is ruled out ends in one place.
         """
-        lx, l1, llxx, llx, ll = self._bets
-        enough = math.log(2 / (1 - self.confidence))
-        sign = 1.0 if above else -1.0
-        a, b, c = ll / 2, sign * l1 - llx, enough - sign * lx + llxx / 2
-        inner = b**2 - 4 * a * c
-        if inner < 0 or a == 0:
+        enough, middle = math.log(2 / (1 - self.confidence)), self._sum / self.n
+        far = middle - _FARTHEST if above else middle + _FARTHEST
+        if self.gain(far, above=above) < enough:
             return None
-        return (-b + sign * math.sqrt(inner)) / (2 * a)
+        near = middle + _FARTHEST if above else middle - _FARTHEST
+        for _ in range(60):
+            between = (far + near) / 2
+            far, near = (between, near) if self.gain(between, above=above) >= enough else (far, between)
+        return far
+
+
+def _log_factor(y: float) -> float:
+    """Return log(exp(y) / cosh(y)), which is at most log 2."""
+    return math.log(2) - math.log1p(math.exp(-2 * y)) if y > -350 else math.log(2) + 2 * y

@@ -140,7 +140,10 @@ def test_its_false_alarm_rate_is_that_of_looking_after_every_block():
     assert interleave.false_alarms([0.1] * 3, Bets(0.05), seed=1).rate is None
 
 
-@pytest.mark.parametrize(("effect", "verdict"), [(0.3, "slower"), (-0.3, "faster"), (0.0, "equivalent")])
+@pytest.mark.parametrize(
+    ("effect", "verdict"),
+    [(1.5, "slower"), (0.3, "slower"), (-0.3, "faster"), (-2.0, "faster"), (0.0, "equivalent")],
+)
 def test_bets_say_the_truth_and_keep_to_it(effect, verdict):
     rng, bets = np.random.default_rng(3), Bets(0.05)
     said = [bets.add(effect + 0.03 * float(x)) for x in rng.standard_normal(60)]
