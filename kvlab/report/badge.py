@@ -10,8 +10,8 @@ from kvlab.findings import Summary, Verdict, in_the_way
 
 _COLOURS = {Verdict.PASS: "#00684a", Verdict.FAIL: "#b3261e", Verdict.INVALID: "#7a4b00"}
 WORDS = {
-    Verdict.PASS: "proven, and no criterion is broken",
-    Verdict.FAIL: "proven, and a criterion is broken",
+    Verdict.PASS: "the measurement is sound, and no criterion is broken",
+    Verdict.FAIL: "the measurement is sound, and a criterion is broken",
     Verdict.INVALID: "no answer yet: something is not proven, or the data are too few",
 }
 

@@ -88,16 +88,27 @@ def _figure(found: Mapping[str, Any], params: "BatchBenchmarkParams") -> KeyFigu
             "extrapolated from the steady state)"
         )
     held = found["held_out"]
-    checked = (
-        f"; checked on the largest trial ({held['requests']:,} requests): {held['miss']:+.1%} off"
-        if held
-        else ""
-    )
+    checked = ""
+    if held:
+        checked = (
+            f"; a check: the smaller trials predict {held['predicted_s']:,.2f} s for the largest ({held['requests']:,} "
+            f"requests), which took {held['measured_s']:,.2f} s ({held['miss']:+.1%})"
+        )
+        if _is_rough(found):
+            checked += ". That misses by more than the interval allows for: take it as rough"
     return KeyFigure(
         value=tables.hours(found["seconds"]),
         label=f"for {params.target_requests:,} requests ({found['strategy'].replace('_', ' ')})",
         interval=f"{interval}{checked}",
     )
+
+
+def _is_rough(found: Mapping[str, Any]) -> bool:
+    """Return whether the check on the largest trial missed by more than the forecast's interval is wide."""
+    held, low, high = found["held_out"], found["low_s"], found["high_s"]
+    if not held or low is None:
+        return False
+    return bool(abs(held["miss"]) > (high - low) / 2 / found["seconds"])
 
 
 def _then(
@@ -109,10 +120,14 @@ def _then(
         ]
     unknown = [check.seen for check in checks if check.name == "memory_at_target" and check.passed is None]
     cost = standing.get("cost")
+    first = f"before {params.target_requests:,} requests, run a larger trial (`sizes`): it checks the forecast where it matters"
+    send = (
+        f"then send the batch with {standing['strategy'].replace('_', ' ')} at concurrency {params.concurrency}, and budget the "
+        f"upper end of its interval{'' if cost is None else f' and a cost of {cost:,.2f} (in the currency of the prices)'}"
+    )
     return [
-        f"send the batch with {standing['strategy'].replace('_', ' ')} at concurrency {params.concurrency}, and budget the upper "
-        f"end of the interval{'' if cost is None else f' and a cost of {cost:,.2f}'}",
-        f"before {params.target_requests:,} requests, run a larger trial (`sizes`): it checks the forecast where it matters",
+        first,
+        send,
         *(
             f"watch the server's memory; at {params.target_requests:,} requests it is {seen}"
             for seen in unknown

@@ -125,8 +125,8 @@ def _one(series: str, found: Sequence[Cell], params: "BatchBenchmarkParams") -> 
     if times > growth.FARTHEST:
         wanted = 2 * math.ceil(params.target_requests / growth.FARTHEST)
         reason = (
-            f"the {stretch:,} requests of the run's later half say nothing beyond {growth.FARTHEST:g} times as many; "
-            f"{wanted:,} requests in all would (sizes, repeats)"
+            f"what memory does over the later half of a run is carried on to {growth.FARTHEST:g} times as many requests at "
+            f"most, here from {stretch:,} to {stretch * growth.FARTHEST:,.0f}; a run of {wanted:,} requests could tell (sizes, repeats)"
         )
         if ahead is not None and ahead.rises is not None:
             reason += f"; {series} {_rise(values)}"

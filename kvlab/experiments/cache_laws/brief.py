@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from kvlab import findings
 from kvlab.brief import Brief, KeyFigure, in_the_way
-from kvlab.experiments.cache_laws import sentences
 from kvlab.experiments.cache_laws.outcomes import Outcomes
 from kvlab.findings import Check
 from kvlab.laws.law import CacheLaw
@@ -42,7 +41,10 @@ def brief(found: Outcomes, checks: Sequence[Check]) -> Brief:
             interval=_shown(found),
         ),
         picture="cached_over_length",
-        then=[sentences.use(found)[0], "measure what a hit saves in time: `kvlab run token_sweep`"],
+        then=[
+            f"put first what your prompts share, and last what differs: {_reused(law)}",
+            "measure what a hit saves in time: `kvlab run token_sweep`; it holds its labels against this law",
+        ],
     )
 
 
@@ -59,6 +61,12 @@ def _sentence(law: CacheLaw, shortest: int | None) -> str:
     return "; ".join(parts) + "."
 
 
+def _reused(law: CacheLaw) -> str:
+    if law.grain_tokens == 1:
+        return "reuse ends at the first token that differs"
+    return f"reuse ends at the first token that differs, and only whole steps of {_tokens(law.grain_tokens)} count"
+
+
 def _tokens(count: int) -> str:
     return f"{count:,} token{'' if count == 1 else 's'}"
 
@@ -68,5 +76,9 @@ def _shown(found: Outcomes) -> str:
     n, right, wrong = outcome.get("held_out"), outcome.get("predicted"), outcome.get("wrong_at_most")
     if not n:
         return "no prompt was held out to check it"
-    bound = "" if wrong is None else f"; at most {wrong:.0%} are predicted wrongly (95 %, exact binomial)"
-    return f"{right} of {n} held-out prompts were predicted to the token{bound}"
+    bound = (
+        ""
+        if wrong is None
+        else f", which shows {1 - wrong:.0%} or more to be right (95 %, exact binomial, n = {n})"
+    )
+    return f"{right} of {n} prompts that were kept back were predicted to the token{bound}"

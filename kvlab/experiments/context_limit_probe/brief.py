@@ -1,12 +1,16 @@
 """What a context-limit probe says first, and what a PASS is good for."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kvlab import findings
 from kvlab.brief import Brief, KeyFigure, in_the_way
 from kvlab.experiments.context_limit_probe.estimate import Estimate, value
 from kvlab.experiments.context_limit_probe.ledger import ENDPOINT
 from kvlab.findings import Check, Verdict
+
+if TYPE_CHECKING:
+    from kvlab.experiments.context_limit_probe.params import ContextLimitProbeParams
 
 #: What a check in the way means for somebody who sets the limit of an application.
 _WORDS = {
@@ -24,7 +28,7 @@ THEN = [
 ]
 
 
-def brief(checks: Sequence[Check], found: Estimate) -> Brief:
+def brief(checks: Sequence[Check], found: Estimate, params: "ContextLimitProbeParams") -> Brief:
     """Return the sentence and the figure."""
     verdict, blocking = findings.in_the_way(checks)
     tried = sum(probe.target == ENDPOINT and probe.outcome is not None for probe in found.probes)
@@ -53,7 +57,7 @@ def brief(checks: Sequence[Check], found: Estimate) -> Brief:
         )
     return Brief(
         sentence=sentence,
-        figure=_figure(found, between, sure=verdict is Verdict.PASS),
+        figure=_figure(found, between, params.safe_fraction, sure=verdict is Verdict.PASS),
         picture="limits",
         then=THEN,
     )
@@ -62,13 +66,13 @@ def brief(checks: Sequence[Check], found: Estimate) -> Brief:
 def _use(found: Estimate) -> str:
     parts = []
     if found.quality.failed is not None and found.quality.held is not None:
-        parts.append(f"what stands at the start is answered up to {found.quality.low:,}")
+        parts.append(f"questions about its start are answered up to {found.quality.low:,}")
     if found.constants:
         parts.append(f"keep conversations below {value(found.constants, 'MAX_CONTEXT_TOKENS'):,}")
     return f"; {'; '.join(parts)}" if parts else ""
 
 
-def _figure(found: Estimate, between: str, *, sure: bool) -> KeyFigure:
+def _figure(found: Estimate, between: str, safe: float, *, sure: bool) -> KeyFigure:
     if not found.constants:
         return KeyFigure(
             value=f"{found.endpoint.low:,} tokens",
@@ -78,5 +82,5 @@ def _figure(found: Estimate, between: str, *, sure: bool) -> KeyFigure:
     return KeyFigure(
         value=f"{value(found.constants, 'MAX_CONTEXT_TOKENS'):,} tokens",
         label=f"the longest context to use (MAX_CONTEXT_TOKENS){'' if sure else '; not to be relied on yet'}",
-        interval=f"{found.maximum:,} tokens measured ({found.because}); {between}",
+        interval=f"below {safe:.0%} of the {found.maximum:,} tokens measured ({found.because}); {between}",
     )

@@ -43,7 +43,7 @@ def findings(data: RunData, params: ContextLimitProbeParams) -> Findings:
         pictures=pictures.pictures(frame, found, memory, params),
         limitations=_limitations(found, replays, params, identity, memory),
         files=exports.files(frame, found, memory, params, data.stored, identity),
-        brief=brief(checks, found),
+        brief=brief(checks, found, params),
     )
 
 

@@ -82,7 +82,7 @@ def _turns(frame: pd.DataFrame) -> int:
 def _limits(found: Estimate, params: ContextLimitProbeParams) -> "Figure":
     figure, axes = figures.new("Every size that was tried", "context (tokens)", "")
     names = {ENDPOINT: "accepted by\nthe endpoint", QUALITY: "start still\nanswered"}
-    names |= {dtype: f"held by a child\n({dtype})" for dtype in params.dtypes}
+    names |= {dtype: f"fits in memory\n({dtype})" for dtype in params.dtypes}
     rows = [name for name in names if any(probe.target == name for probe in found.probes)]
     for place, target in enumerate(rows):
         tried = [probe for probe in found.probes if probe.target == target and probe.outcome is not None]

@@ -76,8 +76,8 @@ def _safe(found: Analysis) -> str:
         return f"budgets down to {found.scores.name(holds)} are shown to cost less than {margin:g}: test that on your own data"
     contexts = len(set(found.scores.clusters.tolist()))
     return (
-        f"keep the whole cache for this task until more is known: with {contexts} contexts, no smaller budget is shown to cost "
-        f"less than {margin:g} (raise `dataset.n_per_bin`)"
+        f"keep the whole cache for this task: no smaller budget, above the one of the headline either, is shown to cost less than "
+        f"{margin:g} (to learn more than {contexts} contexts show, raise `dataset.n_per_bin`)"
     )
 
 

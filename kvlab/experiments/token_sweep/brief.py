@@ -22,15 +22,13 @@ def brief(verdict: Verdict, results: dict[str, Any], reduction: Interval, params
         )
     figure = KeyFigure(
         value=f"{saved:.1%}",
-        label="of the time to first token (TTFT) saved by a full cache hit, median per pair",
+        label="of the time to first token (TTFT) saved by a full cache hit: the median of the pairs' savings",
         interval=with_interval(reduction, "{:.1%}"),
     )
     times = f"{_ms(hit)} instead of {_ms(cold)}"
     margin = f"{params.ttft_min_reduction_fraction:.0%}"
     if verdict is Verdict.PASS:
-        sentence = (
-            f"When a prompt is already in the cache, the first token comes {saved:.0%} sooner: {times}."
-        )
+        sentence = f"When a prompt is already in the cache, the first token comes {saved:.0%} sooner (medians: {times})."
     elif verdict is Verdict.FAIL:
         sentence = f"The cache saves too little: {saved:.0%} of the time to the first token, where {margin} was asked for ({times})."
     elif valid < params.min_valid_fraction * planned:
