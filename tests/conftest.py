@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from benchmarks.servers.process import FakeServer
@@ -12,6 +13,9 @@ from kvlab.serving import embedded
 from kvlab.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("kvlab", deadline=None)
+hypothesis.settings.load_profile("kvlab")
 _engine_tests: list[str] = []
 _held: list[embedded.Lease] = []
 

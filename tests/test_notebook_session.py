@@ -160,7 +160,7 @@ def test_a_badge_holds_every_reason_in_full_and_what_to_do_next():
     summary = Summary(experiment="e", profile="p", verdict=Verdict.INVALID, headline="none", reasons=reasons, checks=[check], results={})  # fmt: skip
     html = badge.html(summary)
     assert all(f"reason {n} &lt;b&gt;" + "x" * 500 in html for n in range(12))
-    assert "set KV_BLOCK_SIZE_TOKENS" in html
+    assert "Set KV_BLOCK_SIZE_TOKENS" in html
     assert "<a " not in html, "no folder, no links"
     assert "unknown" in check._repr_html_()
     assert "set KV_BLOCK_SIZE_TOKENS" in check._repr_html_()

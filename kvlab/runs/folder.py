@@ -215,7 +215,7 @@ def experiment_row(database: Database) -> dict[str, Any]:
         except (ValueError, TypeError, RecursionError) as error:
             raise unreadable(database.path, f"{key}_json: {error}") from None
         if not isinstance(found[key], dict):
-            raise unreadable(database.path, f"{key}_json is not JSON object")
+            raise unreadable(database.path, f"{key}_json is not a JSON object")
     return found
 
 

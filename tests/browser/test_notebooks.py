@@ -11,8 +11,6 @@ from tests.conftest import ROOT
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-#: Those that have been executed since tables are shown whole; the others follow when they are executed anew.
-WHOLE = {"00_start_here", "06_cache_laws"}
 MEASURE, FINISH = "run.measure(trial)", "run.finish()"
 
 
@@ -75,7 +73,7 @@ def test_a_committed_notebook_opens_clean(opened, name):
     text = book.whole_text()
     assert "Loading widget" not in text
     assert book.errors() == []
-    for table in book.tables() if name in WHOLE else ():
+    for table in book.tables():
         assert not {"NaN", "None", "nan", "<NA>"} & set(table.split()), table
         assert "…" not in table, table
         assert "..." not in table, table

@@ -122,7 +122,7 @@ def test_a_run_is_shown_with_verdict_figures_and_paths(monkeypatch, capsys, one_
     said(monkeypatch, capsys, "report", "2026-01-01/000000_token_sweep_golden")
     text = said(monkeypatch, capsys, "show", "2026-01-01/000000_token_sweep_golden")
     summary = json.loads((one_run / "summary.json").read_text())
-    assert f"{summary['verdict']}: {summary['headline']}" in text
+    assert f"{summary['verdict']}: {summary['brief']['sentence']}" in text
     assert "median_ttft_reduction" in text
     assert "0.7943 to 0.9118" in text
     assert str(one_run / "report.html") in text

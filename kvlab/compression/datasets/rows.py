@@ -61,7 +61,7 @@ def read(path: Path, member: str | None = None) -> Rows:
         member: In a zip archive: the name of the file in it, in whatever folder.
 
     Raises:
-        InputError: The file is missing, unreadable or empty, or a line is not JSON object.
+        InputError: The file is missing, unreadable or empty, or a line is not a JSON object.
     """
     try:
         if path.stat().st_size > MAX_BYTES:

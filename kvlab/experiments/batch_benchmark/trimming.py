@@ -20,7 +20,7 @@ def trimming_of(path: str) -> dict[str, int]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(
-            "context_limit_summary", path, "is not JSON file; name a run's summary.json"
+            "context_limit_summary", path, "is not a JSON file; name a run's summary.json"
         ) from None
     found = {name: _find(content, name) for name in _NAMES}
     whole = all(isinstance(value, int) and not isinstance(value, bool) for value in found.values())

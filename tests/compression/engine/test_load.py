@@ -3,7 +3,7 @@ import json
 import pytest
 from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
-from kvlab.compression.engine import Options, hold, open_engine
+from kvlab.compression.engine import Options, keep_running, open_engine
 from kvlab.compression.engine.load import longest
 from kvlab.errors import InputError
 from kvlab.settings import load_settings
@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_not_there_is_refused_in_one_line(monkeypatch):
     monkeypatch.setenv("KVLAB_MODEL", "/nowhere/at/all")
-    for act in (lambda s: open_engine(s, fits), lambda s: hold(s, fits).__enter__()):
+    for act in (lambda s: open_engine(s, fits), lambda s: keep_running(s, fits).__enter__()):
         with pytest.raises(InputError, match=r"^KVLAB_MODEL: '/nowhere/at/all' does not exist"):
             act(load_settings())
 

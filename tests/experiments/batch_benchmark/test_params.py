@@ -96,8 +96,8 @@ def test_trimming_is_read_once_from_a_context_limit_run_and_is_the_runs_own(tmp_
         ('{"trim_interval": true, "keep_messages": 4}', "recommends no TRIM_INTERVAL"),
         ('{"trim_interval": 0, "keep_messages": 4}', "recommends no TRIM_INTERVAL"),
         ('{"trim_interval": 5, "keep_messages": -1}', "recommends no TRIM_INTERVAL"),
-        ("[", "no JSON file"),
-        (None, "no JSON file"),
+        ("[", "is not a JSON file"),
+        (None, "is not a JSON file"),
     ],
 )
 def test_a_summary_without_trimming_is_refused_in_one_line(tmp_path, content, words):
