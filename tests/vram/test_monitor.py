@@ -127,7 +127,7 @@ def test_the_figure_has_a_line_a_series_and_a_mark_a_trial(database):
         timeline.record(database, 1, monitor, [window])
     figure = memory_over_time(timeline.samples(database.sql), timeline.windows(database.sql))
     (axes,) = figure.axes
-    assert {"process_rss", "scripted"} <= {text.get_text() for text in axes.texts}
+    assert {"process rss", "scripted"} <= {text.get_text() for text in axes.texts}
     assert len(axes.patches) == 1
 
 

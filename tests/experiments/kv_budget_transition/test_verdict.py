@@ -247,7 +247,7 @@ def test_text_of_the_model_brings_no_markup_of_its_own():
     frame = cliff(per_bin=2)
     frame["text"] = "![x](http://elsewhere/p.png) | a\nb"
     summary = judge(frame)
-    page = render.html("KV", render.markdown("KV", summary, STORED, None), {})
+    page = render.html("KV", summary, STORED, None, {})
     assert "<img" not in page.replace('<img src="" alt=', ""), "but for its own pictures, which are not there"
     assert "elsewhere/p.png" in page, "as text"
 
