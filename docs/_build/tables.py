@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,14 @@ def _cell(value: object) -> str:
 def result(notebook: str) -> str:
     """Return what a committed notebook ended with."""
     content = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))
-    texts = ("".join(out.get("text", "")) for cell in content["cells"] for out in cell.get("outputs", []))
-    found = [line for text in texts for line in text.splitlines() if re.match(r"(PASS|FAIL|INVALID): ", line)]
+    outputs = [out for cell in content["cells"] for out in cell.get("outputs", [])]
+    pages = "".join("".join(out.get("data", {}).get("text/html", "")) for out in outputs)
+    found = re.findall(r">(PASS|FAIL|INVALID)</span>[^<]*</p><p><b>(.*?)</b></p>", pages)
     if not found:
         raise ValueError(f"notebooks/{notebook}.ipynb holds no verdict; run it and save it")
-    kind = {"PASS": "success", "FAIL": "failure"}.get(found[-1].partition(":")[0], "warning")
-    return f'!!! {kind} "Result of the committed notebook, two CPU cores"\n    {found[-1]}'
+    verdict, sentence = found[-1]
+    kind = {"PASS": "success", "FAIL": "failure"}.get(verdict, "warning")
+    return f'!!! {kind} "Result of the committed notebook, two CPU cores"\n    {verdict}: {unescape(sentence)}'
 
 
 # Parameters ---------------------------------------------------------------------------------------------

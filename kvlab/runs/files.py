@@ -13,7 +13,10 @@ from typing import Any, BinaryIO
 
 #: What no file of kvlab's reaches; a stranger's is not read into memory to find that out.
 _MOST_JSON_BYTES = 256 * 2**20
-_TEMPORARY = re.compile(r"\.[^/]+\.(json|md|html|csv|png|env|py|ipynb)\.[a-z0-9_]{8}(\.tmp)?")
+# Whatever the file: its ending came before, and earlier versions gave only these no ``.tmp``.
+_TEMPORARY = re.compile(
+    r"\.[^/]+\.[a-z0-9_]{8}\.tmp|\.[^/]+\.(json|md|html|csv|png|env|py|ipynb)\.[a-z0-9_]{8}"
+)
 _STALE_S = 3600.0
 
 

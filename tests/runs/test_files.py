@@ -20,12 +20,12 @@ def test_what_a_kill_leaves_goes_with_the_next_lock(tmp_path):
         "files.write_atomic(Path(sys.argv[1]), 'new')\n"
     )
     (tmp_path / "plots").mkdir()
-    for name in ("summary.json", "plots/cold.png"):
+    for name in ("summary.json", "plots/cold.png", "plots/cold.svg", "model.safetensors", "no_ending"):
         path = tmp_path / name
         path.write_text("old")
         subprocess.run([sys.executable, "-c", code, str(path)], check=False)
         assert path.read_text() == "old"
-        assert len(list(path.parent.glob(".*.tmp"))) == 1
+        assert len(list(path.parent.glob(f".{path.name}.*.tmp"))) == 1
     ours = (tmp_path / ".env.settings", tmp_path / ".gitignore")
     for path in ours:
         path.touch()
