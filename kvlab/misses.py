@@ -154,20 +154,8 @@ def knowledge(data: "RunData", found: Findings | None = None) -> Knowledge:
         results.get(name) if isinstance(results.get(name), Mapping) else None
         for name in ("capacity", "lifetime")
     )
-    learned = results.get("law")
-    if isinstance(learned, Mapping) and learned.get("grain_tokens") is not None and room is not None:
-        fields = (
-            "grain_tokens",
-            "minimum_tokens",
-            "always_computed_tokens",
-            "grains_off",
-            "shared_start_tokens",
-            "cap_tokens",
-        )
-        law = CacheLaw(
-            **{name: learned[name] for name in fields},
-            tail_grain_tokens=results["detail"]["tail_grain_tokens"],
-        )
+    if room is not None:
+        law = CacheLaw.reported(results) or law
     reuse, salt = identity.facts.get("reuse"), identity.facts.get("salt")
     return Knowledge(
         law=law,

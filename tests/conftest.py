@@ -1,13 +1,17 @@
 """Every test has an environment of its own: no .env, no endpoint, no outputs of the user's."""
 
+import dataclasses
 import functools
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from benchmarks.servers.process import FakeServer
 from kvlab import experiments, paths
+from kvlab.laws.law import CacheLaw
 from kvlab.params import resolve
 from kvlab.serving import embedded
 from kvlab.settings import Settings, load_settings
@@ -47,6 +51,20 @@ def point_at(monkeypatch):
         monkeypatch.setenv("OPENAI_MODEL", model)
 
     return point
+
+
+@pytest.fixture
+def serving(point_at):
+    """Start servers whose cache follows a known law, at no cost of time; the settings point at the last one."""
+    with ExitStack() as opened:
+
+        def serve(law: CacheLaw, **options: Any) -> FakeServer:
+            quick = {"base_ms": 0, "itl_ms": 0, "output_tokens": 1, "max_model_len": 8192}
+            server = opened.enter_context(FakeServer(**quick, law=dataclasses.asdict(law), **options))
+            point_at(server)
+            return server
+
+        yield serve
 
 
 @pytest.fixture(scope="session")

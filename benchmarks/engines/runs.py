@@ -115,15 +115,7 @@ def _row(place: Place, experiment: str, folder: Path, wall_s: float) -> Row:
     learned = results.get("law") if experiment == "cache_laws" else None
     if learned and learned.get("formula"):
         held_out = f"{learned['predicted']} of {learned['held_out']}"
-        fields = (
-            "grain_tokens",
-            "minimum_tokens",
-            "always_computed_tokens",
-            "grains_off",
-            "shared_start_tokens",
-            "cap_tokens",
-        )
-        law = CacheLaw(**{name: learned[name] for name in fields if learned.get(name) is not None})
+        law = CacheLaw.reported(results)
     agreement = Agreement(why="nobody keeps one")
     if place.truth is not None:
         agreement = place.truth.compare(folder, law)

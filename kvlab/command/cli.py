@@ -15,6 +15,7 @@ import typer
 from kvlab import __version__, errors
 from kvlab.command import comparing, complete, gridding, interleaving
 from kvlab.command.browse import app as browse
+from kvlab.command.options import ParamsFile, Profile, Set, Yes
 from kvlab.command.show import say
 from kvlab.command.stages import app as stages
 from kvlab.command.upkeep import app as upkeep
@@ -39,11 +40,6 @@ gridding.add_to(app)
 
 Outputs = Annotated[
     Path | None, typer.Option(help="Where run folders go (default: outputs/, or KVLAB_OUTPUTS).")
-]
-
-
-Yes = Annotated[
-    bool, typer.Option("--yes", "-y", help="Send to another machine as much as the plan says, unasked.")
 ]
 
 
@@ -77,16 +73,9 @@ def run(
             autocompletion=complete.experiments_or_all,
         ),
     ],
-    profile: Annotated[
-        str,
-        typer.Option(help="A file of params/<experiment>/, without .yaml.", autocompletion=complete.profiles),
-    ] = "default",
-    params: Annotated[
-        Path | None, typer.Option(help="A YAML file of your own, in place of a profile.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, in YAML; may be repeated.")
-    ] = None,
+    profile: Profile = "default",
+    params: ParamsFile = None,
+    set_: Set = None,
     resume: Annotated[
         str | None,
         typer.Option(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kvlab.command.options import Yes
 from kvlab.command.show import say
 
 if TYPE_CHECKING:
@@ -39,10 +40,6 @@ Force = Annotated[
     typer.Option(
         "--force", help="Do it again, or under another contract (not: other questions), and record that."
     ),
-]
-
-Yes = Annotated[
-    bool, typer.Option("--yes", "-y", help="Send to another machine as much as the plan says, unasked.")
 ]
 
 

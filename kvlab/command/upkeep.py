@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from kvlab.command import complete
+from kvlab.command.options import ParamsFile, Profile, Set
 from kvlab.command.show import say
 
 app = typer.Typer(rich_markup_mode=None)
@@ -20,16 +21,9 @@ def plan(
     experiment: Annotated[
         str, typer.Argument(help="Its name, for example token_sweep.", autocompletion=complete.experiments)
     ],
-    profile: Annotated[
-        str,
-        typer.Option(help="A file of params/<experiment>/, without .yaml.", autocompletion=complete.profiles),
-    ] = "default",
-    params: Annotated[
-        Path | None, typer.Option(help="A YAML file of your own, in place of a profile.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, in YAML; may be repeated.")
-    ] = None,
+    profile: Profile = "default",
+    params: ParamsFile = None,
+    set_: Set = None,
     outputs: Outputs = None,
 ) -> None:
     """Say what a run would take: requests, tokens, time and money. Sends nothing."""

@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from kvlab import paths
-from kvlab.bounded import BoundsError, yaml_value
-from kvlab.comparison import interleave, refusals, sides, writing
+from kvlab.comparison import interleave, refusals, sides, writing, yaml_file
 from kvlab.comparison.comparison import CONFIDENCE, ONE_START, SEED, Comparison, MetricResult, Named
 from kvlab.comparison.differences import differences
 from kvlab.comparison.values import pairs, table
@@ -73,16 +71,7 @@ class Configuration(BaseModel):
         Raises:
             InputError: It is not there, or holds something else.
         """
-        try:
-            content = yaml_value(path.read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise InputError(
-                "ab", str(path), f"cannot be read ({error.strerror}); name a YAML file"
-            ) from None
-        except (UnicodeDecodeError, BoundsError, ValueError, yaml.YAMLError) as error:
-            why = " ".join(str(error).split())[:120]
-            raise InputError("ab", str(path), f"is no YAML of a configuration ({why})") from None
-        return cls.of(content, path.name)
+        return cls.of(yaml_file.read(path, "ab", "configuration"), path.name)
 
     @classmethod
     def of(cls, content: Any, source: str) -> "Configuration":  # noqa: ANN401 - YAML
@@ -91,12 +80,7 @@ class Configuration(BaseModel):
         Raises:
             InputError: Something in it is missing, unknown or of another kind.
         """
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"])) or "configuration"
-            raise InputError(name, None, f"{first['msg'].lower()} ({source})") from None
+        return yaml_file.checked(cls, content, source, "configuration")
 
     @property
     def overrides(self) -> list[str]:

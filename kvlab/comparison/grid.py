@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from kvlab.bounded import BoundsError, yaml_value
-from kvlab.comparison import writing
+from kvlab.comparison import writing, yaml_file
 from kvlab.comparison.comparison import Comparison, compare
 from kvlab.comparison.sides import Side, StoredRun
 from kvlab.errors import InputError, KvlabError
@@ -73,16 +71,7 @@ class Grid(BaseModel):
         Raises:
             InputError: It is not there, or holds something else.
         """
-        try:
-            content = yaml_value(path.read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise InputError(
-                "grid", str(path), f"cannot be read ({error.strerror}); name a YAML file"
-            ) from None
-        except (UnicodeDecodeError, BoundsError, ValueError, yaml.YAMLError) as error:
-            why = " ".join(str(error).split())[:120]
-            raise InputError("grid", str(path), f"is no YAML of a grid ({why})") from None
-        return cls.of(content, path.name)
+        return cls.of(yaml_file.read(path, "grid", "grid"), path.name)
 
     @classmethod
     def of(cls, content: Any, source: str) -> "Grid":  # noqa: ANN401 - YAML
@@ -91,14 +80,7 @@ class Grid(BaseModel):
         Raises:
             InputError: Something in it is missing, unknown, of another kind, or more than can be run.
         """
-        try:
-            found = cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"])) or "grid"
-            raise InputError(
-                name, None, f"{first['msg'].removeprefix('Value error, ').lower()} ({source})"
-            ) from None
+        found = yaml_file.checked(cls, content, source, "grid")
         if len(found.cells()) * found.starts > MOST_RUNS:
             raise InputError(
                 "factors", None, f"make {len(found.cells()) * found.starts:,} runs; at most {MOST_RUNS:,}"

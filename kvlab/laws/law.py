@@ -17,8 +17,19 @@ tokens shared with a prompt whose entries the cache holds. With whole blocks (ta
 a full hit is ``floor((L - 1) / block) * block``: ``KVCacheManager.get_computed_blocks`` of vLLM.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
+
+#: The fields under ``results.law`` of a ``summary.json`` of cache laws; others read that file, so their names stay.
+REPORTED = (
+    "grain_tokens",
+    "minimum_tokens",
+    "always_computed_tokens",
+    "grains_off",
+    "shared_start_tokens",
+    "cap_tokens",
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,15 @@ class CacheLaw:
     def by_token(cls, shared_start_tokens: int = 0) -> Self:
         """Return the law of llama.cpp, or of SGLang with pages of one token."""
         return cls(1, shared_start_tokens=shared_start_tokens)
+
+    @classmethod
+    def reported(cls, results: Mapping[str, Any]) -> Self | None:
+        """Return the law that the ``results`` of a ``summary.json`` of cache laws hold; ``None``: they hold none."""
+        law = results.get("law")
+        if not isinstance(law, Mapping) or law.get("grain_tokens") is None:
+            return None
+        tail = (results.get("detail") or {}).get("tail_grain_tokens")
+        return cls(**{name: law[name] for name in REPORTED}, tail_grain_tokens=tail)
 
     def predict(self, prompt_tokens: int, shared_prefix_tokens: int) -> int:
         """Return how many tokens are served.

@@ -43,8 +43,6 @@ def test_the_embedded_server_is_here():
 def test_every_plan_says_what_it_sends(name, profile):
     experiment = experiments.get(name)
     params = resolve(experiment.Params, name, profile=profile).params
-    if name == "kv_budget_transition" and profile == "default":
-        pytest.skip("its dataset takes a while to prepare")
     plan = experiment.plan(params, None)
     assert plan.demand.requests is not None
     assert plan.demand.requests >= sum(trial.requests for trial in plan.trials) * 0.5

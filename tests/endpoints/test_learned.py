@@ -1,11 +1,9 @@
 """A law that was learned once is the measure of every experiment's labels, as long as two requests agree."""
 
-import dataclasses
 import json
 
 import pytest
 
-from benchmarks.servers.process import FakeServer
 from kvlab import api
 from kvlab.endpoints import learned
 from kvlab.endpoints.connect import Identity
@@ -13,7 +11,6 @@ from kvlab.endpoints.openai import open_engine
 from kvlab.laws.law import CacheLaw
 from kvlab.settings import load_settings
 
-QUICK = {"base_ms": 0, "itl_ms": 0, "output_tokens": 1, "max_model_len": 8192}
 #: As hosted APIs and llama.cpp are: no token ids, no list of tokens, no counters.
 BLACK_BOX = {"token_ids": False, "tokenize": False, "metrics": False, "persona": "other"}
 LAWS = [
@@ -24,21 +21,6 @@ LAWS = [
     (CacheLaw(1, shared_start_tokens=3), BLACK_BOX),
     (CacheLaw(128, 1024), {**BLACK_BOX, "template_prefix_tokens": 20}),
 ]
-
-
-@pytest.fixture
-def serving(point_at):
-    opened = []
-
-    def serve(law, **options):
-        server = FakeServer(**QUICK, law=dataclasses.asdict(law), **options)
-        opened.append(server.__enter__())
-        point_at(server)
-        return server
-
-    yield serve
-    for server in opened:
-        server.__exit__(None, None, None)
 
 
 def engine():

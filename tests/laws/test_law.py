@@ -1,6 +1,6 @@
 import pytest
 
-from kvlab.laws.law import CacheLaw
+from kvlab.laws.law import REPORTED, CacheLaw
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,17 @@ def test_a_law_in_words():
         "in steps of 256 tokens, from 1024 tokens on, at most 4096 tokens, the last 1 always computed,"
         " cut off in steps of 16"
     )
+
+
+@pytest.mark.parametrize(
+    "law", [CacheLaw(1), CacheLaw(256, tail_grain_tokens=16), CacheLaw(128, 1024, cap_tokens=4096)]
+)
+def test_a_law_comes_back_whole_from_what_a_summary_reports(law):
+    """The end of a prompt that is cut off in other steps stands apart in the file, and belongs to the law."""
+    results = {
+        "law": {name: getattr(law, name) for name in REPORTED} | {"formula": law.formula, "reason": None},
+        "detail": {"tail_grain_tokens": law.tail_grain_tokens},
+    }
+    assert CacheLaw.reported(results) == law
+    assert CacheLaw.reported({"law": {"grain_tokens": None, "reason": "evicted"}}) is None
+    assert CacheLaw.reported({}) is None

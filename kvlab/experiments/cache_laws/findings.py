@@ -11,6 +11,7 @@ from kvlab.experiments.cache_laws.outcomes import Outcomes
 from kvlab.experiments.cache_laws.params import CacheLawsParams
 from kvlab.experiments.cache_laws.pictures import pictures
 from kvlab.findings import Check, Findings, Section
+from kvlab.laws.law import REPORTED
 from kvlab.runs.data import RunData
 
 
@@ -96,11 +97,7 @@ def results(found: Outcomes, requests: pd.DataFrame) -> dict[str, Any]:
 
 def _law(found: Outcomes) -> dict[str, Any]:
     law, outcome = found.law, found.get("law")
-    fields = (
-        "grain_tokens", "minimum_tokens", "always_computed_tokens", "grains_off", "shared_start_tokens", "cap_tokens",
-        "formula",
-    )  # fmt: skip
-    content: dict[str, Any] = {name: getattr(law, name) if law else None for name in fields}
+    content: dict[str, Any] = {name: getattr(law, name) if law else None for name in (*REPORTED, "formula")}
     content |= {"predicted": outcome.get("predicted"), "held_out": outcome.get("held_out")}
     wrong = outcome.get("wrong_at_most")
     content["confidence"] = None if wrong is None else round(1 - wrong, 4)

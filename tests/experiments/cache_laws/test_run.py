@@ -1,33 +1,15 @@
 """Laws of servers that do not tell them: learned over HTTP, stored, and gone on with after a stop."""
 
-import dataclasses
 import json
 import re
 
 import pytest
 
-from benchmarks.servers.process import FakeServer
 from kvlab import api
 from kvlab.experiments.cache_laws.log import ANSWERED, SENT
 from kvlab.laws.law import CacheLaw
 
-QUICK = {"base_ms": 0, "itl_ms": 0, "output_tokens": 1, "max_model_len": 8192}
 BLACK_BOX = {"token_ids": False, "tokenize": False, "metrics": False, "persona": "other"}
-
-
-@pytest.fixture
-def serving(point_at):
-    opened = []
-
-    def serve(law, **options):
-        server = FakeServer(**QUICK, law=dataclasses.asdict(law), **options)
-        opened.append(server.__enter__())
-        point_at(server)
-        return server
-
-    yield serve
-    for server in opened:
-        server.__exit__(None, None, None)
 
 
 def opened(**params):
